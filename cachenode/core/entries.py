@@ -1,0 +1,99 @@
+"""The values that cross the borders of the core: batches, their results, and entries of the shared store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from cachenode_api.reasons import Reason
+
+__all__ = ["Batch", "BatchResult", "Failure", "L2Entry", "L2Write", "Layer", "Operation", "RemovalCause"]
+
+
+class Operation(IntEnum):
+    """What a batch does to its keys; the numbers of the wire enum."""
+
+    GET = 1
+    SET = 2
+    DELETE = 3
+    TOUCH = 4
+
+
+class Layer(IntEnum):
+    """Where a value was found; the numbers of the wire enum."""
+
+    L1 = 1
+    L2 = 2
+
+
+class RemovalCause(IntEnum):
+    """Why an entry left memory."""
+
+    EXPLICIT = 1
+    REPLACED = 2
+    INVALIDATED = 3
+    EXPIRED = 4
+    CAPACITY = 5
+    MOVED = 6
+
+
+class L2Entry(NamedTuple):
+    """A live value of the shared store. `ttl_s` is the remaining life, infinite if it does not expire."""
+
+    value: bytes
+    flags: int
+    version: int
+    ttl_s: float
+
+
+class L2Write(NamedTuple):
+    """A value for the shared store, which takes it only if its version is higher than the one it holds."""
+
+    key: bytes
+    value: bytes
+    flags: int
+    version: int
+    ttl_s: float
+
+
+@dataclass(slots=True)
+class Batch:
+    """One operation on many keys of one namespace, as parallel columns (see ``Batch`` in common.proto)."""
+
+    operation: Operation
+    namespace: str
+    keys: Sequence[bytes]
+    values: Sequence[bytes] = ()
+    flags: Sequence[int] = ()
+    ttls_ms: Sequence[int] = ()
+    timeout_s: float = 0.0
+
+
+class Failure(NamedTuple):
+    """Why one key of a batch failed; `detail` is for people and holds neither key nor value."""
+
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """Results of some keys of a batch.
+
+    Attributes:
+        indices: Positions of the answered keys in the batch; None means all, in order.
+        records: GET: a record per answered key, empty if absent.
+        versions: Writes: the version per answered key; 0 from DELETE and TOUCH means absent.
+        failures: By position in `records` or `versions`.
+        layers: GET: the layer per answered key; None means that all came from L1.
+        now_s: GET: the clock against which the records' deadlines count.
+    """
+
+    indices: Sequence[int] | None = None
+    records: Sequence[bytes] = ()
+    versions: Sequence[int] = ()
+    failures: dict[int, Failure] = field(default_factory=dict)
+    layers: Sequence[int] | None = None
+    now_s: float = 0.0

@@ -1,0 +1,44 @@
+"""Errors of the node.
+
+::
+
+    CacheNodeError
+    ├── ConfigError        the configuration is not valid; carries every problem found
+    ├── L2Unavailable      the shared store did not answer in time, or refused
+    ├── PeerUnavailable    a peer did not answer, or its link is down
+    └── RegistryError      the registry cannot be reached, or refuses this member
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["CacheNodeError", "ConfigError", "L2Unavailable", "PeerUnavailable", "RegistryError"]
+
+
+class CacheNodeError(Exception):
+    """Root of the node's own errors. Texts name fields, limits and sizes, never keys or values."""
+
+
+class ConfigError(CacheNodeError):
+    """The configuration is not valid.
+
+    Attributes:
+        problems: Every problem found, one line each.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class L2Unavailable(CacheNodeError):
+    """The shared store did not answer in time, or refused."""
+
+
+class PeerUnavailable(CacheNodeError):
+    """A peer did not answer, or its link is down."""
+
+
+class RegistryError(CacheNodeError):
+    """The registry cannot be reached, or refuses this member."""

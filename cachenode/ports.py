@@ -1,0 +1,73 @@
+"""What a node needs from the world, as protocols. Each has a real, a memory and a chaos form that pass one contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cachenode.core.entries import L2Entry, L2Write
+from cachenode_api.view import Member, View
+
+__all__ = ["Clock", "L2Store", "Registry"]
+
+
+class Clock(Protocol):
+    """Time that only moves forward, also while the machine is suspended (CLOCK_BOOTTIME)."""
+
+    def now(self) -> float:
+        """Return seconds since an arbitrary point."""
+
+
+class L2Store(Protocol):
+    """The store shared by all nodes.
+
+    Every method raises `L2Unavailable` if the store does not answer within the adapter's own time limit, and nothing else.
+    Calls of one turn of the event loop share a round trip.
+    """
+
+    async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        """Return the live entry of each key, None where there is none."""
+
+    async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        """Store each value whose version is higher than the stored one's (a tombstone's counts too).
+
+        Returns:
+            For each write, False if a version as high or higher was there, so nothing changed.
+        """
+
+    async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Remove each (key, version) whatever version it has, leaving a tombstone that refuses older writes for a while.
+
+        The tombstone carries the higher of the given and the stored version.
+
+        Returns:
+            For each key, True if a live value was removed.
+        """
+
+    async def ping(self) -> None:
+        """Return if the store answers."""
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""
+
+
+class Registry(Protocol):
+    """Where members meet. Every method raises `RegistryError` if the registry cannot be reached."""
+
+    async def renew(self, member: Member, known: View | None) -> View:
+        """Join, or renew the member's lease, and return the view in force.
+
+        Expired members leave at this moment. The epoch rises exactly when the member set (ids, incarnations, addresses, weights)
+        changes, and is always above that of `known` if the set differs from it; a registry that has lost its history takes the members of `known`
+        over with fresh leases rather than starting a cluster of one.
+
+        Raises:
+            RegistryError: It cannot be reached, or a live member with the same id and another incarnation exists at another
+                address (a twin).
+        """
+
+    async def leave(self, member: Member) -> None:
+        """End the member's lease now. Does nothing if it has none or another incarnation took its place."""
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""

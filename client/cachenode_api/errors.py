@@ -1,0 +1,21 @@
+"""Errors of the contract itself: input that neither end accepts."""
+
+from __future__ import annotations
+
+__all__ = ["ContractError", "InvalidKey", "InvalidNamespace", "InvalidView"]
+
+
+class ContractError(ValueError):
+    """Input that breaks the contract. Its text names the field and the limit, never a value."""
+
+
+class InvalidKey(ContractError):
+    """A key that is empty, too long, or of a wrong type."""
+
+
+class InvalidNamespace(ContractError):
+    """A namespace's name outside the allowed form."""
+
+
+class InvalidView(ContractError):
+    """A view without members, with two members of one id, or with an unknown ring hash."""

@@ -1,0 +1,50 @@
+"""Reasons: why an operation failed, as stable names that both ends, logs and metrics use.
+
+The numbers are those of the wire enum ``cachenode.v1.Reason``; a test compares them. A reason says whether the same call may be
+sent again, and which gRPC status a unary call ends with (by name, so that this module needs no grpc).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = ["GRPC_CODES", "RETRYABLE", "Reason"]
+
+
+class Reason(IntEnum):
+    """Why an operation failed; 0 means that it did not."""
+
+    OK = 0
+    INVALID_KEY = 1
+    VALUE_TOO_LARGE = 2
+    INVALID_TTL = 3
+    UNKNOWN_NAMESPACE = 4
+    INVALID_REQUEST = 5
+    NOT_OWNER = 6
+    OWNER_UNREACHABLE = 7
+    DEADLINE_EXCEEDED = 8
+    OVERLOADED = 9
+    NOT_READY = 10
+    INTERNAL = 11
+    SUPERSEDED = 12
+
+
+RETRYABLE = frozenset(
+    {Reason.NOT_OWNER, Reason.OWNER_UNREACHABLE, Reason.OVERLOADED, Reason.NOT_READY, Reason.SUPERSEDED}
+)
+"""Reasons after which the same call may succeed: nothing was done, or doing it again does no harm."""
+
+GRPC_CODES = {
+    Reason.INVALID_KEY: "INVALID_ARGUMENT",
+    Reason.VALUE_TOO_LARGE: "INVALID_ARGUMENT",
+    Reason.INVALID_TTL: "INVALID_ARGUMENT",
+    Reason.UNKNOWN_NAMESPACE: "NOT_FOUND",
+    Reason.INVALID_REQUEST: "INVALID_ARGUMENT",
+    Reason.NOT_OWNER: "UNAVAILABLE",
+    Reason.OWNER_UNREACHABLE: "UNAVAILABLE",
+    Reason.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    Reason.OVERLOADED: "RESOURCE_EXHAUSTED",
+    Reason.NOT_READY: "UNAVAILABLE",
+    Reason.INTERNAL: "INTERNAL",
+    Reason.SUPERSEDED: "ABORTED",
+}

@@ -1,0 +1,43 @@
+"""The record: the one encoding in which a value lies in a node's memory and travels to clients.
+
+A record is a 24-byte little-endian header followed by the value:
+
+====== ====== ========= ==============================================================================
+offset size   field     meaning
+====== ====== ========= ==============================================================================
+0      u32    slot      the node's bookkeeping position; of no use to anybody else
+4      u32    flags     how the value is encoded, and marks (below)
+8      u64    version   orders the writes of one key (`cachenode_api.version`)
+16     f64    deadline  seconds on the owner's clock; infinite if the entry does not expire
+====== ====== ========= ==============================================================================
+
+A reply carries the owner's present time beside its records, so a reader computes the remaining life as
+``deadline - now_s`` and no clocks need to agree. A node keeps each entry as such a record in one ``bytes`` object: half the
+memory of an object with fields, nothing for the garbage collector to visit, and nothing to encode when it is read.
+
+Flags: bits 0-7 the serializer, bits 8-11 the compression, bit 12 stale. The other bits are reserved and kept.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+__all__ = [
+    "COMPRESSION_MASK",
+    "COMPRESSION_SHIFT",
+    "HEADER",
+    "HEADER_BYTES",
+    "NO_TTL_MS",
+    "SERIALIZER_MASK",
+    "STALE",
+]
+
+HEADER = Struct("<IIQd")
+HEADER_BYTES = HEADER.size
+SERIALIZER_MASK = 0xFF
+COMPRESSION_SHIFT = 8
+COMPRESSION_MASK = 0xF << COMPRESSION_SHIFT
+STALE = 1 << 12
+
+NO_TTL_MS = (1 << 64) - 1
+"""In a column of TTLs: the entry does not expire."""
