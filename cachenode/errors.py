@@ -37,7 +37,15 @@ class L2Unavailable(CacheNodeError):
 
 
 class PeerUnavailable(CacheNodeError):
-    """A peer did not answer, or its link is down."""
+    """A peer did not answer, or its link is down.
+
+    Attributes:
+        sent: True if the request had left, so that a write may have happened.
+    """
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        self.sent = sent
+        super().__init__(text)
 
 
 class RegistryError(CacheNodeError):

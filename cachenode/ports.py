@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from cachenode.core.entries import L2Entry, L2Write
+from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write
 from cachenode_api.view import Member, View
 
-__all__ = ["Clock", "L2Store", "Registry"]
+__all__ = ["Clock", "L2Store", "PeerEvents", "Peers", "Registry"]
 
 
 class Clock(Protocol):
@@ -71,3 +71,30 @@ class Registry(Protocol):
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""
+
+
+class Peers(Protocol):
+    """The links to the other nodes."""
+
+    async def forward(self, owner: str, batch: Batch) -> BatchResult:
+        """Let the owner execute a batch and return its results for all keys, in order.
+
+        Raises:
+            PeerUnavailable: There is no link to the owner, it was lost, or the batch's time limit passed.
+        """
+
+
+class PeerEvents(Protocol):
+    """Who wants to know about the links. Called in the loop; must not block and must not raise."""
+
+    def peer_up(self, peer: Member) -> None:
+        """A link to a peer is up."""
+
+    def peer_down(self, peer: Member) -> None:
+        """The link to a peer is down."""
+
+    def peer_view(self, peer: Member, view: View) -> None:
+        """A peer has told its view."""
+
+    def peer_leaving(self, peer: Member) -> None:
+        """A peer leaves on purpose."""

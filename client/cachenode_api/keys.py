@@ -16,7 +16,7 @@ DEFAULT_NAMESPACE = "default"
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}\Z")
 
 
-def canonical_key(key: str | bytes) -> bytes:
+def canonical_key(key: str | bytes | bytearray | memoryview) -> bytes:
     """Return the bytes of a key.
 
     Raises:
@@ -46,6 +46,8 @@ def check_namespace(name: str) -> str:
     Raises:
         InvalidNamespace: The name is not 1 to 64 of ``a-z 0-9 _ . -``, beginning with a letter or digit.
     """
+    if not isinstance(name, str):
+        raise InvalidNamespace(f"namespace: must be str, not {type(name).__name__}")
     if not name:
         return DEFAULT_NAMESPACE
     if not _NAMESPACE.match(name):

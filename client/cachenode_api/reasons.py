@@ -27,12 +27,13 @@ class Reason(IntEnum):
     NOT_READY = 10
     INTERNAL = 11
     SUPERSEDED = 12
+    UNCERTAIN = 13
 
 
 RETRYABLE = frozenset(
     {Reason.NOT_OWNER, Reason.OWNER_UNREACHABLE, Reason.OVERLOADED, Reason.NOT_READY, Reason.SUPERSEDED}
 )
-"""Reasons after which the same call may succeed: nothing was done, or doing it again does no harm."""
+"""Reasons after which the same call may succeed: nothing was done."""
 
 GRPC_CODES = {
     Reason.INVALID_KEY: "INVALID_ARGUMENT",
@@ -47,4 +48,5 @@ GRPC_CODES = {
     Reason.NOT_READY: "UNAVAILABLE",
     Reason.INTERNAL: "INTERNAL",
     Reason.SUPERSEDED: "ABORTED",
+    Reason.UNCERTAIN: "UNKNOWN",
 }

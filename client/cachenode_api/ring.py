@@ -68,7 +68,7 @@ class Ring:
         found: list[str] = []
         size = len(self._owners)
         at = bisect(self._points, self.hash(key))
-        for step in range(size):
+        for step in range(size if count > 0 else 0):
             member = self._owners[(at + step) % size]
             if member not in found:
                 found.append(member)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from cachenode_api.errors import InvalidView
 
-__all__ = ["RING_HASH", "VNODES", "Member", "View"]
+__all__ = ["MAX_SEED_BYTES", "RING_HASH", "VNODES", "Member", "View"]
 
 RING_HASH = "blake2b-64"
 VNODES = 160
+MAX_SEED_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,7 +31,8 @@ class View:
     Members are sorted by id, whatever order they are given in.
 
     Raises:
-        InvalidView: Two members share an id, a weight is below 1, or the ring hash is unknown.
+        InvalidView: Two members share an id, a weight or the number of points is below 1, the seed is longer than 64 bytes, or the
+            ring hash is unknown.
     """
 
     epoch: int
@@ -47,5 +49,9 @@ class View:
             raise InvalidView("view: two members share an id")
         if any(member.weight < 1 for member in self.members):
             raise InvalidView("view: a member's weight is below 1")
+        if self.vnodes < 1:
+            raise InvalidView("view: vnodes is below 1")
+        if len(self.ring_seed) > MAX_SEED_BYTES:
+            raise InvalidView(f"view: a ring seed of {len(self.ring_seed)} bytes exceeds {MAX_SEED_BYTES}")
         if self.ring_hash != RING_HASH:
             raise InvalidView(f"view: unknown ring hash (this side knows {RING_HASH})")

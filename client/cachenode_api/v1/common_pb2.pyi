@@ -109,6 +109,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """A defect in the node; its log tells more under the request's id."""
     REASON_SUPERSEDED: _Reason.ValueType  # 12
     """The write lost against a newer one of another owner."""
+    REASON_UNCERTAIN: _Reason.ValueType  # 13
+    """The owner was lost after the write had been sent to it: it may or may not have happened."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -141,6 +143,8 @@ REASON_INTERNAL: Reason.ValueType  # 11
 """A defect in the node; its log tells more under the request's id."""
 REASON_SUPERSEDED: Reason.ValueType  # 12
 """The write lost against a newer one of another owner."""
+REASON_UNCERTAIN: Reason.ValueType  # 13
+"""The owner was lost after the write had been sent to it: it may or may not have happened."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final

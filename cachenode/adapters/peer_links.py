@@ -1,0 +1,246 @@
+"""The links of a node to all its peers: who dials, which of two links stays, and forwarding over them.
+
+There is one link per pair. Under a view the member with the smaller id dials. With seeds, where ids are not known before somebody answers, everybody
+dials every seed; of two links between the same incarnations the one that the smaller id dialled stays.
+
+A dialled stream is always cancelled when its link ends: grpcio 1.83 and later keep the handler of a dropped stream running on the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import structlog
+from grpc import aio
+
+from cachenode.adapters.link import Link
+from cachenode.core.entries import Batch, BatchResult
+from cachenode.errors import PeerUnavailable
+from cachenode.node.placement import Placement
+from cachenode.ports import Clock, PeerEvents
+from cachenode_api.v1 import peer_pb2, peer_pb2_grpc
+from cachenode_api.view import Member, View
+
+__all__ = ["PeerLinks"]
+
+_log = structlog.get_logger(__name__)
+
+_REDIAL_S = (0.1, 1.0)
+_DIAL_TIMEOUT_S = 2.0
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class PeerLinks:
+    """The links of one node.
+
+    Args:
+        placement: The view in force; its members are dialled.
+        cluster: Name of the cluster; links to another are refused.
+        clock: For liveness.
+        execute: Executes a peer's batch.
+        heartbeat_s: Time between heartbeats.
+    """
+
+    def __init__(
+        self,
+        *,
+        placement: Placement,
+        cluster: str,
+        clock: Clock,
+        execute: Callable[[Batch, Callable[[BatchResult], None]], Awaitable[None] | None],
+        heartbeat_s: float = 0.5,
+    ) -> None:
+        self.me = placement.me
+        self.cluster = cluster
+        self.clock = clock
+        self.execute = execute
+        self.events: PeerEvents | None = None
+        self._placement = placement
+        self._heartbeat_s = heartbeat_s
+        self._links: dict[str, Link] = {}
+        self._heard: dict[str, float] = {}
+        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._seeds: set[str] = set()
+        self._own_addresses = {self.me.address}
+        self._beating: asyncio.Task[None] | None = None
+        placement.listeners.append(self._view_changed)
+
+    # As the port `Peers`.
+
+    async def forward(self, owner: str, batch: Batch) -> BatchResult:
+        """Let the owner execute a batch (see `cachenode.ports.Peers`)."""
+        link = self._links.get(owner)
+        if link is None:
+            raise PeerUnavailable("there is no link to the peer", sent=False)
+        return await link.request(batch)
+
+    def silences(self) -> Mapping[str, float]:
+        """Return for each other member of the view the seconds since it was heard from, negative if never."""
+        view, now = self._placement.view, self.clock.now()
+        silent = {member.id: -1.0 for member in (view.members if view else ()) if member.id != self.me.id}
+        for peer in silent:
+            link = self._links.get(peer)
+            heard = link.heard_at if link is not None else self._heard.get(peer)
+            if heard is not None:
+                silent[peer] = now - heard
+        return silent
+
+    def linked(self) -> list[Member]:
+        """Return the peers with a live link."""
+        return [link.peer for link in self._links.values() if link.peer is not None and not link.closed]
+
+    # Life.
+
+    def start(self) -> None:
+        """Begin to send heartbeats."""
+        self._beating = asyncio.create_task(self._beat())
+
+    async def stop(self) -> None:
+        """Tell the peers that this node leaves, and end all links."""
+        if self._beating is not None:
+            self._beating.cancel()
+        links = list(self._links.values())
+        if links:
+            await asyncio.wait([asyncio.create_task(link.say_leaving()) for link in links], timeout=0.5)
+        dialers = list(self._dialers.values())
+        for task in dialers:
+            task.cancel()
+        for link in links:
+            link.close()
+        await asyncio.gather(*dialers, return_exceptions=True)
+
+    def set_seeds(self, addresses: Iterable[str]) -> None:
+        """Dial these addresses too, whoever answers there."""
+        self._seeds = set(addresses) - self._own_addresses
+        self._adjust_dialers()
+
+    def unanswered_seeds(self) -> set[str]:
+        """Return the seeds at which nobody has been met yet."""
+        met = {member.address for member in self.linked()}
+        return self._seeds - met - self._own_addresses
+
+    async def _beat(self) -> None:
+        nonce = 0
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            nonce += 1
+            for link in list(self._links.values()):
+                if not link.beat(nonce):
+                    _log.warning("peer_silent", peer=link.peer.id if link.peer else "?")
+
+    # As the owner of links.
+
+    def present_view(self) -> View | None:
+        """Return the view in force."""
+        return self._placement.view
+
+    def greeted(self, link: Link) -> bool:
+        """Keep a link whose peer is known now, unless it is this node itself, a twin, or the lesser of two links."""
+        peer = link.peer
+        assert peer is not None
+        if peer.id == self.me.id:
+            if peer.incarnation == self.me.incarnation:
+                self._own_addresses.add(peer.address)
+            else:
+                _log.error("twin_refused", id=peer.id, address=peer.address)
+            return False
+        other = self._links.get(peer.id)
+        if other is not None and not other.closed and other.peer == peer and self._rank(other) <= self._rank(link):
+            return False
+        self._links[peer.id] = link
+        if other is not None:
+            other.close()
+        if self.events is not None:
+            self.events.peer_up(peer)
+        return True
+
+    def _rank(self, link: Link) -> int:
+        """Return 0 for a link that the smaller id dialled, 1 for the other."""
+        assert link.peer is not None
+        return 0 if link.dialled == (self.me.id < link.peer.id) else 1
+
+    def viewed(self, peer: Member, view: View) -> None:
+        """Pass a peer's view on."""
+        if self.events is not None:
+            self.events.peer_view(peer, view)
+
+    def parting(self, peer: Member) -> None:
+        """Pass on that a peer leaves."""
+        if self.events is not None:
+            self.events.peer_leaving(peer)
+
+    def _ended(self, link: Link) -> None:
+        peer = link.peer
+        if peer is None or self._links.get(peer.id) is not link:
+            return
+        del self._links[peer.id]
+        self._heard[peer.id] = link.heard_at
+        if self.events is not None:
+            self.events.peer_down(peer)
+
+    # Accepting and dialling.
+
+    async def accept(self, frames: AsyncIterator[peer_pb2.PeerFrame], context: aio.ServicerContext[Any, Any]) -> None:
+        """Serve a stream that a peer has opened."""
+        link = Link(self, context.write, dialled=False)
+        try:
+            await link.run(frames)
+        finally:
+            self._ended(link)
+
+    def _view_changed(self, _former: View | None, view: View) -> None:
+        self._adjust_dialers()
+        for link in self._links.values():
+            link.send_view(view)
+        self._heard = {peer: at for peer, at in self._heard.items() if peer in view.by_id}
+
+    def _adjust_dialers(self) -> None:
+        view = self._placement.view
+        wanted = self._seeds | {m.address for m in (view.members if view else ()) if m.id > self.me.id}
+        wanted -= self._own_addresses
+        for address in wanted - set(self._dialers):
+            self._dialers[address] = asyncio.create_task(self._keep_dialled(address))
+        for address in set(self._dialers) - wanted:
+            self._dialers.pop(address).cancel()
+
+    async def _keep_dialled(self, address: str) -> None:
+        """Keep a link to an address, whoever dialled it."""
+        wait_s, longest_s = _REDIAL_S
+        while address not in self._own_addresses:
+            if any(member.address == address for member in self.linked()):
+                await asyncio.sleep(self._heartbeat_s)
+                wait_s = _REDIAL_S[0]
+                continue
+            await self._dial(address)
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            wait_s = min(longest_s, wait_s * 2)
+
+    async def _dial(self, address: str) -> None:
+        async with aio.insecure_channel(address, options=_OPTIONS) as channel:
+            try:
+                await asyncio.wait_for(channel.channel_ready(), _DIAL_TIMEOUT_S)
+            except TimeoutError:
+                return
+            call = peer_pb2_grpc.PeerServiceStub(channel).Link()
+            link = Link(self, call.write, dialled=True)
+            try:
+                await link.run(call)
+            except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError) as error:
+                _log.info("link_ended", address=address, error_type=type(error).__name__)
+            finally:
+                call.cancel()
+                self._ended(link)

@@ -1,0 +1,39 @@
+"""The failures of single keys, each with its stable reason and a text for people that holds neither key nor value."""
+
+from __future__ import annotations
+
+from cachenode.core.entries import Failure
+from cachenode_api.keys import MAX_KEY_BYTES
+from cachenode_api.reasons import Reason
+
+__all__ = [
+    "BAD_KEY",
+    "LATE",
+    "NOT_OWNER",
+    "NOT_READY",
+    "OVERLOADED",
+    "SUPERSEDED",
+    "UNANSWERABLE",
+    "UNCERTAIN",
+    "UNKNOWN_NAMESPACE",
+    "UNREACHABLE",
+    "too_large",
+]
+
+BAD_KEY = Failure(Reason.INVALID_KEY, f"key: must be 1 to {MAX_KEY_BYTES:,} bytes")
+NOT_OWNER = Failure(Reason.NOT_OWNER, "this node does not own the key in its view")
+NOT_READY = Failure(Reason.NOT_READY, "the node has no place in the cluster yet, or is leaving it")
+UNKNOWN_NAMESPACE = Failure(Reason.UNKNOWN_NAMESPACE, "namespace: the node has none of this name")
+LATE = Failure(Reason.DEADLINE_EXCEEDED, "the time given for the call ran out inside the cluster")
+OVERLOADED = Failure(Reason.OVERLOADED, "the session has too many keys under way; slow down")
+SUPERSEDED = Failure(Reason.SUPERSEDED, "a newer owner of the key has written meanwhile")
+UNANSWERABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached, and L2 cannot answer in its place")
+UNREACHABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached from this node")
+UNCERTAIN = Failure(Reason.UNCERTAIN, "the key's owner was lost after the write had been sent to it")
+
+
+def too_large(size: int, limit: int) -> Failure:
+    """Return the failure of a value over its namespace's limit."""
+    return Failure(
+        Reason.VALUE_TOO_LARGE, f"value: {size:,} bytes exceed the limit of {limit:,} bytes of the namespace"
+    )

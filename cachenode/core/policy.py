@@ -1,0 +1,40 @@
+"""The policy of a namespace: what every entry in it has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cachenode_api.keys import check_namespace
+
+__all__ = ["NamespacePolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class NamespacePolicy:
+    """How one namespace treats its entries. The configuration makes it; nothing changes it afterwards.
+
+    Attributes:
+        name: The namespace.
+        ttl_s: Life of an entry whose write names none; infinite means that it does not expire.
+        max_value_bytes: Largest value that a write may bring.
+        l2: Whether entries are also kept in the shared store.
+        share: Weight of this namespace when memory is short: one with share 2 may keep twice as much as one with share 1.
+
+    Raises:
+        InvalidNamespace: The name is not a namespace's.
+        ValueError: A number is not above 0.
+    """
+
+    name: str
+    ttl_s: float
+    max_value_bytes: int
+    l2: bool
+    share: float
+
+    def __post_init__(self) -> None:
+        if not self.name or check_namespace(self.name) != self.name:
+            raise ValueError("namespace: a policy needs a name")
+        for field in ("ttl_s", "max_value_bytes", "share"):
+            # Negated, so that NaN is refused too: a NaN deadline would compare false to everything and never expire.
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field}: must be above 0")

@@ -1,0 +1,175 @@
+"""L2 as the node uses it: guarded by a breaker, with a journal of what it missed.
+
+While L2 fails nothing waits for it: the breaker opens, reads go without, and writes are acknowledged from memory. The keys written
+meanwhile are noted in the journal, because L2 may still hold their older values. Before L2 is trusted again each of them gets a
+tombstone there. A journal that overflows forgets keys, so it raises a floor instead: what L2 holds from before is ignored
+(over-invalidate, never under).
+
+Interleavings:
+
+1. A write during the replay: the breaker is not closed yet, so the write is journaled, and the replay, which ends only when the
+   journal is empty with no await in between, covers it (``test_write_during_replay_is_replayed``).
+2. A call that left before the breaker opened and succeeds after: its result is used, the breaker stays open until the recovery
+   loop has replayed the journal (``test_late_success_does_not_close_the_breaker``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from cachenode.core.breaker import Breaker, BreakerState
+from cachenode.core.entries import L2Entry, L2Write
+from cachenode.errors import L2Unavailable
+from cachenode.ports import Clock, L2Store
+
+__all__ = ["L2Tier"]
+
+T = TypeVar("T")
+
+_REPLAY_CHUNK = 500
+
+
+class L2Tier:
+    """The shared store behind a breaker and a journal.
+
+    Args:
+        store: The store.
+        breaker: Opens after repeated failures; only `recover` closes it again.
+        clock: For the breaker.
+        next_version: Returns a version above all given so far: the floor after a journal overflow.
+        journal_limit: Keys remembered while the store is away.
+    """
+
+    def __init__(
+        self,
+        store: L2Store,
+        breaker: Breaker,
+        clock: Clock,
+        *,
+        next_version: Callable[[], int],
+        journal_limit: int = 100_000,
+    ) -> None:
+        self.errors = 0
+        self._store = store
+        self._breaker = breaker
+        self._clock = clock
+        self._next_version = next_version
+        self._journal: dict[tuple[str, bytes], int] = {}
+        self._journal_limit = journal_limit
+        self._overflowed = False
+        self._floor = 0
+
+    @property
+    def available(self) -> bool:
+        """True while the store is trusted: reads and writes go to it."""
+        return self._breaker.state is BreakerState.CLOSED
+
+    @property
+    def state(self) -> str:
+        """State of the breaker: closed, open or half_open."""
+        return self._breaker.state.value
+
+    @property
+    def journal_size(self) -> int:
+        """Keys that must get a tombstone before the store is trusted again."""
+        return len(self._journal)
+
+    async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        """Return the live entry of each key; all None while the store is away.
+
+        Raises:
+            L2Unavailable: The store was thought healthy and did not answer.
+        """
+        if not self.available:
+            return [None] * len(keys)
+        entries = await self._guard(self._store.read(namespace, keys))
+        if self._floor:
+            return [entry if entry and entry.version > self._floor else None for entry in entries]
+        return entries
+
+    async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        """Store values; those that the store cannot take now are journaled. Never raises for a store that is away.
+
+        Returns:
+            For each write, False if a value as new or newer was there.
+        """
+        if self.available:
+            try:
+                return await self._guard(self._store.write(namespace, writes))
+            except L2Unavailable:
+                pass
+        self._note(namespace, [(write.key, write.version) for write in writes])
+        return [True] * len(writes)
+
+    async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Remove values; those that the store cannot remove now are journaled. Never raises for a store that is away.
+
+        Returns:
+            For each key, True if a live value was removed.
+        """
+        if self.available:
+            try:
+                return await self._guard(self._store.drop(namespace, drops))
+            except L2Unavailable:
+                pass
+        self._note(namespace, drops)
+        return [False] * len(drops)
+
+    async def recover(self) -> bool:
+        """Try the store, bring it up to date, and trust it again. Call it from time to time.
+
+        Returns:
+            True if the store is trusted now.
+        """
+        if self.available:
+            return True
+        if not self._breaker.allow(self._clock.now()):
+            return False
+        try:
+            await self._store.ping()
+            while self._journal:
+                await self._replay_some()
+        except L2Unavailable:
+            self._fail()
+            return False
+        if self._overflowed:
+            self._floor, self._overflowed = self._next_version(), False
+        self._breaker.succeeded(self._clock.now())
+        return True
+
+    async def close(self) -> None:
+        """Close the store."""
+        await self._store.close()
+
+    async def _replay_some(self) -> None:
+        chunk = list(self._journal.items())[:_REPLAY_CHUNK]
+        by_namespace: dict[str, list[tuple[bytes, int]]] = {}
+        for (namespace, key), version in chunk:
+            by_namespace.setdefault(namespace, []).append((key, version))
+        for namespace, drops in by_namespace.items():
+            await self._store.drop(namespace, drops)
+        for noted, version in chunk:
+            if self._journal.get(noted) == version:
+                del self._journal[noted]
+
+    def _note(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> None:
+        for key, version in drops:
+            self._journal[namespace, key] = version
+        while len(self._journal) > self._journal_limit:
+            self._journal.pop(next(iter(self._journal)))
+            self._overflowed = True
+
+    async def _guard(self, call: Awaitable[T]) -> T:
+        try:
+            result = await call
+        except L2Unavailable:
+            self._fail()
+            raise
+        if self.available:
+            self._breaker.succeeded(self._clock.now())
+        return result
+
+    def _fail(self) -> None:
+        self.errors += 1
+        self._breaker.failed(self._clock.now())

@@ -1,0 +1,83 @@
+"""The background duties of a node, each in slices short enough for nobody to notice.
+
+One task does all of them in turn: expired entries, moved entries, silent sessions, the return of L2. A duty that fails is logged and tried again at the
+next tick; none can stop the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from cachenode.node.service import Node
+
+__all__ = ["Loops"]
+
+_log = structlog.get_logger(__name__)
+
+TICK_S = 0.05
+SWEEP_ROUND_S = 60.0
+"""An expired entry that nobody reads is dropped within about this time."""
+_SWEEP_AT_LEAST = 200
+_SWEEP_AT_MOST = 4_000
+_MOVE_SLICE = 1_000
+
+
+class Loops:
+    """Runs the duties until stopped.
+
+    Args:
+        node: The node.
+        reap: Ends silent sessions; called with the time.
+    """
+
+    def __init__(self, node: Node, reap: Callable[[float], int]) -> None:
+        self._node = node
+        self._reap = reap
+        self._tasks: list[asyncio.Task[None]] = []
+        self.ticked_at = node.clock.now()
+        """When the loop last came round: a liveness probe fails when this is long ago."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._tasks = [
+            asyncio.create_task(self._repeat(TICK_S, self._tick)),
+            asyncio.create_task(self._repeat(0.25, self._recover_l2)),
+        ]
+
+    async def stop(self) -> None:
+        """Stop."""
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _repeat(self, every_s: float, duty: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await duty()
+            except Exception as error:  # noqa: BLE001 - a duty must not end the others
+                _log.error("duty_failed", duty=duty.__name__, error_type=type(error).__name__, exc_info=error)
+            await asyncio.sleep(every_s)
+
+    async def _tick(self) -> None:
+        node = self._node
+        now = node.clock.now()
+        self.ticked_at = now
+        for namespace in node.namespaces:
+            slots = len(namespace.store) * TICK_S / SWEEP_ROUND_S
+            if len(namespace.store):
+                namespace.store.sweep(now, int(min(_SWEEP_AT_MOST, max(_SWEEP_AT_LEAST, 2 * slots))))
+                await asyncio.sleep(0)
+        while node.mover.moving:
+            node.mover.step(_MOVE_SLICE)
+            await asyncio.sleep(0)
+        self._reap(now)
+
+    async def _recover_l2(self) -> None:
+        tier = self._node.tier
+        if tier is not None and not tier.available and await tier.recover():
+            _log.info("l2_back")

@@ -1,0 +1,83 @@
+"""Namespaces at run time: the policy, the entries in memory, the fill tokens and the counters of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from cachenode.core.fills import FillTokens
+from cachenode.core.memory import Memory
+from cachenode.core.policy import NamespacePolicy
+from cachenode.core.store import Store
+from cachenode_api.keys import DEFAULT_NAMESPACE
+
+__all__ = ["Namespace", "Namespaces"]
+
+MAX_IMPLICIT = 1_000
+
+
+class Namespace:
+    """One namespace on this node. Counters are plain integers: they are raised on the hot path, by one loop only."""
+
+    __slots__ = ("deletes", "fills", "l1_hits", "l2_hits", "misses", "policy", "sets", "store", "writing")
+
+    def __init__(self, policy: NamespacePolicy, store: Store) -> None:
+        self.policy = policy
+        self.store = store
+        self.fills = FillTokens()
+        self.writing: dict[bytes, int] = {}
+        """The newest version of each key whose write is under way."""
+        self.l1_hits = 0
+        self.l2_hits = 0
+        self.misses = 0
+        self.sets = 0
+        self.deletes = 0
+
+
+class Namespaces:
+    """All namespaces of a node under one memory budget.
+
+    A name that the configuration does not know gets the default namespace's policy, up to `MAX_IMPLICIT` names, unless `strict`.
+
+    Args:
+        policies: The configured namespaces; "default" must be among them.
+        memory: The budget that their stores share.
+        new_store: Makes an empty store.
+        strict: Refuse names that are not configured.
+    """
+
+    def __init__(
+        self,
+        policies: Iterable[NamespacePolicy],
+        memory: Memory,
+        *,
+        new_store: Callable[[], Store],
+        strict: bool = False,
+    ) -> None:
+        self.memory = memory
+        self._new_store = new_store
+        self._by_name: dict[str, Namespace] = {}
+        for policy in policies:
+            self._add(policy)
+        self._implicit_left = 0 if strict else MAX_IMPLICIT
+
+    def get(self, name: str) -> Namespace | None:
+        """Return the namespace, or None if there is none and none may be made. An empty name means "default"."""
+        found = self._by_name.get(name)
+        if found is not None:
+            return found
+        if not name:
+            return self._by_name[DEFAULT_NAMESPACE]
+        if self._implicit_left <= 0:
+            return None
+        self._implicit_left -= 1
+        return self._add(replace(self._by_name[DEFAULT_NAMESPACE].policy, name=name))
+
+    def _add(self, policy: NamespacePolicy) -> Namespace:
+        namespace = Namespace(policy, self._new_store())
+        self._by_name[policy.name] = namespace
+        self.memory.add(policy.name, namespace.store, share=policy.share)
+        return namespace
+
+    def __iter__(self) -> Iterator[Namespace]:
+        return iter(list(self._by_name.values()))

@@ -1,0 +1,64 @@
+"""Which keys are this node's, under the view in force.
+
+A view is applied whole and only if its epoch is higher. The ring is built anew for each view. Keys that moved away are dropped
+from memory in slices afterwards (`Mover`); until that is done, hits are checked against every ring that was in force meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cachenode_api.ring import Ring
+from cachenode_api.view import Member, View
+
+__all__ = ["Placement"]
+
+
+class Placement:
+    """The view in force, seen by one member.
+
+    Args:
+        me: This node.
+    """
+
+    def __init__(self, me: Member) -> None:
+        self.me = me
+        self.view: View | None = None
+        self.ring: Ring | None = None
+        self.alone = False
+        """True if this node is the only member, so that it owns every key."""
+        self.listeners: list[Callable[[View | None, View], None]] = []
+        """Called with the former and the new view, after it is in force."""
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the view in force, 0 before the first."""
+        return self.view.epoch if self.view else 0
+
+    @property
+    def ready(self) -> bool:
+        """True if there is a view and this incarnation of the node is in it."""
+        if self.view is None:
+            return False
+        seen = self.view.by_id.get(self.me.id)
+        return seen is not None and seen.incarnation == self.me.incarnation
+
+    def apply(self, view: View) -> bool:
+        """Put a view in force if it is newer. Return True if it is."""
+        if view.epoch <= self.epoch:
+            return False
+        former, self.view, self.ring = self.view, view, Ring(view)
+        self.alone = [member.id for member in view.members] == [self.me.id]
+        for listener in self.listeners:
+            listener(former, view)
+        return True
+
+    def owner(self, key: bytes) -> str | None:
+        """Return the id of the key's owner, None before the first view."""
+        if self.alone:
+            return self.me.id
+        return self.ring.owner(key) if self.ring else None
+
+    def owns(self, key: bytes) -> bool:
+        """Return True if this node owns the key."""
+        return self.owner(key) == self.me.id

@@ -1,0 +1,165 @@
+"""GET: from memory, else from the owner, else from L2.
+
+A key whose owner cannot be reached is read from L2 past the owner and not stored: this node has no right to keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cachenode.core.entries import Batch, BatchResult, L2Entry, Layer
+from cachenode.core.failures import BAD_KEY, NOT_OWNER, UNANSWERABLE
+from cachenode.errors import L2Unavailable, PeerUnavailable
+from cachenode.node.filler import fill, new_record
+from cachenode_api.keys import MAX_KEY_BYTES
+from cachenode_api.reasons import Reason
+
+if TYPE_CHECKING:
+    from cachenode.node.namespaces import Namespace
+    from cachenode.node.service import Node, Reply, Rest
+
+__all__ = ["Reads"]
+
+_PASS_THROUGH = frozenset({Reason.NOT_OWNER, Reason.NOT_READY})
+
+
+class Reads:
+    """The reading half of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
+        """Answer what is in memory; return the rest (see `Node.execute`)."""
+        node, keys = self._node, batch.keys
+        now = node.clock.now()
+        records = namespace.store.get_many(keys, now)
+        if node.mover.moving:
+            self._forget_moved(namespace, keys, records)
+        if all(records):
+            namespace.l1_hits += len(records)
+            reply(BatchResult(records=records, now_s=now))
+            return None
+        missing = [index for index, record in enumerate(records) if not record]
+        namespace.l1_hits += len(records) - len(missing)
+        return self._begin_missing(batch, namespace, reply, from_peer, records, missing)
+
+    def _begin_missing(
+        self,
+        batch: Batch,
+        namespace: Namespace,
+        reply: Reply,
+        from_peer: bool,
+        records: list[bytes],
+        missing: list[int],
+    ) -> Rest | None:
+        node, keys = self._node, batch.keys
+        failures = {index: BAD_KEY for index in missing if not 0 < len(keys[index]) <= MAX_KEY_BYTES}
+        own, away = node.split(keys, (index for index in missing if index not in failures))
+        if from_peer and away:
+            failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
+            away = {}
+        tier = node.l2_for(namespace)
+        if own and (tier is None or not tier.available):
+            namespace.misses += len(own)
+            own = []
+        pending = set(own).union(*away.values())
+        now = node.clock.now()
+        for failure in failures.values():
+            node.failures[failure.reason] += 1
+        if not pending:
+            reply(BatchResult(records=records, failures=failures, now_s=now))
+            return None
+        known = [index for index in range(len(keys)) if index not in pending]
+        if known:
+            reply(
+                BatchResult(
+                    indices=known,
+                    records=[records[index] for index in known],
+                    failures={at: failures[index] for at, index in enumerate(known) if index in failures},
+                    now_s=now,
+                )
+            )
+        parts: list[tuple[Sequence[int], Rest]] = []
+        if own:
+            parts.append((own, self._fill(batch, namespace, own, reply)))
+        parts += [
+            (indices, self._ask(owner, batch, namespace, indices, reply)) for owner, indices in away.items()
+        ]
+        return node.run_parts(batch, reply, parts)
+
+    def _forget_moved(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
+        for index, record in enumerate(records):
+            if record and not self._node.mover.kept(keys[index]):
+                namespace.store.remove(keys[index])
+                records[index] = b""
+
+    async def _fill(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
+        """Read this node's own keys from L2 and keep what may be kept."""
+        records, layers = await fill(self._node, namespace, [batch.keys[index] for index in indices])
+        for record, layer in zip(records, layers, strict=True):
+            if not record:
+                namespace.misses += 1
+            elif layer is Layer.L1:
+                namespace.l1_hits += 1
+            else:
+                namespace.l2_hits += 1
+        reply(BatchResult(indices=indices, records=records, layers=layers, now_s=self._node.clock.now()))
+
+    async def _ask(
+        self, owner: str, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply
+    ) -> None:
+        """Ask a key's owner; if it cannot answer, look in L2 in its place."""
+        try:
+            result = await self._node.forward(owner, batch, indices)
+        except PeerUnavailable:
+            await self._pass_through(namespace, batch, indices, reply)
+            return
+        refused = [at for at, failure in result.failures.items() if failure.reason in _PASS_THROUGH]
+        if not refused:
+            result.indices = indices
+            reply(result)
+            return
+        await self._pass_through(namespace, batch, [indices[at] for at in refused], reply)
+        kept = [at for at in range(len(indices)) if at not in set(refused)]
+        if kept:
+            reply(
+                BatchResult(
+                    indices=[indices[at] for at in kept],
+                    records=[result.records[at] for at in kept],
+                    failures={new: result.failures[at] for new, at in enumerate(kept) if at in result.failures},
+                    layers=[result.layers[at] for at in kept] if result.layers else None,
+                    now_s=result.now_s,
+                )
+            )
+
+    async def _pass_through(
+        self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply
+    ) -> None:
+        node = self._node
+        tier = node.l2_for(namespace)
+        entries: list[L2Entry | None] | None = None
+        if tier is not None and tier.available:
+            try:
+                entries = await tier.read(namespace.policy.name, [batch.keys[index] for index in indices])
+            except L2Unavailable:
+                entries = None
+        now = node.clock.now()
+        if entries is None:
+            node.failures[Reason.OWNER_UNREACHABLE] += len(indices)
+            failures = dict.fromkeys(range(len(indices)), UNANSWERABLE)
+            reply(BatchResult(indices=indices, records=[b""] * len(indices), failures=failures, now_s=now))
+            return
+        found = sum(entry is not None for entry in entries)
+        namespace.l2_hits += found
+        namespace.misses += len(entries) - found
+        reply(
+            BatchResult(
+                indices=indices,
+                records=[new_record(entry, now) for entry in entries],
+                layers=[Layer.L2] * len(entries),
+                now_s=now,
+            )
+        )
+

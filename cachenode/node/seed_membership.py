@@ -1,0 +1,148 @@
+"""Membership without a registry: members find each other by a list of addresses or a DNS name.
+
+Every node dials every seed. The live members that a node sees are itself and the peers it has a link to (a lost link counts as live until the lease has
+passed). The live member with the smallest id is the coordinator: it alone makes views, each with an epoch above every epoch it has heard of; the others
+take the newest view that names them. So while everybody can talk to everybody there is one sequence of views.
+
+Cases, each with its test in ``tests/node/test_seed_membership.py``:
+
+1. Two nodes start at the same moment: each waits for its seeds (at most `bootstrap_wait_s`), and then only the smaller makes a view, with both
+   (``test_two_nodes_that_start_together_end_in_one_view``).
+2. A node starts alone because its seeds are down, and they come later: the links come up, the coordinator makes a view with all
+   (``test_late_seeds_join``).
+3. Two halves of a partition each have a view; when it heals, the coordinator has heard both epochs and makes a higher one with all
+   (``test_halves_merge``).
+4. The coordinator dies: after its lease the next smallest makes the views (``test_coordinator_is_replaced``).
+
+Not promised: one sequence of views *across* a partition. That needs an arbiter; use a registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Collection
+
+import structlog
+
+from cachenode.node.placement import Placement
+from cachenode.ports import Clock
+from cachenode_api.view import Member, View
+
+__all__ = ["SeedMembership"]
+
+_log = structlog.get_logger(__name__)
+
+_TICK_S = 0.25
+
+
+class SeedMembership:
+    """Keeps the view in step with the peers that this node is linked to.
+
+    Args:
+        placement: Gets the views.
+        clock: For leases.
+        missing: Returns the seeds at which nobody has been met yet.
+        epoch_after: Returns an epoch above the given one; with an L2 it also counts the epochs of former lives there.
+        lease_s: How long a peer counts as live after its link was lost.
+        bootstrap_wait_s: Longest wait for the seeds before the first view.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        clock: Clock,
+        *,
+        missing: Callable[[], Collection[str]],
+        epoch_after: Callable[[int], Awaitable[int]],
+        lease_s: float = 4.0,
+        bootstrap_wait_s: float = 2.0,
+    ) -> None:
+        self._placement = placement
+        self._clock = clock
+        self._missing = missing
+        self._epoch_after = epoch_after
+        self._lease_s = lease_s
+        self._bootstrap_wait_s = bootstrap_wait_s
+        self._linked: dict[str, Member] = {}
+        self._lost: dict[str, tuple[Member, float]] = {}
+        self._heard: View | None = None
+        self._started_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to make or take views. Returns at once; `Placement.ready` tells when the node is in."""
+        self._started_at = self._clock.now()
+        self._task = asyncio.create_task(self._tick_forever())
+
+    async def stop(self) -> None:
+        """Stop. The links tell the peers that this node leaves."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await self.tick()
+            await asyncio.sleep(_TICK_S)
+
+    async def tick(self) -> None:
+        """Make a new view if this node is the coordinator and the live members are not those of the view."""
+        now = self._clock.now()
+        self._lost = {peer: lost for peer, lost in self._lost.items() if now - lost[1] < self._lease_s}
+        view = self._placement.view
+        if view is None and self._missing() and now - self._started_at < self._bootstrap_wait_s:
+            return
+        live = self._live()
+        if min(live) != self._placement.me.id:
+            return
+        if view is not None and set(live.values()) == set(view.members):
+            return
+        above = max(self._placement.epoch, self._heard.epoch if self._heard else 0)
+        epoch = await self._epoch_after(above)
+        known = view or self._heard
+        seed = known.ring_seed if known else secrets.token_bytes(16)
+        self._apply(View(epoch, seed, tuple(self._live().values())))
+
+    def _live(self) -> dict[str, Member]:
+        """Return the live members: this node, the linked peers, and those lost only now that are in the view."""
+        live = {self._placement.me.id: self._placement.me}
+        view = self._placement.view
+        for peer, (member, _) in self._lost.items():
+            if view is not None and view.by_id.get(peer) == member:
+                live[peer] = member
+        return live | self._linked
+
+    def _apply(self, view: View) -> None:
+        if self._placement.apply(view):
+            _log.info("view", epoch=view.epoch, members=[member.id for member in view.members])
+
+    # As `PeerEvents`.
+
+    def peer_up(self, peer: Member) -> None:
+        """Count a peer as live."""
+        self._linked[peer.id] = peer
+        self._lost.pop(peer.id, None)
+
+    def peer_down(self, peer: Member) -> None:
+        """Count a peer as live until its lease has passed."""
+        if self._linked.get(peer.id) == peer:
+            del self._linked[peer.id]
+            self._lost[peer.id] = (peer, self._clock.now())
+
+    def peer_view(self, peer: Member, view: View) -> None:
+        """Take a newer view if this incarnation of this node is in it; else remember its epoch, to go above it."""
+        if self._heard is None or view.epoch > self._heard.epoch:
+            self._heard = view
+        if view.by_id.get(self._placement.me.id) == self._placement.me:
+            self._apply(view)
+
+    def peer_leaving(self, peer: Member) -> None:
+        """Count a peer as gone at once."""
+        self._linked.pop(peer.id, None)
+        self._lost.pop(peer.id, None)

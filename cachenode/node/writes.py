@@ -1,0 +1,260 @@
+"""SET, DELETE and TOUCH: ordered by the owner, in L2 first, then in memory.
+
+L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2 cannot take now is noted
+for it (`L2Tier`) and done in memory alone.
+
+Interleavings, each forced by a test in ``tests/node/test_writes.py``:
+
+1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the later one. The
+   earlier has been done and overwritten: it succeeds (``test_overtaken_set_succeeds``).
+2. L2 refuses a set though no later set of this node is known: a newer owner wrote. This node must not acknowledge; it drops its copy
+   (``test_set_refused_by_a_newer_owner_fails``).
+3. A fill reads the old value, the set ends, the fill wants to store: its token is void (``test_set_voids_the_fill``).
+4. A touch meets a set under way: the set brings its own TTL, so the touch is ordered before it and does nothing
+   (``test_touch_during_set_does_not_undo_it``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
+from cachenode.core.failures import BAD_KEY, NOT_OWNER, SUPERSEDED, UNCERTAIN, UNREACHABLE, too_large
+from cachenode.errors import PeerUnavailable
+from cachenode.node.filler import fill, store_entry
+from cachenode_api.keys import MAX_KEY_BYTES
+from cachenode_api.reasons import Reason
+from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS
+
+if TYPE_CHECKING:
+    from cachenode.node.namespaces import Namespace
+    from cachenode.node.service import Node, Reply, Rest
+
+__all__ = ["Writes"]
+
+
+
+class Writes:
+    """The writing half of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
+        """Do what needs no waiting; return the rest (see `Node.execute`)."""
+        node = self._node
+        failures = self._check(batch, namespace)
+        own, away = node.split(batch.keys, (i for i in range(len(batch.keys)) if i not in failures))
+        if from_peer and away:
+            failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
+            away = {}
+        if failures:
+            for failure in failures.values():
+                node.failures[failure.reason] += 1
+            at = list(failures)
+            named = {position: failures[index] for position, index in enumerate(at)}
+            reply(BatchResult(indices=at, versions=[0] * len(at), failures=named))
+        if own and node.l2_for(namespace) is None:
+            reply(self._in_memory(batch, namespace, own))
+            own = []
+        if not own and not away:
+            return None
+        parts: list[tuple[Sequence[int], Rest]] = []
+        if own:
+            parts.append((own, self._through_l2(batch, namespace, own, reply)))
+        parts += [(indices, self._ask(owner, batch, indices, reply)) for owner, indices in away.items()]
+        return node.run_parts(batch, reply, parts)
+
+    def _check(self, batch: Batch, namespace: Namespace) -> dict[int, Failure]:
+        failures = {i: BAD_KEY for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
+        limit = namespace.policy.max_value_bytes
+        for index, value in enumerate(batch.values):
+            if len(value) > limit and index not in failures:
+                failures[index] = too_large(len(value), limit)
+        return failures
+
+    def _ttls(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[float]:
+        """Return the remaining lives in seconds."""
+        default, column = namespace.policy.ttl_s, batch.ttls_ms
+        if not column:
+            return [default] * len(indices)
+        if len(column) == 1:
+            return [_seconds(column[0], default)] * len(indices)
+        return [_seconds(column[index], default) for index in indices]
+
+    def _versioned(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
+        """Return the values of a SET, each with its version: here the owner orders them."""
+        next_version, flags = self._node.versions.next, batch.flags or [0] * len(batch.keys)
+        return [
+            L2Write(batch.keys[index], batch.values[index], flags[index], next_version(), ttl_s)
+            for index, ttl_s in zip(indices, self._ttls(batch, namespace, indices), strict=True)
+        ]
+
+    # Without L2: done within the turn.
+
+    def _in_memory(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
+        if batch.operation is Operation.SET:
+            writes = self._versioned(batch, namespace, indices)
+            return self._store(namespace, indices, writes, [True] * len(writes))
+        if batch.operation is Operation.TOUCH:
+            found = self._touched(batch, namespace, indices)
+            writes = [write for write in found if write is not None]
+            stored = self._store(namespace, range(len(writes)), writes, [True] * len(writes))
+            return _with_gaps(indices, found, stored)
+        versions = []
+        for index in indices:
+            version = self._node.versions.next()
+            versions.append(version if self._forget(namespace, batch.keys[index]) else 0)
+        return BatchResult(indices=indices, versions=versions)
+
+    def _forget(self, namespace: Namespace, key: bytes) -> bool:
+        record = namespace.store.peek(key, self._node.clock.now())
+        namespace.fills.void(key)
+        namespace.store.remove(key)
+        namespace.deletes += record is not None
+        return record is not None
+
+    def _store(
+        self, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write], taken: Sequence[bool]
+    ) -> BatchResult:
+        """Put in memory what L2 has taken; settle what it refused."""
+        now = self._node.clock.now()
+        failures: dict[int, Failure] = {}
+        for at, (write, accepted) in enumerate(zip(writes, taken, strict=True)):
+            namespace.fills.void(write.key)
+            stored = accepted and store_entry(namespace, write.key, write, now)
+            if not stored and not self._overtaken(namespace, write, now):
+                if not accepted:
+                    namespace.store.remove(write.key)
+                failures[at] = SUPERSEDED
+        namespace.sets += len(writes) - len(failures)
+        self._node.failures[Reason.SUPERSEDED] += len(failures)
+        self._node.namespaces.memory.make_room()
+        return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
+
+    def _overtaken(self, namespace: Namespace, write: L2Write, now: float) -> bool:
+        """Return True if a later write of this node explains why this one was refused."""
+        if namespace.writing.get(write.key, 0) > write.version:
+            return True
+        current = namespace.store.peek(write.key, now)
+        if current is None:
+            return False
+        version: int = HEADER.unpack_from(current)[2]
+        return version > write.version
+
+    def _touched(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write | None]:
+        """Return for each key in memory its value with the new TTL, None where there is nothing to touch."""
+        now = self._node.clock.now()
+        writes: list[L2Write | None] = []
+        for index, ttl_s in zip(indices, self._ttls(batch, namespace, indices), strict=True):
+            key = batch.keys[index]
+            record = namespace.store.peek(key, now)
+            if record is None:
+                writes.append(None)
+                continue
+            flags: int = HEADER.unpack_from(record)[1]
+            version = self._node.versions.next()
+            writes.append(L2Write(key, record[HEADER_BYTES:], flags, version, ttl_s))
+        return writes
+
+    # With L2.
+
+    async def _through_l2(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
+        if batch.operation is Operation.SET:
+            writes = self._versioned(batch, namespace, indices)
+            reply(await self._set(namespace, indices, writes))
+        elif batch.operation is Operation.DELETE:
+            reply(await self._delete(batch, namespace, indices))
+        else:
+            reply(await self._touch(batch, namespace, indices))
+
+    async def _set(self, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write]) -> BatchResult:
+        node, writing = self._node, namespace.writing
+        tier = node.l2_for(namespace)
+        assert tier is not None
+        for write in writes:
+            writing[write.key] = write.version
+        try:
+            taken = await tier.write(namespace.policy.name, writes)
+        finally:
+            for write in writes:
+                if writing.get(write.key) == write.version:
+                    del writing[write.key]
+        if all(node.placement.owns(write.key) for write in writes):
+            return self._store(namespace, indices, writes, taken)
+        return self._store_owned(namespace, indices, writes, taken)
+
+    def _store_owned(
+        self, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write], taken: Sequence[bool]
+    ) -> BatchResult:
+        """As `_store`, after a view change during the write: a key that moved away is not acknowledged by its former owner."""
+        kept = [at for at, write in enumerate(writes) if self._node.placement.owns(write.key)]
+        stored = self._store(namespace, kept, [writes[at] for at in kept], [taken[at] for at in kept])
+        failures = {at: stored.failures[new] for new, at in enumerate(kept) if new in stored.failures}
+        failures |= {at: NOT_OWNER for at in range(len(writes)) if at not in set(kept)}
+        return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
+
+    async def _delete(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
+        node = self._node
+        tier = node.l2_for(namespace)
+        assert tier is not None
+        drops = [(batch.keys[index], node.versions.next()) for index in indices]
+        in_l2 = await tier.drop(namespace.policy.name, drops)
+        versions, failures = [], {}
+        for at, ((key, version), found) in enumerate(zip(drops, in_l2, strict=True)):
+            here = self._forget(namespace, key)
+            namespace.deletes += found and not here
+            versions.append(version if found or here else 0)
+            if not node.placement.owns(key):
+                failures[at] = NOT_OWNER
+        return BatchResult(indices=indices, versions=versions, failures=failures)
+
+    async def _touch(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
+        await fill(self._node, namespace, [batch.keys[index] for index in indices])
+        found = self._touched(batch, namespace, indices)
+        under_way = [namespace.writing.get(batch.keys[index]) for index in indices]
+        writes = [
+            write for write, other in zip(found, under_way, strict=True) if write is not None and other is None
+        ]
+        stored = await self._set(namespace, range(len(writes)), writes) if writes else BatchResult()
+        result = _with_gaps(
+            indices, [w if o is None else None for w, o in zip(found, under_way, strict=True)], stored
+        )
+        versions = [other or own for own, other in zip(result.versions, under_way, strict=True)]
+        return BatchResult(indices=indices, versions=versions, failures=result.failures)
+
+    # At a peer.
+
+    async def _ask(self, owner: str, batch: Batch, indices: Sequence[int], reply: Reply) -> None:
+        try:
+            result = await self._node.forward(owner, batch, indices)
+        except PeerUnavailable as lost:
+            failure = UNCERTAIN if lost.sent else UNREACHABLE
+            self._node.failures[failure.reason] += len(indices)
+            failures = dict.fromkeys(range(len(indices)), failure)
+            reply(BatchResult(indices=indices, versions=[0] * len(indices), failures=failures))
+            return
+        result.indices = indices
+        reply(result)
+
+
+def _seconds(ttl_ms: int, default: float) -> float:
+    if ttl_ms == 0:
+        return default
+    return math.inf if ttl_ms == NO_TTL_MS else ttl_ms / 1_000
+
+
+def _with_gaps(indices: Sequence[int], found: Sequence[L2Write | None], stored: BatchResult) -> BatchResult:
+    """Return the results of the writes that were there, with version 0 for the others."""
+    versions, failures, at = [], {}, 0
+    for position, write in enumerate(found):
+        if write is None:
+            versions.append(0)
+            continue
+        versions.append(stored.versions[at])
+        if at in stored.failures:
+            failures[position] = stored.failures[at]
+        at += 1
+    return BatchResult(indices=indices, versions=versions, failures=failures)

@@ -1,0 +1,1 @@
+"""The gRPC services of a node: unpack, let the node do it, pack. One file per service."""

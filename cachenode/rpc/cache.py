@@ -1,0 +1,168 @@
+"""CacheService: one call per operation, for any language."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from grpc import aio
+
+from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.node.service import Node
+from cachenode.rpc.status import abort
+from cachenode_api.keys import DEFAULT_NAMESPACE
+from cachenode_api.reasons import Reason
+from cachenode_api.records import HEADER, HEADER_BYTES, STALE
+from cachenode_api.v1 import cache_pb2 as pb
+from cachenode_api.v1 import cache_pb2_grpc, common_pb2
+
+__all__ = ["CacheService"]
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class CacheService(cache_pb2_grpc.CacheServiceServicer):
+    """Serves unary calls.
+
+    Args:
+        node: Executes them.
+        max_batch_keys: Most keys in GetMany and SetMany.
+    """
+
+    def __init__(self, node: Node, *, max_batch_keys: int) -> None:
+        self._node = node
+        self._max_batch_keys = max_batch_keys
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
+        """Read one value."""
+        batch = Batch(Operation.GET, request.namespace or DEFAULT_NAMESPACE, [request.key])
+        result = await self._one(batch, context)
+        return pb.GetResponse(header=self._header(), entry=entry_at(result, 0))
+
+    async def GetMany(self, request: pb.GetManyRequest, context: Context) -> pb.GetManyResponse:  # noqa: N802
+        """Read many values."""
+        batch = Batch(Operation.GET, request.namespace or DEFAULT_NAMESPACE, list(request.keys))
+        result = await self._many(batch, context)
+        results = [
+            pb.GetManyResponse.Result(entry=entry_at(result, at), error=error_at(result, at))
+            for at in range(len(batch.keys))
+        ]
+        return pb.GetManyResponse(header=self._header(), results=results)
+
+    async def Set(self, request: pb.SetRequest, context: Context) -> pb.SetResponse:  # noqa: N802
+        """Store one value."""
+        batch = Batch(
+            operation=Operation.SET,
+            namespace=request.namespace or DEFAULT_NAMESPACE,
+            keys=[request.key],
+            values=[request.value],
+            flags=[request.flags],
+            ttls_ms=[request.ttl_ms],
+        )
+        result = await self._one(batch, context)
+        return pb.SetResponse(header=self._header(), version=result.versions[0])
+
+    async def SetMany(self, request: pb.SetManyRequest, context: Context) -> pb.SetManyResponse:  # noqa: N802
+        """Store many values."""
+        batch = Batch(
+            operation=Operation.SET,
+            namespace=request.namespace or DEFAULT_NAMESPACE,
+            keys=[item.key for item in request.items],
+            values=[item.value for item in request.items],
+            flags=[item.flags for item in request.items],
+            ttls_ms=[item.ttl_ms for item in request.items],
+        )
+        result = await self._many(batch, context)
+        results = [
+            pb.SetManyResponse.Result(version=result.versions[at], error=error_at(result, at))
+            for at in range(len(batch.keys))
+        ]
+        return pb.SetManyResponse(header=self._header(), results=results)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: N802
+        """Remove one value."""
+        batch = Batch(Operation.DELETE, request.namespace or DEFAULT_NAMESPACE, [request.key])
+        result = await self._one(batch, context)
+        return pb.DeleteResponse(header=self._header(), found=result.versions[0] != 0)
+
+    async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:  # noqa: N802
+        """Give a value a new TTL."""
+        batch = Batch(
+            operation=Operation.TOUCH,
+            namespace=request.namespace or DEFAULT_NAMESPACE,
+            keys=[request.key],
+            ttls_ms=[request.ttl_ms],
+        )
+        result = await self._one(batch, context)
+        return pb.TouchResponse(header=self._header(), found=result.versions[0] != 0)
+
+    def _header(self) -> common_pb2.ResponseHeader:
+        placement = self._node.placement
+        return common_pb2.ResponseHeader(node_id=placement.me.id, view_epoch=placement.epoch)
+
+    async def _one(self, batch: Batch, context: Context) -> BatchResult:
+        """Execute a batch of one key; its failure is the call's."""
+        result = await self._execute(batch, context)
+        if result.failures:
+            await abort(context, result.failures[0])
+        return result
+
+    async def _many(self, batch: Batch, context: Context) -> BatchResult:
+        count = len(batch.keys)
+        if not 0 < count <= self._max_batch_keys:
+            text = f"keys: {count:,} in one call, must be 1 to {self._max_batch_keys:,}"
+            await abort(context, Failure(Reason.INVALID_REQUEST, text))
+        return await self._execute(batch, context)
+
+    async def _execute(self, batch: Batch, context: Context) -> BatchResult:
+        batch.timeout_s = context.time_remaining() or 0.0
+        parts: list[BatchResult] = []
+        rest = self._node.execute(batch, parts.append)
+        if rest is not None:
+            await rest
+        if len(parts) == 1 and parts[0].indices is None:
+            return parts[0]
+        return joined(parts, len(batch.keys), is_get=batch.operation is Operation.GET)
+
+
+def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchResult:
+    """Return the results of a whole batch from its parts."""
+    records, versions, layers = [b""] * (count if is_get else 0), [0] * (0 if is_get else count), [1] * count
+    whole = BatchResult(records=records, versions=versions, layers=layers)
+    for part in parts:
+        whole.now_s = part.now_s or whole.now_s
+        for at, index in enumerate(range(count) if part.indices is None else part.indices):
+            if is_get:
+                records[index] = part.records[at]
+                layers[index] = part.layers[at] if part.layers else 1
+            else:
+                versions[index] = part.versions[at]
+            if at in part.failures:
+                whole.failures[index] = part.failures[at]
+    return whole
+
+
+def entry_at(result: BatchResult, at: int) -> pb.Entry:
+    """Return one record as an entry."""
+    record = result.records[at]
+    if not record:
+        return pb.Entry()
+    _, flags, version, deadline = HEADER.unpack_from(record)
+    return pb.Entry(
+        found=True,
+        value=record[HEADER_BYTES:],
+        flags=flags & ~STALE,
+        version=version,
+        ttl_ms=None if deadline == math.inf else max(0, int((deadline - result.now_s) * 1_000)),
+        layer=result.layers[at] if result.layers else common_pb2.LAYER_L1,  # type: ignore[arg-type]
+        stale=bool(flags & STALE),
+    )
+
+
+def error_at(result: BatchResult, at: int) -> pb.KeyError | None:
+    """Return why one key failed, None if it did not."""
+    failure = result.failures.get(at)
+    if failure is None:
+        return None
+    return pb.KeyError(reason=failure.reason.value, detail=failure.detail)  # type: ignore[arg-type]

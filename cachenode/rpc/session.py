@@ -1,0 +1,249 @@
+"""SessionService: the SDK's ordered stream.
+
+One reader per stream takes frames and lets the node execute their batches. What is known at once is queued in frame order; the rest is
+queued by tasks as it becomes known. The reader itself writes, so a client that does not read its replies makes the reader wait, and
+with it only this stream (`Outbox`).
+
+A stream whose client went silent is ended by `reap`: a frozen or vanished client keeps its connection open for minutes otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc import aio
+
+from cachenode.core.entries import BatchResult
+from cachenode.core.failures import OVERLOADED
+from cachenode.node.outbox import Outbox
+from cachenode.node.service import Node, failed
+from cachenode.wire import BadBatch, batch_from_wire, replies_to_wire, view_to_wire
+from cachenode_api.reasons import Reason
+from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
+
+if TYPE_CHECKING:
+    from cachenode.core.entries import Batch
+    from cachenode_api.view import View
+
+__all__ = ["SessionLimits", "SessionService"]
+
+_FRAME_SOFT_BYTES = 1 << 20
+_MAX_PENDING_KEYS = 100_000
+_SILENCE_S = 10.0
+
+
+class SessionLimits:
+    """Bounds of a session.
+
+    Args:
+        max_sessions: Open sessions of this node.
+        max_batch_keys: Keys in one batch.
+        max_frame_bytes: Bytes in one frame, either way.
+    """
+
+    __slots__ = ("max_batch_keys", "max_frame_bytes", "max_sessions")
+
+    def __init__(self, *, max_sessions: int, max_batch_keys: int, max_frame_bytes: int) -> None:
+        self.max_sessions = max_sessions
+        self.max_batch_keys = max_batch_keys
+        self.max_frame_bytes = max_frame_bytes
+
+
+class SessionService(session_pb2_grpc.SessionServiceServicer):
+    """Serves sessions.
+
+    Args:
+        node: Executes the batches.
+        limits: Bounds.
+    """
+
+    def __init__(self, node: Node, limits: SessionLimits) -> None:
+        self._node = node
+        self._limits = limits
+        self._sessions: set[_Session] = set()
+        self._draining = False
+        node.placement.listeners.append(self._view_changed)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    async def Session(  # noqa: N802 - the wire's name
+        self,
+        request_iterator: AsyncIterator[session_pb2.ClientFrame],
+        context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame],
+    ) -> None:
+        """Serve one stream until the client ends it, falls silent, or the node stops."""
+        if self._draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the node is stopping; use another")
+        if len(self._sessions) >= self._limits.max_sessions:
+            text = f"sessions: the node has its limit of {self._limits.max_sessions:,} open"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        session = _Session(self._node, self._limits, context)
+        self._sessions.add(session)
+        try:
+            await session.run(request_iterator)
+        finally:
+            self._sessions.discard(session)
+            session.close()
+
+    def _view_changed(self, _former: View | None, view: View) -> None:
+        message = view_to_wire(view)
+        for session in self._sessions:
+            session.send_view(message)
+
+    def reap(self, now: float) -> int:
+        """End the sessions that have been silent for ten seconds. Return how many."""
+        silent = [session for session in self._sessions if now - session.heard_at > _SILENCE_S]
+        for session in silent:
+            session.end()
+        return len(silent)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Tell the clients to go, let what is in flight finish, then end every stream. Takes at most `timeout_s`."""
+        self._draining = True
+        for session in self._sessions:
+            session.send_draining()
+        waiting = [task for session in self._sessions for task in session.tasks]
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+        for session in list(self._sessions):
+            session.end()
+
+
+class _Session:
+    """One client's stream."""
+
+    def __init__(
+        self,
+        node: Node,
+        limits: SessionLimits,
+        context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame],
+    ) -> None:
+        self.heard_at = node.clock.now()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._node = node
+        self._limits = limits
+        self._reader = asyncio.current_task()
+        self._outbox = Outbox(self._compose, context.write)
+        self._pending_keys = 0
+        self._replies: list[common_pb2.Reply] = []
+        self._view: common_pb2.View | None = None
+        self._heartbeat: common_pb2.Heartbeat | None = None
+        self._say_draining = False
+
+    async def run(self, frames: AsyncIterator[session_pb2.ClientFrame]) -> None:
+        """Read frames and write replies until the stream ends."""
+        await self._outbox_hello()
+        async for frame in frames:
+            self.heard_at = self._node.clock.now()
+            for message in frame.batches:
+                self._begin(message)
+            if frame.HasField("heartbeat"):
+                self._heartbeat = common_pb2.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
+            await self._outbox.pump()
+
+    async def _outbox_hello(self) -> None:
+        me, view = self._node.placement.me, self._node.placement.view
+        self._hello: session_pb2.ServerHello | None = session_pb2.ServerHello(
+            node_id=me.id, incarnation=me.incarnation, max_frame_bytes=self._limits.max_frame_bytes
+        )
+        self._view = view_to_wire(view) if view is not None else None
+        await self._outbox.pump()
+
+    def _begin(self, message: common_pb2.Batch) -> None:
+        batch_id = message.id
+        try:
+            batch = batch_from_wire(message, max_keys=self._limits.max_batch_keys)
+        except BadBatch as bad:
+            self._replies.append(refusal(message, str(bad)))
+            return
+
+        def reply(result: BatchResult) -> None:
+            self._replies.extend(replies_to_wire(batch_id, result, max_bytes=_FRAME_SOFT_BYTES))
+
+        if self._pending_keys + len(batch.keys) > _MAX_PENDING_KEYS:
+            reply(failed(batch, range(len(batch.keys)), OVERLOADED))
+            return
+        rest = self._node.execute(batch, reply)
+        if rest is not None:
+            self._pending_keys += len(batch.keys)
+            task = asyncio.create_task(self._finish(batch, rest))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _finish(self, batch: Batch, rest: object) -> None:
+        try:
+            await rest  # type: ignore[misc]
+        finally:
+            self._pending_keys -= len(batch.keys)
+        await self._pump_quietly()
+
+    def _compose(self) -> session_pb2.ServerFrame | None:
+        if not (self._replies or self._heartbeat or self._view or self._hello or self._say_draining):
+            return None
+        replies, self._replies = self._replies, []
+        if len(replies) > 1:
+            replies = self._fit(replies)
+        frame = session_pb2.ServerFrame(
+            hello=self._hello, view=self._view, replies=replies, heartbeat=self._heartbeat, draining=self._say_draining
+        )
+        self._hello = self._view = self._heartbeat = None
+        self._say_draining = False
+        return frame
+
+    def _fit(self, replies: list[common_pb2.Reply]) -> list[common_pb2.Reply]:
+        """Return as many replies as fit in a frame; put the others back."""
+        size = 0
+        for at, reply in enumerate(replies):
+            size += reply.ByteSize()
+            if size > 2 * _FRAME_SOFT_BYTES and at:
+                self._replies = replies[at:]
+                return replies[:at]
+        return replies
+
+    def send_view(self, view: common_pb2.View) -> None:
+        """Queue a view."""
+        self._view = view
+        self._spawn_pump()
+
+    def send_draining(self) -> None:
+        """Queue the word that the node is leaving."""
+        self._say_draining = True
+        self._spawn_pump()
+
+    def _spawn_pump(self) -> None:
+        task = asyncio.create_task(self._pump_quietly())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _pump_quietly(self) -> None:
+        try:
+            await self._outbox.pump()
+        except (aio.UsageError, asyncio.InvalidStateError, grpc.RpcError, aio.AioRpcError):
+            self.end()
+
+    def end(self) -> None:
+        """End the stream."""
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def close(self) -> None:
+        """Stop what is still under way for a stream that has ended."""
+        for task in list(self.tasks):
+            task.cancel()
+
+
+def refusal(message: common_pb2.Batch, text: str) -> common_pb2.Reply:
+    """Return the reply that fails every key of a malformed batch."""
+    count = max(len(message.keys), 1)
+    is_get = message.operation == common_pb2.OPERATION_GET
+    return common_pb2.Reply(
+        id=message.id,
+        records=[b""] * count if is_get else (),
+        versions=() if is_get else [0] * count,
+        reasons=[Reason.INVALID_REQUEST.value] * count,
+        details=[text] * count,
+    )

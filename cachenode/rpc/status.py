@@ -1,0 +1,22 @@
+"""Failures as gRPC statuses: the one table is `cachenode_api.reasons.GRPC_CODES`."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+from grpc import aio
+
+from cachenode.core.entries import Failure
+from cachenode_api.reasons import GRPC_CODES
+
+__all__ = ["REASON_KEY", "abort"]
+
+REASON_KEY = "cachenode-reason"
+"""Trailing metadata that carries the stable reason of a failed call."""
+
+
+async def abort(context: aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
+    """End a call with a failure's status, text and reason."""
+    code = grpc.StatusCode[GRPC_CODES[failure.reason]]
+    await context.abort(code, failure.detail, trailing_metadata=((REASON_KEY, failure.reason.name),))

@@ -1,0 +1,357 @@
+"""The composition root: builds a node from its configuration, starts it, stops it.
+
+Start: the listener is bound first, since its port is part of the member's address; the node answers NOT_READY until it is in a view. Stop, in this order: not
+ready → the lease goes back and the peers hear that this node leaves → sessions are told and drained → streams are closed → the listener stops →
+L2 is closed. Streams are closed before `grpc.Server.stop`, which otherwise waits for them during its whole grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from cachenode import __version__
+from cachenode.adapters.clock import BootClock
+from cachenode.adapters.http import HttpServer
+from cachenode.adapters.logs import configure as configure_logs
+from cachenode.adapters.metrics import NodeCollector
+from cachenode.adapters.peer_links import PeerLinks
+from cachenode.assembly import make_l2, make_membership
+from cachenode.core.breaker import Breaker
+from cachenode.core.memory import Memory
+from cachenode.core.store import Store
+from cachenode.core.versions import VersionSource
+from cachenode.node.l2_tier import L2Tier
+from cachenode.node.loops import Loops
+from cachenode.node.namespaces import Namespaces
+from cachenode.node.placement import Placement
+from cachenode.node.service import Node
+from cachenode.node.stats import NamespaceCounters, NodeStats
+from cachenode.rpc.admin import AdminService
+from cachenode.rpc.cache import CacheService
+from cachenode.rpc.interceptors import ErrorInterceptor
+from cachenode.rpc.peer import PeerService
+from cachenode.rpc.session import SessionLimits, SessionService
+from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, session_pb2_grpc
+from cachenode_api.view import Member
+
+if TYPE_CHECKING:
+    from cachenode.config import NodeConfig
+
+__all__ = ["Server", "run"]
+
+_log = structlog.get_logger(__name__)
+
+_STUCK_S = 10.0
+
+
+class Server:
+    """One node: its listeners, services and background duties.
+
+    Args:
+        config: Validated configuration.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.address = ""
+        self.http_address = ""
+        self._stopping = False
+        self._started_at = 0.0
+
+    async def start(self) -> None:
+        """Bind, serve, and begin to join the cluster.
+
+        Raises:
+            OSError: An address cannot be bound.
+        """
+        config = self.config
+        self._started_at = time.monotonic()
+        self._grpc = aio.server(interceptors=[ErrorInterceptor()], options=_options(config))
+        self.address = _bind(self._grpc, config.node.listen, config.node.advertise)
+        self._http = HttpServer(
+            config.node.http_listen,
+            ready=lambda: self.ready,
+            live=lambda: self.live,
+            metrics=self._metrics(),
+            info=lambda: {"id": config.node.id, "version": __version__},
+        )
+        if config.node.http_listen:
+            await self._http.start()
+            self.http_address = self._http.address
+        self._build(
+            Member(
+                id=config.node.id,
+                incarnation=secrets.token_hex(8),
+                address=self.address,
+                http_address=self.http_address,
+                weight=config.node.weight,
+            )
+        )
+        self._add_services()
+        await self._grpc.start()
+        self._links.start()
+        await self._membership.start()
+        self._loops.start()
+        _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
+
+    def _build(self, me: Member) -> None:
+        config = self.config
+        clock, versions = BootClock(), VersionSource()
+        self._placement = placement = Placement(me)
+        namespaces = Namespaces(
+            config.policies(),
+            Memory(config.memory.max_bytes),
+            new_store=lambda: Store(config.memory.policy),
+            strict=config.strict_namespaces,
+        )
+        l2 = make_l2(config, clock)
+        self._tier = None
+        if l2 is not None:
+            breaker = Breaker(failures=config.l2.breaker_failures, retry_s=config.l2.breaker_retry_s)
+            self._tier = L2Tier(l2, breaker, clock, next_version=versions.next)
+        self._links = PeerLinks(
+            placement=placement,
+            cluster=config.cluster.name,
+            clock=clock,
+            execute=lambda batch, reply: self._node.execute(batch, reply, from_peer=True),
+            heartbeat_s=config.cluster.heartbeat_s,
+        )
+        self._node = Node(
+            placement=placement,
+            namespaces=namespaces,
+            peers=self._links,
+            tier=self._tier,
+            clock=clock,
+            versions=versions,
+            call_timeout_s=config.limits.call_timeout_s,
+        )
+        self._membership = make_membership(config, placement, clock, self._links)
+        self._links.events = self._membership
+        limits = config.limits
+        self._sessions = SessionService(
+            self._node,
+            SessionLimits(
+                max_sessions=limits.max_sessions,
+                max_batch_keys=limits.max_batch_keys,
+                max_frame_bytes=limits.max_frame_bytes,
+            ),
+        )
+        self._loops = Loops(self._node, self._sessions.reap)
+
+    def _add_services(self) -> None:
+        server, node = self._grpc, self._node
+        session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
+        cache_pb2_grpc.add_CacheServiceServicer_to_server(
+            CacheService(node, max_batch_keys=self.config.limits.max_batch_keys), server
+        )
+        peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminService(self._placement, self.stats, self._links.silences), server
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._placement.listeners.append(lambda _former, _view: self._report_health())
+        if self.config.node.reflection:
+            _add_reflection(server)
+
+    def _report_health(self) -> None:
+        asyncio.get_running_loop().create_task(self._set_health(ready=self.ready))
+
+    async def _set_health(self, *, ready: bool) -> None:
+        state = health_pb2.HealthCheckResponse
+        serving = state.SERVING if ready else state.NOT_SERVING
+        await self._health.set("", serving)
+        await self._health.set("readiness", serving)
+        await self._health.set("liveness", state.SERVING)
+        await self._health.set("startup", serving)
+
+    @property
+    def ready(self) -> bool:
+        """True if the node is in the view and not stopping."""
+        return not self._stopping and self._placement.ready
+
+    @property
+    def live(self) -> bool:
+        """False if the event loop has not come round for ten seconds."""
+        return self._node.clock.now() - self._loops.ticked_at < _STUCK_S
+
+    @property
+    def node(self) -> Node:
+        """The node itself."""
+        return self._node
+
+    def stats(self) -> NodeStats:
+        """Return the present counters."""
+        node, memory = self._node, self._node.namespaces.memory
+        view = self._placement.view
+        return NodeStats(
+            node_id=self._placement.me.id,
+            incarnation=self._placement.me.incarnation,
+            version=__version__,
+            uptime_s=time.monotonic() - self._started_at,
+            max_bytes=memory.max_bytes,
+            used_bytes=memory.used_bytes,
+            sessions=len(self._sessions),
+            l2_state=self._tier.state if self._tier is not None else "off",
+            l2_errors=self._tier.errors if self._tier is not None else 0,
+            forwarded=node.forwarded,
+            view_epoch=self._placement.epoch,
+            members=len(view.members) if view is not None else 0,
+            namespaces=tuple(_counters(namespace) for namespace in node.namespaces),
+            errors={reason.name.lower(): count for reason, count in node.failures.items()},
+        )
+
+    def _metrics(self) -> CollectorRegistry:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(NodeCollector(self.stats))
+        return registry
+
+    async def stop(self) -> None:
+        """Leave the cluster, let what is in flight finish, and end. Bounded by the configured grace."""
+        if self._stopping:
+            return
+        self._stopping = True
+        grace_s = self.config.limits.stop_grace_s
+        _log.info("stopping", grace_s=grace_s)
+        await self._set_health(ready=False)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._membership.stop()
+                await self._sessions.drain(grace_s / 2)
+        await self._links.stop()
+        await self._loops.stop()
+        await self._grpc.stop(min(1.0, grace_s))
+        if self._tier is not None:
+            await self._tier.close()
+        await self._membership.close()
+        await self._http.stop()
+        _log.info("stopped")
+
+
+def _counters(namespace: Any) -> NamespaceCounters:
+    store = namespace.store
+    return NamespaceCounters(
+        name=namespace.policy.name,
+        entries=len(store),
+        used_bytes=store.used_bytes,
+        l1_hits=namespace.l1_hits,
+        l2_hits=namespace.l2_hits,
+        misses=namespace.misses,
+        sets=namespace.sets,
+        deletes=namespace.deletes,
+        evictions=store.evictions,
+        expirations=store.expirations,
+    )
+
+
+def _options(config: NodeConfig) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.limits.max_frame_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", 1_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 5_000),
+        ("grpc.server_handshake_timeout_ms", 3_000),
+    ]
+
+
+def _bind(server: aio.Server, listen: str, advertise: str) -> str:
+    """Bind the listener; return the address that others should use."""
+    host, _, port = listen.rpartition(":")
+    try:
+        bound = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {listen}: is the port in use? ({error})") from None
+    if not bound:
+        raise OSError(f"cannot listen on {listen}: is the port in use?")
+    if advertise:
+        name, colon, named = advertise.rpartition(":")
+        return advertise if colon and named != "0" else f"{name or advertise}:{bound}"
+    if host in ("0.0.0.0", "[::]", ""):  # noqa: S104 - compared, not bound
+        host = socket.gethostname()
+    return f"{host}:{bound if port == '0' else port}"
+
+
+def _add_reflection(server: aio.Server) -> None:
+    from grpc_reflection.v1alpha import reflection
+
+    from cachenode_api.v1 import admin_pb2, cache_pb2, session_pb2
+
+    names = [
+        cache_pb2.DESCRIPTOR.services_by_name["CacheService"].full_name,
+        session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+        admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+        reflection.SERVICE_NAME,
+    ]
+    reflection.enable_server_reflection(names, server)
+
+
+def run(config: NodeConfig, *, ready_json: bool = False) -> int:
+    """Run a node until a signal stops it. SIGTERM or SIGINT drains it; a second one ends it at once.
+
+    Args:
+        config: Validated configuration.
+        ready_json: Print one JSON line with id, address, http and pid on standard output once the node is in a view.
+
+    Returns:
+        The exit code: 0 after a clean stop, 1 if the node could not start.
+    """
+    configure_logs(config.log.level, config.log.format, config.node.id)
+    return asyncio.run(_run(config, ready_json=ready_json))
+
+
+async def _run(config: NodeConfig, *, ready_json: bool) -> int:
+    server = Server(config)
+    asked = asyncio.Event()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            os._exit(130)
+        asked.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await server.start()
+    except OSError as error:
+        print(f"cachenode: {error}", file=sys.stderr)  # noqa: T201 - the process's last word
+        return 1
+    announcing = asyncio.create_task(_announce(server)) if ready_json else None
+    await asked.wait()
+    if announcing is not None:
+        announcing.cancel()
+    await server.stop()
+    return 0
+
+
+async def _announce(server: Server) -> None:
+    while not server.ready:
+        await asyncio.sleep(0.02)
+    line = {
+        "id": server.config.node.id,
+        "address": server.address,
+        "http": server.http_address,
+        "pid": os.getpid(),
+    }
+    print(json.dumps(line), flush=True)  # noqa: T201 - for whoever started the process

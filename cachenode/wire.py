@@ -1,0 +1,195 @@
+"""Between the wire's messages and the node's values; the only such place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode_api.keys import DEFAULT_NAMESPACE
+from cachenode_api.reasons import Reason
+from cachenode_api.v1 import common_pb2 as pb
+from cachenode_api.view import Member, View
+
+__all__ = [
+    "BadBatch",
+    "batch_from_wire",
+    "batch_to_wire",
+    "member_from_wire",
+    "member_to_wire",
+    "merge_reply",
+    "replies_to_wire",
+    "view_from_wire",
+    "view_to_wire",
+]
+
+_OPERATIONS = {operation.value: operation for operation in Operation}
+
+
+class BadBatch(ValueError):
+    """A batch whose columns do not fit together. Its text names the column and the limit."""
+
+
+def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
+    """Return the batch of a message.
+
+    Raises:
+        BadBatch: The operation is unknown, there are no keys or too many, or a column has a wrong length.
+    """
+    operation = _OPERATIONS.get(message.operation)
+    if operation is None:
+        raise BadBatch("operation: unknown to this node")
+    keys = list(message.keys)
+    count = len(keys)
+    if not 0 < count <= max_keys:
+        raise BadBatch(f"keys: {count:,} in one batch, must be 1 to {max_keys:,}")
+    if operation is Operation.GET:
+        return Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
+    values, flags, ttls_ms = list(message.values), list(message.flags), list(message.ttls_ms)
+    if len(values) != (count if operation is Operation.SET else 0):
+        raise BadBatch(f"values: {len(values):,} for {count:,} keys")
+    if len(flags) not in (0, count):
+        raise BadBatch(f"flags: {len(flags):,} for {count:,} keys")
+    if len(ttls_ms) not in (0, 1, count):
+        raise BadBatch(f"ttls_ms: {len(ttls_ms):,} for {count:,} keys")
+    return Batch(
+        operation=operation,
+        namespace=message.namespace or DEFAULT_NAMESPACE,
+        keys=keys,
+        values=values,
+        flags=flags,
+        ttls_ms=ttls_ms,
+        timeout_s=message.timeout_ms / 1_000,
+    )
+
+
+def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
+    """Return the message of a batch."""
+    return pb.Batch(
+        id=batch_id,
+        operation=batch.operation.value,  # type: ignore[arg-type]
+        namespace=batch.namespace,
+        keys=batch.keys,
+        values=batch.values,
+        flags=batch.flags,
+        ttls_ms=batch.ttls_ms,
+        timeout_ms=int(batch.timeout_s * 1_000),
+    )
+
+
+def replies_to_wire(batch_id: int, result: BatchResult, *, max_bytes: int) -> Iterator[pb.Reply]:
+    """Return the messages of a result: one, or several when its records would not fit in one frame."""
+    records = result.records
+    if not records or sum(map(len, records)) <= max_bytes:
+        yield _reply(batch_id, result)
+        return
+    first, size = 0, 0
+    for at, record in enumerate(records):
+        if at > first and size + len(record) > max_bytes:
+            yield _reply(batch_id, _slice(result, first, at))
+            first, size = at, 0
+        size += len(record)
+    yield _reply(batch_id, _slice(result, first, len(records)))
+
+
+def _slice(result: BatchResult, first: int, last: int) -> BatchResult:
+    indices = range(len(result.records)) if result.indices is None else result.indices
+    return BatchResult(
+        indices=indices[first:last],
+        records=result.records[first:last],
+        failures={at - first: failure for at, failure in result.failures.items() if first <= at < last},
+        layers=result.layers[first:last] if result.layers else None,
+        now_s=result.now_s,
+    )
+
+
+def _reply(batch_id: int, result: BatchResult) -> pb.Reply:
+    reply = pb.Reply(id=batch_id, records=result.records, versions=result.versions, now_s=result.now_s)
+    if result.indices is not None:
+        reply.indices.extend(result.indices)
+    if result.layers is not None:
+        reply.layers.extend(result.layers)
+    if result.failures:
+        empty = Failure(Reason.OK)
+        count = len(result.records) or len(result.versions)
+        failures = [result.failures.get(at, empty) for at in range(count)]
+        reply.reasons.extend([failure.reason.value for failure in failures])
+        reply.details.extend([failure.detail for failure in failures])
+    return reply
+
+
+def merge_reply(into: BatchResult, reply: pb.Reply, count: int) -> int:
+    """Put a reply's part into the result of a whole batch of `count` keys. Return how many keys it answered.
+
+    Raises:
+        ValueError: The reply names a key that the batch does not have.
+    """
+    indices: Sequence[int] = reply.indices or range(count)
+    into.now_s = reply.now_s
+    _spread(into.records, indices, reply.records)
+    _spread(into.versions, indices, reply.versions)
+    if into.layers is not None:
+        _spread(into.layers, indices, reply.layers or [1] * len(indices))
+    if reply.reasons:
+        for at, index in enumerate(indices):
+            if reply.reasons[at]:
+                into.failures[index] = Failure(_reason(reply.reasons[at]), reply.details[at])
+    return len(indices)
+
+
+def _spread(column: Sequence[Any], indices: Sequence[int], values: Sequence[Any]) -> None:
+    if not values:
+        return
+    if len(values) != len(indices):
+        raise ValueError("reply: columns of different lengths")
+    for index, value in zip(indices, values, strict=True):
+        column[index] = value  # type: ignore[index]
+
+
+def _reason(number: int) -> Reason:
+    try:
+        return Reason(number)
+    except ValueError:
+        return Reason.INTERNAL
+
+
+def member_to_wire(member: Member) -> pb.Member:
+    """Return the message of a member."""
+    return pb.Member(
+        id=member.id,
+        incarnation=member.incarnation,
+        address=member.address,
+        http_address=member.http_address,
+        weight=member.weight,
+    )
+
+
+def member_from_wire(message: pb.Member) -> Member:
+    """Return the member of a message."""
+    return Member(message.id, message.incarnation, message.address, message.http_address, message.weight or 1)
+
+
+def view_to_wire(view: View) -> pb.View:
+    """Return the message of a view."""
+    return pb.View(
+        epoch=view.epoch,
+        ring_seed=view.ring_seed,
+        ring_hash=view.ring_hash,
+        vnodes=view.vnodes,
+        members=[member_to_wire(member) for member in view.members],
+    )
+
+
+def view_from_wire(message: pb.View) -> View:
+    """Return the view of a message.
+
+    Raises:
+        InvalidView: It breaks the contract.
+    """
+    return View(
+        epoch=message.epoch,
+        ring_seed=message.ring_seed,
+        ring_hash=message.ring_hash,
+        vnodes=message.vnodes,
+        members=tuple(member_from_wire(member) for member in message.members),
+    )

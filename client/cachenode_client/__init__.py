@@ -1,0 +1,45 @@
+"""The client of a cachenode cluster: `CacheClient` here for asyncio, in `cachenode_client.blocking` for threads."""
+
+from __future__ import annotations
+
+from cachenode_client._client import CacheClient
+from cachenode_client._results import Lookup
+from cachenode_client.errors import (
+    CacheError,
+    CacheTimeout,
+    CacheUnavailable,
+    ClientClosed,
+    DecodeError,
+    ForkedClient,
+    InvalidArgument,
+    InvalidKey,
+    InvalidNamespace,
+    InvalidTtl,
+    ManyFailed,
+    NodeError,
+    Overloaded,
+    Unserializable,
+    ValueTooLarge,
+)
+from cachenode_client.serializers import Serializer
+
+__all__ = [
+    "CacheClient",
+    "CacheError",
+    "CacheTimeout",
+    "CacheUnavailable",
+    "ClientClosed",
+    "DecodeError",
+    "ForkedClient",
+    "InvalidArgument",
+    "InvalidKey",
+    "InvalidNamespace",
+    "InvalidTtl",
+    "Lookup",
+    "ManyFailed",
+    "NodeError",
+    "Overloaded",
+    "Serializer",
+    "Unserializable",
+    "ValueTooLarge",
+]

@@ -1,0 +1,194 @@
+"""Batches under way: which caller waits for which key of which batch, and how a reply reaches them.
+
+Calls made in one turn of the loop with the same operation, namespace and timeout join one open batch (`EachBatch`); a call with many keys is a
+batch of its own (`ManyBatch`). Both are answered by one or more replies, each key once. A waiter is anything with a future's
+``done``, ``set_result`` and ``set_exception``: asyncio futures here, a lock-based one in the blocking client.
+
+The timeout belongs to the batch, not to the call: one timer for all calls that left together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cachenode_client.errors import CacheError, NodeError, from_reason
+
+from cachenode_api.v1 import common_pb2 as pb
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter"]
+
+GET = pb.OPERATION_GET
+SET = pb.OPERATION_SET
+DELETE = pb.OPERATION_DELETE
+TOUCH = pb.OPERATION_TOUCH
+
+Group = tuple[int, str, float, bool]
+"""What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted."""
+
+
+class Waiter(Protocol):
+    """Who waits for the result of one key."""
+
+    def done(self) -> bool:
+        """Return True if nobody waits any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Hand over the result."""
+
+    def set_exception(self, exception: CacheError, /) -> None:
+        """Hand over the failure."""
+
+
+class PendingBatch:
+    """A batch with its columns and its state."""
+
+    __slots__ = ("flags", "group", "id", "keys", "left", "sent", "size", "timer", "ttls_ms", "values")
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.id = 0
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
+        self.flags: list[int] = []
+        self.ttls_ms: list[int] = []
+        self.size = 0
+        self.left = 0
+        self.sent = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    def to_wire(self) -> pb.Batch:
+        """Return the message, and take note that the batch is sent."""
+        self.sent = True
+        self.left = len(self.keys)
+        operation, namespace, timeout_s, _ = self.group
+        return pb.Batch(
+            id=self.id,
+            operation=operation,  # type: ignore[arg-type]
+            namespace=namespace,
+            keys=self.keys,
+            values=self.values,
+            flags=self.flags,
+            ttls_ms=self.ttls_ms,
+            timeout_ms=int(timeout_s * 1_000),
+        )
+
+    def take(self, reply: pb.Reply) -> bool:
+        """Hand a reply to whom it concerns. Return True if the batch is complete."""
+        raise NotImplementedError
+
+    def fail(self, make_error: type[CacheError] | Any) -> None:
+        """Hand a failure to all who still wait."""
+        raise NotImplementedError
+
+
+class EachBatch(PendingBatch):
+    """Keys of many callers, a waiter each.
+
+    A GET's result is the record, empty if absent; with layers wanted it is (record, layer, now_s). A write's result is its version.
+    """
+
+    __slots__ = ("waiters",)
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(group)
+        self.waiters: list[Waiter] = []
+
+    def take(self, reply: pb.Reply) -> bool:
+        """Hand each answered key's result to its waiter."""
+        results: Sequence[Any] = reply.records or reply.versions
+        if self.group[3]:
+            layers, now_s = reply.layers, reply.now_s
+            results = [(record, layers[at] if layers else 1, now_s) for at, record in enumerate(results)]
+        waiters: Sequence[Waiter] = self.waiters
+        if reply.indices:
+            waiters = [waiters[index] for index in reply.indices]
+        if reply.reasons:
+            _deliver_some(waiters, results, reply)
+        else:
+            for waiter, result in zip(waiters, results, strict=True):
+                if not waiter.done():
+                    waiter.set_result(result)
+        self.left -= len(waiters)
+        return self.left <= 0
+
+    def fail(self, make_error: Any) -> None:
+        """Hand a failure to all who still wait; each gets an exception of its own."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(make_error())
+
+
+def _deliver_some(waiters: Sequence[Waiter], results: Sequence[Any], reply: pb.Reply) -> None:
+    for at, waiter in enumerate(waiters):
+        if waiter.done():
+            continue
+        if reply.reasons[at]:
+            waiter.set_exception(from_reason(reply.reasons[at], reply.details[at]))
+        else:
+            waiter.set_result(results[at])
+
+
+class ManyResult:
+    """Results of a call with many keys, by position in the call's share of keys."""
+
+    __slots__ = ("errors", "results")
+
+    def __init__(self, count: int) -> None:
+        self.results: list[Any] = [None] * count
+        self.errors: dict[int, CacheError] = {}
+
+
+class ManyBatch(PendingBatch):
+    """Many keys of one caller."""
+
+    __slots__ = ("result", "waiter")
+
+    def __init__(self, group: Group, waiter: Waiter) -> None:
+        super().__init__(group)
+        self.waiter = waiter
+        self.result: ManyResult | None = None
+
+    def take(self, reply: pb.Reply) -> bool:
+        """Collect the answered keys; hand all over when the last has come."""
+        results: Sequence[Any] = reply.records or reply.versions
+        if not reply.indices and not reply.reasons:
+            whole = ManyResult(0)
+            whole.results = list(results)
+            self._finish(whole)
+            return True
+        if self.result is None:
+            self.result = ManyResult(len(self.keys))
+        indices: Sequence[int] = reply.indices or range(len(self.keys))
+        for at, index in enumerate(indices):
+            if reply.reasons and reply.reasons[at]:
+                self.result.errors[index] = from_reason(reply.reasons[at], reply.details[at])
+            else:
+                self.result.results[index] = results[at]
+        self.left -= len(indices)
+        if self.left > 0:
+            return False
+        self._finish(self.result)
+        return True
+
+    def _finish(self, result: ManyResult) -> None:
+        if not self.waiter.done():
+            self.waiter.set_result(result)
+
+    def fail(self, make_error: Any) -> None:
+        """Fail the keys that have no result yet; those that have keep it."""
+        if self.waiter.done():
+            return
+        result = self.result or ManyResult(len(self.keys))
+        for index, value in enumerate(result.results):
+            if value is None and index not in result.errors:
+                result.errors[index] = make_error()
+        self._finish(result)
+
+
+def malformed() -> CacheError:
+    """Return the error for a reply that breaks the contract."""
+    return NodeError("The node sent a reply that does not fit the request.", reason="malformed_reply")

@@ -1,0 +1,62 @@
+"""Checks of what callers pass in. Each failure names the field and the limit, never a key or a value."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import PackageNotFoundError, version
+
+from cachenode_api.errors import ContractError
+from cachenode_api.keys import canonical_key, check_namespace
+from cachenode_api.records import NO_TTL_MS
+from cachenode_client.errors import InvalidArgument, InvalidTtl, from_contract
+
+__all__ = ["Key", "checked_key", "checked_namespace", "checked_timeout", "checked_ttl", "sdk_version"]
+
+Key = str | bytes
+
+_MAX_TTL_S = 100 * 365 * 86_400.0
+_MAX_TIMEOUT_S = 86_400.0
+
+
+def checked_key(key: Key) -> bytes:
+    """Return a key's bytes."""
+    try:
+        return canonical_key(key)
+    except ContractError as error:
+        raise from_contract(error) from None
+
+
+def checked_namespace(name: str) -> str:
+    """Return a namespace's name."""
+    try:
+        return check_namespace(name)
+    except ContractError as error:
+        raise from_contract(error) from None
+
+
+def checked_ttl(ttl_s: float | None) -> int:
+    """Return a TTL for the wire, in milliseconds, at least one."""
+    if ttl_s is None:
+        return 0
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, (int, float)):
+        raise InvalidTtl(f"ttl_s: must be a number of seconds, not {type(ttl_s).__name__}")
+    if ttl_s == math.inf:
+        return NO_TTL_MS
+    if not 0 < ttl_s <= _MAX_TTL_S:
+        raise InvalidTtl(f"ttl_s: must be above 0 and at most {_MAX_TTL_S:,.0f} seconds, or infinite; not {ttl_s:,}")
+    return max(1, round(ttl_s * 1_000))
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """Return a timeout."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= _MAX_TIMEOUT_S:
+        raise InvalidArgument("timeout_s: must be above 0 and at most 86,400 seconds")
+    return float(timeout_s)
+
+
+def sdk_version() -> str:
+    """Return the version of this distribution."""
+    try:
+        return version("cachenode-client")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,174 @@
+"""What both clients are apart from waiting: their options, the groups of their calls, and how results become values."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from cachenode_api.records import HEADER, HEADER_BYTES, STALE
+from cachenode_client import _fork
+from cachenode_client._address import parse_address
+from cachenode_client._batches import GET, SET, Group
+from cachenode_client._checks import Key, checked_key, checked_namespace, checked_timeout
+from cachenode_client._engine import Encoded
+from cachenode_client._results import Lookup
+from cachenode_client._stats import ClientStats
+from cachenode_client._values import DEFAULT_COMPRESS_FROM_BYTES, DEFAULT_MAX_VALUE_BYTES, Codec
+from cachenode_client.errors import CacheError, ClientClosed, ForkedClient, InvalidArgument, ManyFailed
+from cachenode_client.serializers import Serializer
+
+__all__ = ["ClientCore", "Detailed", "K", "many_keys", "many_values"]
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Key)
+
+Detailed = tuple[bytes, int, float]
+"""A record, its layer, and the clock against which its deadline counts."""
+
+_PLAIN = b"\x00\x00\x00\x00"
+_LAYERS: dict[int, Literal["l1", "l2"]] = {1: "l1", 2: "l2"}
+
+
+class ClientCore:
+    """Options, counters and the decoding of results; see `cachenode_client.CacheClient` for the arguments."""
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:7401",
+        *,
+        namespace: str = "",
+        timeout_s: float = 1.0,
+        on_error: Literal["raise", "miss"] = "raise",
+        serializer: str | Serializer = "json",
+        compression: str | None = None,
+        compress_from_bytes: int = DEFAULT_COMPRESS_FROM_BYTES,
+        max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
+        client_name: str = "",
+    ) -> None:
+        if on_error not in ("raise", "miss"):
+            raise InvalidArgument('on_error: must be "raise" or "miss"')
+        self._addresses = parse_address(address)
+        self._timeout_s = checked_timeout(timeout_s)
+        self._namespace = checked_namespace(namespace)
+        self._codec = Codec(
+            serializer,
+            compression=compression,
+            compress_from_bytes=compress_from_bytes,
+            max_value_bytes=max_value_bytes,
+        )
+        self._misses_on_error = on_error == "miss"
+        self._client_name = client_name
+        self._get_group: Group = (GET, self._namespace, self._timeout_s, False)
+        self._set_group: Group = (SET, self._namespace, self._timeout_s, False)
+        self._closed = False
+        self._forked = False
+        self._stats = ClientStats()
+        _fork.watch(weakref.ref(self))
+
+    def _after_fork(self) -> None:
+        """Forget what does not survive a fork; called in the child."""
+        self._forked = True
+
+    def _check_usable(self) -> None:
+        if self._forked:
+            raise ForkedClient
+        if self._closed:
+            raise ClientClosed
+
+    def _group(self, operation: int, namespace: str | None, timeout_s: float | None, *, detailed: bool = False) -> Group:
+        return (
+            operation,
+            self._namespace if namespace is None else checked_namespace(namespace),
+            self._timeout_s if timeout_s is None else checked_timeout(timeout_s),
+            detailed,
+        )
+
+    def _encoded(self, value: object) -> Encoded:
+        return self._codec.encode(value)
+
+    def _decode(self, record: bytes) -> Any:  # noqa: ANN401 - whatever was stored
+        flags = int.from_bytes(record[4:8], "little")
+        return self._codec.decode(record[HEADER_BYTES:], flags)
+
+    def _found(self, record: bytes, default: Any) -> Any:  # noqa: ANN401 - whatever was stored
+        """Return a record's value, or `default` if it is empty."""
+        if not record:
+            self._stats.misses += 1
+            return default
+        self._stats.hits += 1
+        if record[4:8] == _PLAIN:
+            return record[HEADER_BYTES:]
+        return self._decode(record)
+
+    def _looked_up(self, detailed: Detailed) -> Lookup:
+        record, layer, now_s = detailed
+        if not record:
+            self._stats.misses += 1
+            return Lookup(found=False)
+        self._stats.hits += 1
+        _, flags, version, deadline = HEADER.unpack_from(record)
+        return Lookup(
+            found=True,
+            value=self._decode(record),
+            version=version,
+            ttl_s=None if deadline == math.inf else max(0.0, deadline - now_s),
+            layer=_LAYERS.get(layer, "l1"),
+            stale=bool(flags & STALE),
+            flags=flags,
+        )
+
+    def _time_left(self, detailed: Detailed) -> float | None:
+        record, _, now_s = detailed
+        if not record:
+            return None
+        deadline: float = HEADER.unpack_from(record)[3]
+        return max(0.0, deadline - now_s)
+
+    def _found_many(self, keys: list[K], results: list[Any], errors: dict[int, CacheError]) -> dict[K, Any]:
+        found: dict[K, Any] = {}
+        decode, plain = self._decode, _PLAIN
+        for key, record in zip(keys, results, strict=True):
+            if record:
+                found[key] = record[HEADER_BYTES:] if record[4:8] == plain else decode(record)
+        self._stats.hits += len(found)
+        self._stats.misses += len(keys) - len(found) - len(errors)
+        return self._checked_many(found, {keys[at]: error for at, error in errors.items()})
+
+    def _stored_many(self, keys: list[K], results: list[Any], errors: dict[int, CacheError]) -> dict[K, int]:
+        done = {keys[at]: version for at, version in enumerate(results) if version and at not in errors}
+        self._stats.sets += len(done)
+        return self._checked_many(done, {keys[at]: error for at, error in errors.items()})
+
+    def _checked_many(self, done: dict[K, T], errors: dict[K, CacheError]) -> dict[K, T]:
+        if not errors:
+            return done
+        self._stats.errors += len(errors)
+        if not self._misses_on_error or any(is_callers_fault(error) for error in errors.values()):
+            raise ManyFailed(done, errors)
+        return done
+
+    def _missed(self, error: CacheError, instead: T) -> T:
+        """Return `instead` if the client takes errors for misses; raise otherwise."""
+        self._stats.errors += 1
+        if not self._misses_on_error or is_callers_fault(error):
+            raise error
+        return instead
+
+
+def is_callers_fault(error: CacheError) -> bool:
+    """Return True for what is raised even when errors count as misses: the program must be corrected."""
+    return isinstance(error, (InvalidArgument, ClientClosed, ForkedClient)) or error.reason == "wrong_loop"
+
+
+def many_keys(keys: Iterable[K]) -> tuple[list[K], list[bytes]]:
+    """Return the keys as given and as bytes."""
+    originals = list(keys)
+    return originals, [checked_key(key) for key in originals]
+
+
+def many_values(core: ClientCore, values: Mapping[K, Any]) -> tuple[list[K], list[bytes], list[Encoded]]:
+    """Return the keys as given, as bytes, and the encoded values; wrong ones are found before anything is sent."""
+    originals, raws = many_keys(values)
+    return originals, raws, [core._encoded(value) for value in values.values()]

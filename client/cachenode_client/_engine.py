@@ -1,0 +1,235 @@
+"""The machinery under both clients: sends keys to their owners, again if that is safe, until the time is over.
+
+Retries: a read, a delete and a touch may be sent again whatever happened. A set may be sent again only if it surely was not done:
+done twice it could bring an older value back over a newer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from cachenode_api.keys import MAX_KEY_BYTES
+from cachenode_client._backoff import RetryBudget, Schedule
+from cachenode_client._batches import SET, Group, ManyBatch, ManyResult, Waiter
+from cachenode_client._router import Router
+from cachenode_client.errors import (
+    CacheError,
+    CacheTimeout,
+    CacheUnavailable,
+    InvalidArgument,
+    Overloaded,
+    ValueTooLarge,
+)
+
+if TYPE_CHECKING:
+    from cachenode_client._address import Addresses
+    from cachenode_client._session import Session
+    from cachenode_client._stats import ClientStats
+
+__all__ = ["Encoded", "Engine", "may_retry"]
+
+Encoded = tuple[bytes, int]
+"""A value's bytes and its flags."""
+
+_RETRIES = Schedule(first_s=0.02, max_s=0.25, retries=5)
+_PORTION_BYTES = 1 << 20
+_PORTION_KEYS = 4_096
+
+
+class Engine:
+    """Sends keys to the cluster, from one event loop.
+
+    Args:
+        addresses: Where to begin.
+        client_name: Told to the nodes.
+        sdk_version: Told to the nodes.
+        stats: Gets the retries.
+    """
+
+    def __init__(self, addresses: Addresses, *, client_name: str, sdk_version: str, stats: ClientStats) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.router = Router(addresses, client_name=client_name, sdk_version=sdk_version)
+        self._budget = RetryBudget()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._stats = stats
+        self._closed = False
+        self.router.start()
+
+    async def close(self) -> None:
+        """End all sessions."""
+        self._closed = True
+        await self.router.close()
+
+    def try_submit(self, group: Group, raw: bytes, waiter: Waiter, encoded: Encoded | None, ttl_ms: int) -> bool:
+        """Send one key once, if there is a session for it. Return False if there is none."""
+        session = self.router.route(raw)
+        if session is None:
+            return False
+        if encoded is None:
+            session.submit(group, raw, waiter, ttl_ms=ttl_ms)
+        else:
+            check_frame(session, len(encoded[0]))
+            session.submit(group, raw, waiter, value=encoded[0], flags=encoded[1], ttl_ms=ttl_ms)
+        return True
+
+    async def persist(
+        self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0, *, retry: int = -1
+    ) -> Any:
+        """Send one key, again if that is safe and promises something, until the call's time is over.
+
+        Args:
+            group: What the call shares with others.
+            raw: The key.
+            encoded: The value of a set.
+            ttl_ms: The life of a set or touch.
+            retry: How many tries have failed already, less one.
+        """
+        deadline = self.loop.time() + group[2]
+        self._budget.record_call()
+        while True:
+            if retry >= 0:
+                await self._back_off(retry, deadline)
+            left = deadline - self.loop.time()
+            if left <= 0:
+                raise CacheTimeout
+            future: asyncio.Future[Any] = self.loop.create_future()
+            timed = group if retry < 0 else (group[0], group[1], left, group[3])
+            if not self.try_submit(timed, raw, future, encoded, ttl_ms):
+                await self.router.wait_route(raw, left)
+                continue
+            try:
+                return await future
+            except CacheError as error:
+                if not may_retry(group[0], error) or self._closed or not self._worth_it(retry + 1, deadline):
+                    raise
+                retry += 1
+
+    def _worth_it(self, retry: int, deadline: float) -> bool:
+        if retry >= (_RETRIES.retries or 0) or self.loop.time() + _RETRIES.first_s >= deadline:
+            return False
+        return self._budget.try_spend(self.loop.time())
+
+    async def _back_off(self, retry: int, deadline: float) -> None:
+        self._stats.retries += 1
+        delay = _RETRIES.delay_s(retry, self._rng, now=self.loop.time(), deadline=deadline)
+        if delay is None:
+            raise CacheTimeout
+        await asyncio.sleep(delay)
+
+    async def many(
+        self, group: Group, raws: list[bytes], encoded: list[Encoded] | None = None, ttl_ms: int = 0
+    ) -> tuple[list[Any], dict[int, CacheError]]:
+        """Send many keys, a batch per owner; what may be sent again goes key by key."""
+        router = self.router
+        results: list[Any] = [None] * len(raws)
+        errors: dict[int, CacheError] = {}
+        if not raws:
+            return results, errors
+        try:
+            shares = await self._shares(router, raws, group[2])
+        except CacheError as error:
+            return results, dict.fromkeys(range(len(raws)), error)
+        if encoded is not None:
+            for session, indices in shares.items():
+                for index in indices:
+                    check_frame(session, len(encoded[index][0]))
+        waiting: list[tuple[list[int], Awaitable[ManyResult]]] = []
+        for session, indices in shares.items():
+            for part in parts(indices, encoded):
+                waiting.append((part, self._send_many(session, group, raws, part, encoded, ttl_ms)))
+        for part, done in waiting:
+            result = await done
+            for at, index in enumerate(part):
+                results[index] = result.results[at]
+            for at, error in result.errors.items():
+                errors[part[at]] = error
+        if errors:
+            await self._mend(group, raws, encoded, ttl_ms, results, errors)
+        return results, errors
+
+    async def _shares(self, router: Router, raws: list[bytes], timeout_s: float) -> dict[Session, list[int]]:
+        shares: dict[Session, list[int]] = {}
+        for index, raw in enumerate(raws):
+            session = router.route(raw) or await router.wait_route(raw, timeout_s)
+            share = shares.get(session)
+            if share is None:
+                share = shares[session] = []
+            share.append(index)
+        return shares
+
+    def _send_many(
+        self,
+        session: Session,
+        group: Group,
+        raws: list[bytes],
+        part: list[int],
+        encoded: list[Encoded] | None,
+        ttl_ms: int,
+    ) -> Awaitable[ManyResult]:
+        future: asyncio.Future[ManyResult] = self.loop.create_future()
+        batch = ManyBatch(group, future)
+        batch.keys = [raws[index] for index in part]
+        batch.size = sum(map(len, batch.keys))
+        if encoded is not None:
+            batch.values = [encoded[index][0] for index in part]
+            batch.flags = [encoded[index][1] for index in part]
+            batch.size += sum(map(len, batch.values))
+        if ttl_ms:
+            batch.ttls_ms = [ttl_ms]
+        session.submit_many(group, batch)
+        return future
+
+    async def _mend(
+        self,
+        group: Group,
+        raws: list[bytes],
+        encoded: list[Encoded] | None,
+        ttl_ms: int,
+        results: list[Any],
+        errors: dict[int, CacheError],
+    ) -> None:
+        """Try again the keys of a batch that may be tried again."""
+
+        async def again(index: int) -> None:
+            value = encoded[index] if encoded is not None else None
+            try:
+                results[index] = await self.persist(group, raws[index], value, ttl_ms, retry=0)
+                del errors[index]
+            except CacheError as error:
+                errors[index] = error
+
+        failed = [index for index, error in errors.items() if may_retry(group[0], error)]
+        if failed and self._budget.try_spend(self.loop.time()):
+            await asyncio.gather(*(again(index) for index in failed))
+
+
+def may_retry(operation: int, error: CacheError) -> bool:
+    """Return True if the same call may be sent again after this failure."""
+    if isinstance(error, (CacheTimeout, InvalidArgument)):
+        return False
+    if error.retryable:
+        return True
+    lost = isinstance(error, CacheUnavailable) or error.reason == "uncertain"
+    return lost and operation != SET and not isinstance(error, Overloaded)
+
+
+def parts(indices: list[int], encoded: list[Encoded] | None) -> list[list[int]]:
+    """Return the indices in portions that fit in a frame each."""
+    portions: list[list[int]] = [[]]
+    size = 0
+    for index in indices:
+        size += len(encoded[index][0]) if encoded is not None else MAX_KEY_BYTES // 8
+        if portions[-1] and (size > _PORTION_BYTES or len(portions[-1]) >= _PORTION_KEYS):
+            portions.append([])
+            size = 0
+        portions[-1].append(index)
+    return portions
+
+
+def check_frame(session: Session, size: int) -> None:
+    """Raise if a value does not fit in one frame of the node."""
+    if size > session.max_value_bytes:
+        raise ValueTooLarge(f"value: {size:,} bytes exceed the node's limit of {session.max_value_bytes:,} bytes")

@@ -1,0 +1,231 @@
+"""The cluster as a client sees it: the newest view, its ring, and a session per member.
+
+The first session to any seed brings a view; from then on there is a session to each member, redialled for as long as it is one. A key goes to its
+owner's session; while that is down, to any other: that node asks the owner, or L2 in its place. If every session is lost, the seeds are dialled again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import TYPE_CHECKING
+
+from cachenode_client._backoff import Schedule
+from cachenode_client._session import Session
+from cachenode_client.errors import CacheError, CacheUnavailable
+
+from cachenode_api.errors import InvalidView
+from cachenode_api.ring import Ring
+from cachenode_api.view import Member, View
+
+if TYPE_CHECKING:
+    from cachenode_client._address import Addresses
+
+    from cachenode_api.v1 import common_pb2
+    from cachenode_api.v1.session_pb2 import ServerFrame
+
+__all__ = ["Router"]
+
+_REDIAL = Schedule(first_s=0.1, max_s=2.0, retries=None)
+_LEAVE_S = 5.0
+_NEXT_SEED_S = 0.25
+
+
+class Router:
+    """Keeps sessions to the members and says which one a key goes to.
+
+    Args:
+        addresses: Where to begin.
+        client_name: Told to the nodes.
+        sdk_version: Told to the nodes.
+    """
+
+    def __init__(self, addresses: Addresses, *, client_name: str, sdk_version: str) -> None:
+        self.view: View | None = None
+        self._addresses = addresses
+        self._client_name = client_name
+        self._sdk_version = sdk_version
+        self._ring: Ring | None = None
+        self._ready: dict[str, Session] = {}
+        self._any: Session | None = None
+        self._only = False
+        self._changed = asyncio.Event()
+        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._sessions: set[Session] = set()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._last_error = "no node has answered yet"
+
+    def start(self) -> None:
+        """Begin to dial the seeds."""
+        self._dialers["seeds"] = asyncio.create_task(self._find())
+
+    async def close(self) -> None:
+        """End all sessions."""
+        dialers = list(self._dialers.values())
+        self._dialers.clear()
+        for task in dialers:
+            task.cancel()
+        await asyncio.gather(*dialers, return_exceptions=True)
+        self._ready.clear()
+        self._any = None
+
+    # Routing.
+
+    def route(self, key: bytes) -> Session | None:
+        """Return the session of the key's owner, else any that is ready, else None."""
+        if self._only or self._ring is None:
+            return self._any
+        return self._ready.get(self._ring.owner(key) or "") or self._any
+
+    async def wait_route(self, key: bytes, timeout_s: float) -> Session:
+        """Return a session for the key, waiting for one to become ready.
+
+        Raises:
+            CacheUnavailable: None did in time.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    session = self.route(key)
+                    if session is not None:
+                        return session
+                    self._changed.clear()
+                    await self._changed.wait()
+        raise CacheUnavailable(
+            f"No node can be reached ({self._last_error}); check the client's address and that the nodes run.",
+            reason="no_node",
+        )
+
+    @property
+    def ready_count(self) -> int:
+        """Sessions that are ready."""
+        return len(self._ready)
+
+    @property
+    def frames_sent(self) -> int:
+        """Frames sent over the sessions that are open now."""
+        return sum(session.frames_sent for session in self._sessions)
+
+    def _refresh(self) -> None:
+        self._any = next((session for session in self._ready.values() if session.ready), None)
+        self._only = self.view is not None and len(self.view.members) == 1 and self._any is not None
+        self._changed.set()
+
+    # Sessions.
+
+    async def _find(self) -> None:
+        """Dial the seeds, and the members known before, until one answers; again whenever no session is left.
+
+        The next address is tried when the one before has not answered within a quarter of a second, so that a dead seed costs no more than that.
+        """
+        attempt = 0
+        holding: set[asyncio.Task[bool]] = set()
+        try:
+            while True:
+                for address in [] if self._ready else await self._candidates():
+                    holding.add(asyncio.create_task(self._hold(address)))
+                    self._changed.clear()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _NEXT_SEED_S)
+                    if self._ready:
+                        break
+                attempt = 0 if self._ready else attempt + 1
+                holding = {task for task in holding if not task.done()}
+                await asyncio.sleep(_REDIAL.limit_s(min(attempt, 3)) * self._rng.uniform(0.5, 1.0))
+        finally:
+            for task in holding:
+                task.cancel()
+            await asyncio.gather(*holding, return_exceptions=True)
+
+    async def _candidates(self) -> list[str]:
+        known = [member.address for member in self.view.members] if self.view else []
+        seeds = list(self._addresses.seeds)
+        if self._addresses.dns is not None:
+            host, port = self._addresses.dns
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+            except OSError as error:
+                self._last_error = f"DNS look-up failed: {error.strerror or type(error).__name__}"
+                found = []
+            for *_, address in found:
+                seeds.append(f"[{address[0]}]:{address[1]}" if ":" in str(address[0]) else f"{address[0]}:{address[1]}")
+        self._rng.shuffle(seeds)
+        return list(dict.fromkeys(seeds + known))
+
+    async def _keep(self, member: Member) -> None:
+        """Hold a session to a member for as long as it is one."""
+        attempt = 0
+        while True:
+            if member.id not in self._ready:
+                lasted = await self._hold(member.address)
+                attempt = 0 if lasted else attempt + 1
+            await asyncio.sleep(_REDIAL.limit_s(min(attempt, 5)) * self._rng.uniform(0.5, 1.0))
+
+    async def _hold(self, address: str) -> bool:
+        """Hold one session until it ends. Return True if it was ever ready."""
+        session = Session(
+            address, client_name=self._client_name, sdk_version=self._sdk_version, on_frame=self._frame
+        )
+        self._sessions.add(session)
+        greeted = False
+        try:
+            await session.run()
+        except CacheError as error:
+            self._last_error = str(error).rstrip(".")
+        finally:
+            self._sessions.discard(session)
+            greeted = bool(session.node_id)
+            if self._ready.get(session.node_id) is session:
+                del self._ready[session.node_id]
+            self._refresh()
+        return greeted
+
+    def _frame(self, session: Session, frame: ServerFrame) -> None:
+        if frame.HasField("hello"):
+            self._ready[session.node_id] = session
+        if frame.HasField("view"):
+            self._take_view(frame.view)
+        if frame.draining and self._ready.get(session.node_id) is session and len(self._ready) > 1:
+            del self._ready[session.node_id]
+        self._refresh()
+
+    def _take_view(self, message: common_pb2.View) -> None:
+        if self.view is not None and message.epoch <= self.view.epoch and self._ready_elsewhere():
+            return
+        try:
+            view = View(
+                epoch=message.epoch,
+                ring_seed=message.ring_seed,
+                ring_hash=message.ring_hash,
+                vnodes=message.vnodes,
+                members=tuple(
+                    Member(m.id, m.incarnation, m.address, m.http_address, m.weight or 1) for m in message.members
+                ),
+            )
+        except InvalidView as error:
+            self._last_error = str(error)
+            return
+        self.view, self._ring = view, Ring(view)
+        self._adjust(view)
+
+    def _ready_elsewhere(self) -> bool:
+        """Return True if a member of the present view is connected, so that an older epoch elsewhere is only late.
+
+        If none is, this may be another life of the cluster, whose epochs began anew.
+        """
+        return self.view is not None and any(member.id in self._ready for member in self.view.members)
+
+    def _adjust(self, view: View) -> None:
+        """Hold a session to each member, and to no others."""
+        for member in view.members:
+            name = f"{member.id} {member.incarnation} {member.address}"
+            if name not in self._dialers:
+                self._dialers[name] = asyncio.create_task(self._keep(member))
+        wanted = {f"{m.id} {m.incarnation} {m.address}" for m in view.members} | {"seeds"}
+        for name in set(self._dialers) - wanted:
+            asyncio.get_running_loop().call_later(_LEAVE_S, self._dialers.pop(name).cancel)
+
+    def __repr__(self) -> str:
+        epoch = self.view.epoch if self.view else 0
+        return f"<Router epoch={epoch} ready={len(self._ready)}>"

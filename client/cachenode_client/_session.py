@@ -1,0 +1,276 @@
+"""A session: one long-lived stream to one node.
+
+A gRPC message costs a few hundred microseconds in Python whatever it carries. So nothing is sent at once: calls join open batches, and the writer, woken
+once, sends all that has gathered in the turn as one frame. While a frame is being written the next one gathers.
+
+Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a heartbeat goes out; if nothing was heard for
+two seconds the session is over. A check that itself comes late proves only that *this* process was held up, so it is skipped.
+
+The stream is always cancelled at the end: grpcio 1.83 and later otherwise keep the handler of a dropped stream running on the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from cachenode_client._batches import EachBatch, Group, ManyBatch, PendingBatch, Waiter, malformed
+from cachenode_client.errors import CacheTimeout, CacheUnavailable
+from grpc import aio
+
+from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
+
+if TYPE_CHECKING:
+    from cachenode_api.v1.session_pb2 import ServerFrame
+
+__all__ = ["Session"]
+
+HEARTBEAT_S = 0.5
+SILENCE_S = 2.0
+_BATCH_KEYS = 4_096
+_BATCH_BYTES = 1 << 20
+_FRAME_BYTES = 2 << 20
+_DEFAULT_FRAME_LIMIT = 4 << 20
+_FRAME_OVERHEAD = 4_096
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class Session:
+    """One stream to one node.
+
+    Args:
+        address: The node's host:port.
+        client_name: Told to the node, for people.
+        sdk_version: Told to the node.
+        on_frame: Called with each frame that holds a hello, a view or the word that the node leaves.
+    """
+
+    def __init__(
+        self, address: str, *, client_name: str, sdk_version: str, on_frame: Callable[[Session, ServerFrame], None]
+    ) -> None:
+        self.address = address
+        self.node_id = ""
+        self.incarnation = ""
+        self.ready = False
+        self.max_value_bytes = _DEFAULT_FRAME_LIMIT - _FRAME_OVERHEAD
+        self.frames_sent = 0
+        self._on_frame = on_frame
+        self._hello: session_pb2.ClientHello | None = session_pb2.ClientHello(
+            client_name=client_name, sdk_version=sdk_version
+        )
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[Group, PendingBatch] = {}
+        self._queue: list[PendingBatch] = []
+        self._sent: dict[int, PendingBatch] = {}
+        self._next_id = 0
+        self._wake: asyncio.Future[None] | None = None
+        self._heartbeat: common_pb2.Heartbeat | None = None
+        self._heard_at = self._loop.time()
+        self._closing = False
+
+    # Calls.
+
+    def submit(
+        self, group: Group, key: bytes, waiter: Waiter, *, value: bytes | None = None, flags: int = 0, ttl_ms: int = 0
+    ) -> None:
+        """Let one key join the open batch of its group. The waiter gets the result, a failure, or a timeout."""
+        batch = self._open.get(group)
+        if batch is None:
+            batch = self._open[group] = EachBatch(group)
+            self._enqueue(batch)
+        assert isinstance(batch, EachBatch)
+        batch.keys.append(key)
+        batch.waiters.append(waiter)
+        batch.size += len(key)
+        if value is not None:
+            batch.values.append(value)
+            batch.flags.append(flags)
+            batch.size += len(value)
+        if ttl_ms or batch.ttls_ms:
+            self._add_ttl(batch, ttl_ms)
+        if batch.size > _BATCH_BYTES or len(batch.keys) >= _BATCH_KEYS:
+            del self._open[group]
+
+    def _add_ttl(self, batch: PendingBatch, ttl_ms: int) -> None:
+        before = len(batch.keys) - 1 - len(batch.ttls_ms)
+        if before:
+            batch.ttls_ms.extend([0] * before)
+        batch.ttls_ms.append(ttl_ms)
+
+    def submit_many(self, group: Group, batch: ManyBatch) -> None:
+        """Send a batch of one caller as it is."""
+        batch.group = group
+        self._enqueue(batch)
+
+    def _enqueue(self, batch: PendingBatch) -> None:
+        self._next_id += 1
+        batch.id = self._next_id
+        batch.timer = self._loop.call_later(batch.group[2], self._expire, batch)
+        self._queue.append(batch)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+
+    def _expire(self, batch: PendingBatch) -> None:
+        if self._open.get(batch.group) is batch:
+            del self._open[batch.group]
+        if not batch.sent and batch in self._queue:
+            self._queue.remove(batch)
+        self._sent.pop(batch.id, None)
+        batch.fail(CacheTimeout)
+
+    @property
+    def in_flight(self) -> int:
+        """Batches without a complete answer."""
+        return len(self._sent) + len(self._queue)
+
+    # The stream.
+
+    async def run(self) -> None:
+        """Hold the stream until it ends, then fail what is under way.
+
+        Raises:
+            CacheUnavailable: The stream ended for another reason than `close`.
+        """
+        tasks: list[asyncio.Task[None]] = []
+        channel = aio.insecure_channel(self.address, options=_OPTIONS)
+        call = session_pb2_grpc.SessionServiceStub(channel).Session()
+        try:
+            tasks = [
+                asyncio.create_task(self._write(call)),
+                asyncio.create_task(self._read(call)),
+                asyncio.create_task(self._watch()),
+            ]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as error:
+            raise CacheUnavailable(f"The session with a node ended ({_status(error)}).") from None
+        finally:
+            self.ready = False
+            self._closing = True
+            for task in tasks:
+                task.cancel()
+            call.cancel()
+            self._fail_all()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await channel.close()
+
+    async def _write(self, call: aio.StreamStreamCall[session_pb2.ClientFrame, ServerFrame]) -> None:
+        while True:
+            frame = self._compose()
+            if frame is None:
+                self._wake = self._loop.create_future()
+                await self._wake
+                continue
+            self.frames_sent += 1
+            await call.write(frame)
+
+    def _compose(self) -> session_pb2.ClientFrame | None:
+        if not self._queue and self._heartbeat is None and self._hello is None:
+            return None
+        batches, size, queue = [], 0, self._queue
+        taken = 0
+        for batch in queue:
+            if size and size + batch.size > _FRAME_BYTES:
+                break
+            size += batch.size
+            taken += 1
+            if self._open.get(batch.group) is batch:
+                del self._open[batch.group]
+            self._sent[batch.id] = batch
+            batches.append(batch.to_wire())
+        self._queue = queue[taken:]
+        frame = session_pb2.ClientFrame(hello=self._hello, batches=batches, heartbeat=self._heartbeat)
+        self._hello = self._heartbeat = None
+        return frame
+
+    async def _read(self, call: aio.StreamStreamCall[session_pb2.ClientFrame, ServerFrame]) -> None:
+        sent = self._sent
+        async for frame in call:
+            self._heard_at = self._loop.time()
+            for reply in frame.replies:
+                batch = sent.get(reply.id)
+                if batch is None:
+                    continue  # its time was over
+                if self._take(batch, reply):
+                    del sent[reply.id]
+                    if batch.timer is not None:
+                        batch.timer.cancel()
+            if frame.HasField("hello"):
+                self._greeted(frame.hello)
+            if frame.HasField("hello") or frame.HasField("view") or frame.draining:
+                self._on_frame(self, frame)
+        raise CacheUnavailable("The node ended the session.")
+
+    def _take(self, batch: PendingBatch, reply: common_pb2.Reply) -> bool:
+        try:
+            return batch.take(reply)
+        except (ValueError, IndexError):
+            batch.fail(malformed)
+            return True
+
+    def _greeted(self, hello: session_pb2.ServerHello) -> None:
+        self.node_id = hello.node_id
+        self.incarnation = hello.incarnation
+        self.max_value_bytes = max(1, (hello.max_frame_bytes or _DEFAULT_FRAME_LIMIT) - _FRAME_OVERHEAD)
+        self.ready = True
+
+    async def _watch(self) -> None:
+        nonce = 0
+        while True:
+            asked_at = self._loop.time()
+            await asyncio.sleep(HEARTBEAT_S)
+            now = self._loop.time()
+            if now - asked_at < 2 * HEARTBEAT_S and now - self._heard_at > SILENCE_S:
+                raise CacheUnavailable("The node has not been heard from for two seconds.")
+            nonce += 1
+            self._heartbeat = common_pb2.Heartbeat(nonce=nonce)
+            self._rouse()
+
+    def _fail_all(self) -> None:
+        for batch in self._sent.values():
+            _end(batch, _lost_after_sending)
+        for batch in self._queue:
+            _end(batch, _lost_before_sending)
+        self._sent.clear()
+        self._queue.clear()
+        self._open.clear()
+
+    def __repr__(self) -> str:
+        return f"<Session to {self.node_id or self.address} ready={self.ready} in_flight={self.in_flight}>"
+
+
+def _end(batch: PendingBatch, make_error: Callable[[], CacheUnavailable]) -> None:
+    if batch.timer is not None:
+        batch.timer.cancel()
+    batch.fail(make_error)
+
+
+def _lost_before_sending() -> CacheUnavailable:
+    return CacheUnavailable("The session with the node ended before the call was sent.", reason="not_sent")
+
+
+def _lost_after_sending() -> CacheUnavailable:
+    text = "The session with the node ended before it answered; a write may or may not have happened."
+    return CacheUnavailable(text, reason="connection_lost", retryable=False)
+
+
+def _status(error: BaseException) -> str:
+    code = error.code() if isinstance(error, aio.AioRpcError) else None
+    return code.name if code is not None else type(error).__name__

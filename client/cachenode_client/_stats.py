@@ -1,0 +1,30 @@
+"""Counters of one client."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+__all__ = ["ClientStats"]
+
+
+@dataclass(slots=True)
+class ClientStats:
+    """Plain integers, raised on the path of each call.
+
+    Attributes:
+        hits: Reads that found a value.
+        misses: Reads that found none.
+        sets: Values stored.
+        retries: Calls sent again.
+        errors: Calls that failed, whether they raised or counted as a miss.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    sets: int = 0
+    retries: int = 0
+    errors: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counters by name."""
+        return asdict(self)

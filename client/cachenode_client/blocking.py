@@ -1,0 +1,322 @@
+"""The client for threads: the asyncio machinery on a private loop thread, and callers that wait on a lock.
+
+A call puts itself in the inbox and wakes the loop if nobody has done so yet; the loop takes all that has gathered and sends it as one frame. So the threads of a
+program share frames just as the tasks of a loop do, and a waiting thread costs nothing but its lock.
+
+One client serves any number of threads. It does not survive a fork: use it in the process that made the first call, else `ForkedClient`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+from cachenode_api.view import View
+from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
+from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
+from cachenode_client._core import ClientCore, K, many_keys, many_values
+from cachenode_client._engine import Encoded, Engine, may_retry
+from cachenode_client._results import Lookup
+from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
+
+__all__ = ["CacheClient"]
+
+T = TypeVar("T")
+
+_GRACE_S = 0.5
+_START_S = 5.0
+
+
+class _LockWaiter:
+    """A future for one waiting thread."""
+
+    __slots__ = ("_done", "_error", "_lock", "_result")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._error: CacheError | None = None
+        self._result: Any = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, result: Any, /) -> None:  # noqa: ANN401 - whatever is waited for
+        self._done = True
+        self._result = result
+        self._lock.release()
+
+    def set_exception(self, exception: CacheError, /) -> None:
+        self._done = True
+        self._error = exception
+        self._lock.release()
+
+    def wait(self, timeout_s: float) -> Any:  # noqa: ANN401 - whatever is waited for
+        if not self._lock.acquire(timeout=timeout_s):
+            self._done = True
+            raise CacheTimeout
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+_Call = tuple[_LockWaiter, Group, bytes, Encoded | None, int]
+
+
+class CacheClient(ClientCore):
+    """A client of a cachenode cluster, for threads. Same arguments, methods and errors as `cachenode_client.CacheClient`.
+
+    Example:
+        >>> with CacheClient("127.0.0.1:7401") as cache:
+        ...     cache.set("user:7", {"name": "Ada"}, ttl_s=60)
+        ...     cache.get("user:7")
+        {'name': 'Ada'}
+    """
+
+    _engine: Engine | None = None
+    _inbox: deque[_Call]
+    _roused = False
+    _starting = threading.Lock()
+
+    # Reads.
+
+    def get(
+        self, key: Key, default: Any = None, *, timeout_s: float | None = None, namespace: str | None = None
+    ) -> Any:  # noqa: ANN401 - whatever was stored
+        """Return a key's value, or `default` if there is none (see the asyncio client)."""
+        raw = checked_key(key)
+        group = self._get_group
+        if timeout_s is not None or namespace is not None:
+            group = self._group(GET, namespace, timeout_s)
+        try:
+            return self._found(self._call(group, raw), default)
+        except CacheError as error:
+            return self._missed(error, default)
+
+    def lookup(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> Lookup:
+        """Return a key's value with its version, remaining life, layer and flags (see the asyncio client)."""
+        raw = checked_key(key)
+        try:
+            return self._looked_up(self._call(self._group(GET, namespace, timeout_s, detailed=True), raw))
+        except CacheError as error:
+            return self._missed(error, Lookup(found=False))
+
+    def contains(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> bool:
+        """Return True if the key has a value (see the asyncio client)."""
+        raw = checked_key(key)
+        try:
+            return bool(self._call(self._group(GET, namespace, timeout_s), raw))
+        except CacheError as error:
+            return self._missed(error, instead=False)
+
+    def ttl(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> float | None:
+        """Return the remaining life of a key's value in seconds (see the asyncio client)."""
+        raw = checked_key(key)
+        try:
+            return self._time_left(self._call(self._group(GET, namespace, timeout_s, detailed=True), raw))
+        except CacheError as error:
+            return self._missed(error, None)
+
+    def get_many(
+        self, keys: Iterable[K], *, timeout_s: float | None = None, namespace: str | None = None
+    ) -> dict[K, Any]:
+        """Return the values of the keys that have one (see the asyncio client)."""
+        originals, raws = many_keys(keys)
+        group = self._group(GET, namespace, timeout_s)
+        results, errors = self._run(self._started().many(group, raws), group[2])
+        return self._found_many(originals, results, errors)
+
+    # Writes.
+
+    def set(
+        self,
+        key: Key,
+        value: Any,  # noqa: ANN401 - whatever the serializer takes
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Store a value and return the version of the write (see the asyncio client)."""
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        encoded = self._encoded(value)
+        group = self._set_group
+        if timeout_s is not None or namespace is not None:
+            group = self._group(SET, namespace, timeout_s)
+        try:
+            version: int = self._call(group, raw, encoded, ttl_ms)
+        except CacheError as error:
+            return self._missed(error, 0)
+        self._stats.sets += 1
+        return version
+
+    def set_many(
+        self,
+        values: Mapping[K, Any],
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> dict[K, int]:
+        """Store values and return the versions of the writes that were done (see the asyncio client)."""
+        ttl_ms = checked_ttl(ttl_s)
+        originals, raws, encoded = many_values(self, values)
+        group = self._group(SET, namespace, timeout_s)
+        results, errors = self._run(self._started().many(group, raws, encoded, ttl_ms), group[2])
+        return self._stored_many(originals, results, errors)
+
+    def delete(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> bool:
+        """Remove a key's value. Return True if there was one (see the asyncio client)."""
+        raw = checked_key(key)
+        try:
+            return bool(self._call(self._group(DELETE, namespace, timeout_s), raw))
+        except CacheError as error:
+            return self._missed(error, instead=False)
+
+    def touch(
+        self,
+        key: Key,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> bool:
+        """Give a key's value a new life. Return True if there is a value (see the asyncio client)."""
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        try:
+            return bool(self._call(self._group(TOUCH, namespace, timeout_s), raw, None, ttl_ms))
+        except CacheError as error:
+            return self._missed(error, instead=False)
+
+    # The cluster.
+
+    def view(self) -> View:
+        """Return the newest view of the cluster that this client has seen (see the asyncio client)."""
+        router = self._started().router
+        self._run(router.wait_route(b"view", self._timeout_s), self._timeout_s)
+        if router.view is None:
+            raise CacheUnavailable("The node that answered has no view yet; call again.")
+        return router.view
+
+    def stats(self) -> dict[str, int]:
+        """Return this client's counters (see the asyncio client)."""
+        router = self._engine.router if self._engine is not None else None
+        return self._stats.as_dict() | {
+            "nodes_connected": router.ready_count if router else 0,
+            "frames_sent": router.frames_sent if router else 0,
+        }
+
+    def close(self) -> None:
+        """End all sessions and the loop thread. Later calls fail with `ClientClosed`. Safe to call twice."""
+        with self._starting:
+            self._closed = True
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            asyncio.run_coroutine_threadsafe(engine.close(), engine.loop).result(_START_S)
+            engine.loop.call_soon_threadsafe(engine.loop.stop)
+            self._thread.join(_START_S)
+
+    def __enter__(self) -> CacheClient:
+        """Return the client itself; it connects with the first call."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the client."""
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "new" if self._engine is None else repr(self._engine.router)
+        return f"<blocking CacheClient namespace={self._namespace!r} {state}>"
+
+    # Inside.
+
+    def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:  # noqa: ANN401
+        """Send one key once, and again if it fails and that is safe."""
+        engine = self._engine
+        if engine is None:
+            engine = self._started()
+        waiter = _LockWaiter()
+        self._inbox.append((waiter, group, raw, encoded, ttl_ms))
+        if not self._roused:
+            self._roused = True
+            engine.loop.call_soon_threadsafe(self._drain, engine)
+        try:
+            return waiter.wait(group[2] + _GRACE_S)
+        except CacheError as error:
+            if not may_retry(group[0], error):
+                raise
+        return self._run(engine.persist(group, raw, encoded, ttl_ms, retry=0), group[2])
+
+    def _drain(self, engine: Engine) -> None:
+        """Send what has gathered in the inbox. Runs in the loop."""
+        self._roused = False  # first: whoever puts something in from now on wakes the loop again
+        inbox = self._inbox
+        while inbox:
+            waiter, group, raw, encoded, ttl_ms = inbox.popleft()
+            try:
+                sent = engine.try_submit(group, raw, waiter, encoded, ttl_ms)
+            except CacheError as error:
+                waiter.set_exception(error)
+                continue
+            if not sent:
+                task = engine.loop.create_task(engine.persist(group, raw, encoded, ttl_ms))
+                task.add_done_callback(lambda done, waiter=waiter: _hand_over(done, waiter))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Run a coroutine in the loop and wait for it."""
+        engine = self._started()
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, engine.loop).result(timeout_s + _GRACE_S)
+        except TimeoutError as error:
+            raise error if isinstance(error, CacheError) else CacheTimeout() from None
+
+    def _started(self) -> Engine:
+        """Return the engine, starting its thread with the first call."""
+        self._check_usable()
+        with self._starting:
+            self._check_usable()
+            if self._engine is None:
+                self._inbox = deque()
+                self._roused = False
+                self._engine = self._start()
+            return self._engine
+
+    def _start(self) -> Engine:
+        loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_serve, args=(loop,), name="cachenode-client", daemon=True)
+        self._thread.start()
+
+        async def make() -> Engine:
+            return Engine(self._addresses, client_name=self._client_name, sdk_version=sdk_version(), stats=self._stats)
+
+        return asyncio.run_coroutine_threadsafe(make(), loop).result(_START_S)
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._engine = None
+        type(self)._starting = threading.Lock()  # may have been held by a thread that does not exist here
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def _hand_over(done: asyncio.Task[Any], waiter: _LockWaiter) -> None:
+    if waiter.done():
+        return
+    error = ClientClosed() if done.cancelled() else done.exception()
+    if error is None:
+        waiter.set_result(done.result())
+    else:
+        waiter.set_exception(error if isinstance(error, CacheError) else CacheUnavailable(type(error).__name__))

