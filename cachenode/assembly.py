@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from cachenode.adapters.epochs_redis import RedisEpochs
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
+from cachenode.adapters.seeds import DnsSeeds
 from cachenode.node.membership import RegistryMembership
 from cachenode.node.seed_membership import SeedMembership
+from cachenode.ports import PeerEvents
 
 if TYPE_CHECKING:
     from cachenode.adapters.peer_links import PeerLinks
@@ -18,4 +20,107 @@ if TYPE_CHECKING:
     from cachenode.node.placement import Placement
     from cachenode.ports import Clock, L2Store
 
-__all__ = ["make_l2", "make_membership"]
+__all__ = ["Membership", "make_l2", "make_membership"]
+
+_CONTROL_TIMEOUT_S = 1.0
+_RENEWALS_PER_LEASE = 4
+
+
+class Membership(PeerEvents, Protocol):
+    """What keeps the view fresh."""
+
+    async def start(self) -> None:
+        """Begin to join. Returns at once."""
+
+    async def stop(self) -> None:
+        """Leave."""
+
+    async def close(self) -> None:
+        """Give back connections."""
+
+
+def make_l2(config: NodeConfig) -> L2Store | None:
+    """Return the shared store, None if there is none."""
+    url = config.l2_url()
+    if url is None:
+        return None
+    client = connect(url, timeout_s=config.l2.timeout_s, connect_timeout_s=config.l2.timeout_s)
+    return RedisL2(
+        client, config.cluster.name, timeout_s=config.l2.timeout_s, tombstone_s=config.l2.tombstone_s
+    )
+
+
+def make_membership(config: NodeConfig, placement: Placement, clock: Clock, links: PeerLinks) -> Membership:
+    """Return what keeps the view fresh: through the registry if there is one, else by seeds, else alone."""
+    cluster, url = config.cluster, config.registry_url()
+    client = None
+    if url is not None:
+        client = connect(url, timeout_s=_CONTROL_TIMEOUT_S, connect_timeout_s=_CONTROL_TIMEOUT_S, max_connections=2)
+    if cluster.discovery == "redis":
+        assert client is not None, "the configuration's checks ask for a URL"
+        registry = RedisRegistry(client, cluster.name, lease_s=cluster.lease_s, timeout_s=_CONTROL_TIMEOUT_S)
+        return RegistryMembership(registry, placement, renew_s=cluster.lease_s / _RENEWALS_PER_LEASE)
+    epochs = RedisEpochs(client, cluster.name) if client is not None else None
+    seeds = DnsSeeds(cluster.dns_name, links.set_seeds) if cluster.discovery == "dns" else None
+    return _SeededMembership(
+        placement,
+        clock,
+        links=links,
+        epochs=epochs,
+        static=cluster.seeds if cluster.discovery == "static" else (),
+        dns=seeds,
+        lease_s=cluster.lease_s,
+        bootstrap_wait_s=cluster.bootstrap_wait_s,
+    )
+
+
+class _SeededMembership(SeedMembership):
+    """Membership by seeds together with where the seeds come from and who counts the epochs."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        clock: Clock,
+        *,
+        links: PeerLinks,
+        epochs: RedisEpochs | None,
+        static: tuple[str, ...],
+        dns: DnsSeeds | None,
+        lease_s: float,
+        bootstrap_wait_s: float,
+    ) -> None:
+        super().__init__(
+            placement,
+            clock,
+            missing=links.unanswered_seeds,
+            epoch_after=epochs.after if epochs is not None else _next,
+            lease_s=lease_s,
+            bootstrap_wait_s=bootstrap_wait_s,
+        )
+        self._links = links
+        self._epochs = epochs
+        self._static = static
+        self._dns = dns
+
+    async def start(self) -> None:
+        """Begin to look for the seeds, and to make or take views."""
+        self._links.set_seeds(self._static)
+        if self._dns is not None:
+            await self._dns.start()
+        await super().start()
+
+    async def stop(self) -> None:
+        """Stop both."""
+        await super().stop()
+        if self._dns is not None:
+            await self._dns.stop()
+
+    async def close(self) -> None:
+        """Close the counter of epochs."""
+        if self._epochs is not None:
+            with contextlib.suppress(OSError):
+                await self._epochs.close()
+
+
+async def _next(epoch: int) -> tuple[int, bool]:
+    return epoch + 1, True

@@ -118,7 +118,7 @@ class Server:
             new_store=lambda: Store(config.memory.policy),
             strict=config.strict_namespaces,
         )
-        l2 = make_l2(config, clock)
+        l2 = make_l2(config)
         self._tier = None
         if l2 is not None:
             breaker = Breaker(failures=config.l2.breaker_failures, retry_s=config.l2.breaker_retry_s)

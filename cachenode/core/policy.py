@@ -18,7 +18,7 @@ class NamespacePolicy:
         ttl_s: Life of an entry whose write names none; infinite means that it does not expire.
         max_value_bytes: Largest value that a write may bring.
         l2: Whether entries are also kept in the shared store.
-        share: Weight of this namespace when memory is short: one with share 2 may keep twice as much as one with share 1.
+        share: Weight when memory is short: a namespace with share 2 may keep twice as much as one with share 1.
 
     Raises:
         InvalidNamespace: The name is not a namespace's.

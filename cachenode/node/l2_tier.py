@@ -136,7 +136,7 @@ class L2Tier:
         if self._overflowed:
             self._floor, self._overflowed = self._next_version(), False
         self._breaker.succeeded(self._clock.now())
-        return True
+        return self.available
 
     async def close(self) -> None:
         """Close the store."""

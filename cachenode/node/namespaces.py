@@ -9,11 +9,14 @@ from cachenode.core.fills import FillTokens
 from cachenode.core.memory import Memory
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.store import Store
-from cachenode_api.keys import DEFAULT_NAMESPACE
+from cachenode_api.errors import InvalidNamespace
+from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
 __all__ = ["Namespace", "Namespaces"]
 
 MAX_IMPLICIT = 1_000
+_LARGEST_PART = 4
+"""A value may take at most this part of the memory budget."""
 
 
 class Namespace:
@@ -70,10 +73,16 @@ class Namespaces:
             return self._by_name[DEFAULT_NAMESPACE]
         if self._implicit_left <= 0:
             return None
+        try:
+            check_namespace(name)
+        except InvalidNamespace:
+            return None
         self._implicit_left -= 1
         return self._add(replace(self._by_name[DEFAULT_NAMESPACE].policy, name=name))
 
     def _add(self, policy: NamespacePolicy) -> Namespace:
+        most = self.memory.max_bytes // _LARGEST_PART
+        policy = replace(policy, max_value_bytes=min(policy.max_value_bytes, most))
         namespace = Namespace(policy, self._new_store())
         self._by_name[policy.name] = namespace
         self.memory.add(policy.name, namespace.store, share=policy.share)

@@ -12,7 +12,9 @@ Cases, each with its test in ``tests/node/test_seed_membership.py``:
    (``test_late_seeds_join``).
 3. Two halves of a partition each have a view; when it heals, the coordinator has heard both epochs and makes a higher one with all
    (``test_halves_merge``).
-4. The coordinator dies: after its lease the next smallest makes the views (``test_coordinator_is_replaced``).
+4. L2, which counts the epochs, is away when the first view is made: the view is made again, with a sure epoch, as soon as it is back
+   (``test_epoch_is_made_sure_later``).
+5. The coordinator dies: after its lease the next smallest makes the views (``test_coordinator_is_replaced``).
 
 Not promised: one sequence of views *across* a partition. That needs an arbiter; use a registry.
 """
@@ -44,7 +46,8 @@ class SeedMembership:
         placement: Gets the views.
         clock: For leases.
         missing: Returns the seeds at which nobody has been met yet.
-        epoch_after: Returns an epoch above the given one; with an L2 it also counts the epochs of former lives there.
+        epoch_after: Returns an epoch above the given one, and whether it is surely above those of former lives too. With an L2 the
+            epochs are counted there, since its entries carry versions of former lives; while it is away that is not sure.
         lease_s: How long a peer counts as live after its link was lost.
         bootstrap_wait_s: Longest wait for the seeds before the first view.
     """
@@ -55,7 +58,7 @@ class SeedMembership:
         clock: Clock,
         *,
         missing: Callable[[], Collection[str]],
-        epoch_after: Callable[[int], Awaitable[int]],
+        epoch_after: Callable[[int], Awaitable[tuple[int, bool]]],
         lease_s: float = 4.0,
         bootstrap_wait_s: float = 2.0,
     ) -> None:
@@ -68,6 +71,7 @@ class SeedMembership:
         self._linked: dict[str, Member] = {}
         self._lost: dict[str, tuple[Member, float]] = {}
         self._heard: View | None = None
+        self._sure = True
         self._started_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -101,10 +105,13 @@ class SeedMembership:
         live = self._live()
         if min(live) != self._placement.me.id:
             return
-        if view is not None and set(live.values()) == set(view.members):
+        if view is not None and set(live.values()) == set(view.members) and self._sure:
             return
         above = max(self._placement.epoch, self._heard.epoch if self._heard else 0)
-        epoch = await self._epoch_after(above)
+        epoch, sure = await self._epoch_after(above)
+        if view is not None and not self._sure and not sure:
+            return
+        self._sure = sure
         known = view or self._heard
         seed = known.ring_seed if known else secrets.token_bytes(16)
         self._apply(View(epoch, seed, tuple(self._live().values())))

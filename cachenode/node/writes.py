@@ -212,7 +212,10 @@ class Writes:
         return BatchResult(indices=indices, versions=versions, failures=failures)
 
     async def _touch(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
-        await fill(self._node, namespace, [batch.keys[index] for index in indices])
+        now = self._node.clock.now()
+        missing = [batch.keys[index] for index in indices if namespace.store.peek(batch.keys[index], now) is None]
+        if missing:
+            await fill(self._node, namespace, missing)
         found = self._touched(batch, namespace, indices)
         under_way = [namespace.writing.get(batch.keys[index]) for index in indices]
         writes = [

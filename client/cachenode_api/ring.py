@@ -42,7 +42,7 @@ class Ring:
         nodes = {m.id: {"weight": m.weight, "vnodes": view.vnodes} for m in view.members}
         points = HashRing(nodes=nodes, hash_fn=self._hash_point).get_points() if nodes else []
         self._points = [point for point, _ in points]
-        self._owners = [owner for _, owner in points]
+        self._owners: list[str] = [owner for _, owner in points]
 
     def hash(self, key: bytes) -> int:
         """Return the position of a key on the ring, 0 to 2**64 - 1."""

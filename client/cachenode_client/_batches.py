@@ -4,20 +4,17 @@ Calls made in one turn of the loop with the same operation, namespace and timeou
 batch of its own (`ManyBatch`). Both are answered by one or more replies, each key once. A waiter is anything with a future's
 ``done``, ``set_result`` and ``set_exception``: asyncio futures here, a lock-based one in the blocking client.
 
-The timeout belongs to the batch, not to the call: one timer for all calls that left together.
+The timeout belongs to the batch, not to the call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from cachenode_client.errors import CacheError, NodeError, from_reason
 
 from cachenode_api.v1 import common_pb2 as pb
-
-if TYPE_CHECKING:
-    import asyncio
 
 __all__ = ["EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter"]
 
@@ -46,7 +43,7 @@ class Waiter(Protocol):
 class PendingBatch:
     """A batch with its columns and its state."""
 
-    __slots__ = ("flags", "group", "id", "keys", "left", "sent", "size", "timer", "ttls_ms", "values")
+    __slots__ = ("deadline", "flags", "group", "id", "keys", "left", "sent", "size", "ttls_ms", "values")
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -58,7 +55,7 @@ class PendingBatch:
         self.size = 0
         self.left = 0
         self.sent = False
-        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = 0.0
 
     def to_wire(self) -> pb.Batch:
         """Return the message, and take note that the batch is sent."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -47,11 +47,22 @@ class Engine:
         client_name: Told to the nodes.
         sdk_version: Told to the nodes.
         stats: Gets the retries.
+        on_reply: Called when calls have ended.
     """
 
-    def __init__(self, addresses: Addresses, *, client_name: str, sdk_version: str, stats: ClientStats) -> None:
+    def __init__(
+        self,
+        addresses: Addresses,
+        *,
+        client_name: str,
+        sdk_version: str,
+        stats: ClientStats,
+        on_reply: Callable[[], None] = lambda: None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.router = Router(addresses, client_name=client_name, sdk_version=sdk_version)
+        self.router = Router(
+            addresses, client_name=client_name, sdk_version=sdk_version, on_reply=on_reply
+        )
         self._budget = RetryBudget()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._stats = stats
@@ -144,8 +155,7 @@ class Engine:
             result = await done
             for at, index in enumerate(part):
                 results[index] = result.results[at]
-            for at, error in result.errors.items():
-                errors[part[at]] = error
+            errors.update({part[at]: failure for at, failure in result.errors.items()})
         if errors:
             await self._mend(group, raws, encoded, ttl_ms, results, errors)
         return results, errors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cachenode_client._backoff import Schedule
@@ -39,13 +40,17 @@ class Router:
         addresses: Where to begin.
         client_name: Told to the nodes.
         sdk_version: Told to the nodes.
+        on_reply: Called when calls have ended.
     """
 
-    def __init__(self, addresses: Addresses, *, client_name: str, sdk_version: str) -> None:
+    def __init__(
+        self, addresses: Addresses, *, client_name: str, sdk_version: str, on_reply: Callable[[], None]
+    ) -> None:
         self.view: View | None = None
         self._addresses = addresses
         self._client_name = client_name
         self._sdk_version = sdk_version
+        self._on_reply = on_reply
         self._ring: Ring | None = None
         self._ready: dict[str, Session] = {}
         self._any: Session | None = None
@@ -148,8 +153,8 @@ class Router:
             except OSError as error:
                 self._last_error = f"DNS look-up failed: {error.strerror or type(error).__name__}"
                 found = []
-            for *_, address in found:
-                seeds.append(f"[{address[0]}]:{address[1]}" if ":" in str(address[0]) else f"{address[0]}:{address[1]}")
+            hosts = [str(address[0]) for *_, address in found]
+            seeds += [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
         self._rng.shuffle(seeds)
         return list(dict.fromkeys(seeds + known))
 
@@ -165,7 +170,11 @@ class Router:
     async def _hold(self, address: str) -> bool:
         """Hold one session until it ends. Return True if it was ever ready."""
         session = Session(
-            address, client_name=self._client_name, sdk_version=self._sdk_version, on_frame=self._frame
+            address,
+            client_name=self._client_name,
+            sdk_version=self._sdk_version,
+            on_frame=self._frame,
+            on_reply=self._on_reply,
         )
         self._sessions.add(session)
         greeted = False

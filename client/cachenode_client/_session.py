@@ -12,6 +12,7 @@ The stream is always cancelled at the end: grpcio 1.83 and later otherwise keep 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,11 @@ class Session:
         client_name: Told to the node, for people.
         sdk_version: Told to the node.
         on_frame: Called with each frame that holds a hello, a view or the word that the node leaves.
+        on_reply: Called when batches have ended: the moment to send what has gathered elsewhere meanwhile.
     """
 
     def __init__(
-        self, address: str, *, client_name: str, sdk_version: str, on_frame: Callable[[Session, ServerFrame], None]
+        self, address: str, *, client_name: str, sdk_version: str, on_frame: Callable[[Session, ServerFrame], None], on_reply: Callable[[], None]
     ) -> None:
         self.address = address
         self.node_id = ""
@@ -65,6 +67,7 @@ class Session:
         self.max_value_bytes = _DEFAULT_FRAME_LIMIT - _FRAME_OVERHEAD
         self.frames_sent = 0
         self._on_frame = on_frame
+        self._on_reply = on_reply
         self._hello: session_pb2.ClientHello | None = session_pb2.ClientHello(
             client_name=client_name, sdk_version=sdk_version
         )
@@ -73,6 +76,8 @@ class Session:
         self._queue: list[PendingBatch] = []
         self._sent: dict[int, PendingBatch] = {}
         self._next_id = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         self._wake: asyncio.Future[None] | None = None
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._heard_at = self._loop.time()
@@ -115,9 +120,17 @@ class Session:
     def _enqueue(self, batch: PendingBatch) -> None:
         self._next_id += 1
         batch.id = self._next_id
-        batch.timer = self._loop.call_later(batch.group[2], self._expire, batch)
+        batch.deadline = deadline = self._loop.time() + batch.group[2]
+        if deadline < self._timer_at:
+            self._arm(deadline)
         self._queue.append(batch)
         self._rouse()
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._expire)
 
     def _rouse(self) -> None:
         wake = self._wake
@@ -126,13 +139,26 @@ class Session:
             if not wake.done():
                 wake.set_result(None)
 
-    def _expire(self, batch: PendingBatch) -> None:
-        if self._open.get(batch.group) is batch:
-            del self._open[batch.group]
-        if not batch.sent and batch in self._queue:
-            self._queue.remove(batch)
-        self._sent.pop(batch.id, None)
-        batch.fail(CacheTimeout)
+    def _expire(self) -> None:
+        """Fail the batches whose time is over, and arm the timer for the next one.
+
+        One timer for all: it goes off at the earliest deadline, which in steady traffic has been met long since, and then finds the next.
+        """
+        now = self._loop.time()
+        self._timer, self._timer_at = None, math.inf
+        late = [batch for batch in self._sent.values() if batch.deadline <= now]
+        late += [batch for batch in self._queue if batch.deadline <= now]
+        for batch in late:
+            if self._open.get(batch.group) is batch:
+                del self._open[batch.group]
+            if not batch.sent:
+                self._queue.remove(batch)
+            self._sent.pop(batch.id, None)
+            batch.fail(CacheTimeout)
+        self._on_reply()
+        waiting = [batch.deadline for batch in self._sent.values()] + [batch.deadline for batch in self._queue]
+        if waiting:
+            self._arm(min(waiting))
 
     @property
     def in_flight(self) -> int:
@@ -210,8 +236,8 @@ class Session:
                     continue  # its time was over
                 if self._take(batch, reply):
                     del sent[reply.id]
-                    if batch.timer is not None:
-                        batch.timer.cancel()
+            if frame.replies:
+                self._on_reply()
             if frame.HasField("hello"):
                 self._greeted(frame.hello)
             if frame.HasField("hello") or frame.HasField("view") or frame.draining:
@@ -244,22 +270,19 @@ class Session:
             self._rouse()
 
     def _fail_all(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         for batch in self._sent.values():
-            _end(batch, _lost_after_sending)
+            batch.fail(_lost_after_sending)
         for batch in self._queue:
-            _end(batch, _lost_before_sending)
+            batch.fail(_lost_before_sending)
         self._sent.clear()
         self._queue.clear()
         self._open.clear()
+        self._on_reply()
 
     def __repr__(self) -> str:
         return f"<Session to {self.node_id or self.address} ready={self.ready} in_flight={self.in_flight}>"
-
-
-def _end(batch: PendingBatch, make_error: Callable[[], CacheUnavailable]) -> None:
-    if batch.timer is not None:
-        batch.timer.cancel()
-    batch.fail(make_error)
 
 
 def _lost_before_sending() -> CacheUnavailable:

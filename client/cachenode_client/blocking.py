@@ -1,7 +1,8 @@
 """The client for threads: the asyncio machinery on a private loop thread, and callers that wait on a lock.
 
-A call puts itself in the inbox and wakes the loop if nobody has done so yet; the loop takes all that has gathered and sends it as one frame. So the threads of a
-program share frames just as the tasks of a loop do, and a waiting thread costs nothing but its lock.
+A call puts itself in the inbox and wakes the loop, unless somebody has done so or a frame is under way: then the loop looks there when the answer comes, and
+sends all that has gathered as one frame. So the threads of a program share frames just as the tasks of a loop do, and a waiting thread costs nothing but its lock.
+No call is forgotten: it is put in the inbox before the frames under way are counted, and the loop counts a frame as answered before it looks in the inbox.
 
 One client serves any number of threads. It does not survive a fork: use it in the process that made the first call, else `ForkedClient`.
 """
@@ -12,6 +13,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from cachenode_api.view import View
@@ -26,6 +28,7 @@ __all__ = ["CacheClient"]
 
 T = TypeVar("T")
 
+_FRAMES_AT_ONCE = 1
 _GRACE_S = 0.5
 _START_S = 5.0
 
@@ -244,14 +247,20 @@ class CacheClient(ClientCore):
         waiter = _LockWaiter()
         self._inbox.append((waiter, group, raw, encoded, ttl_ms))
         if not self._roused:
-            self._roused = True
-            engine.loop.call_soon_threadsafe(self._drain, engine)
+            session = engine.router.route(raw)
+            if session is None or session.in_flight < _FRAMES_AT_ONCE:
+                self._roused = True
+                engine.loop.call_soon_threadsafe(self._drain, engine)
         try:
             return waiter.wait(group[2] + _GRACE_S)
         except CacheError as error:
             if not may_retry(group[0], error):
                 raise
         return self._run(engine.persist(group, raw, encoded, ttl_ms, retry=0), group[2])
+
+    def _replied(self) -> None:
+        if self._inbox and self._engine is not None:
+            self._drain(self._engine)
 
     def _drain(self, engine: Engine) -> None:
         """Send what has gathered in the inbox. Runs in the loop."""
@@ -266,7 +275,7 @@ class CacheClient(ClientCore):
                 continue
             if not sent:
                 task = engine.loop.create_task(engine.persist(group, raw, encoded, ttl_ms))
-                task.add_done_callback(lambda done, waiter=waiter: _hand_over(done, waiter))
+                task.add_done_callback(partial(_hand_over, waiter))
 
     def _run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """Run a coroutine in the loop and wait for it."""
@@ -293,7 +302,13 @@ class CacheClient(ClientCore):
         self._thread.start()
 
         async def make() -> Engine:
-            return Engine(self._addresses, client_name=self._client_name, sdk_version=sdk_version(), stats=self._stats)
+            return Engine(
+                self._addresses,
+                client_name=self._client_name,
+                sdk_version=sdk_version(),
+                stats=self._stats,
+                on_reply=self._replied,
+            )
 
         return asyncio.run_coroutine_threadsafe(make(), loop).result(_START_S)
 
@@ -312,7 +327,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _hand_over(done: asyncio.Task[Any], waiter: _LockWaiter) -> None:
+def _hand_over(waiter: _LockWaiter, done: asyncio.Task[Any]) -> None:
     if waiter.done():
         return
     error = ClientClosed() if done.cancelled() else done.exception()

@@ -1,0 +1,160 @@
+# The one door: everything that people and CI do with this tree. Needs python3 (3.11 or newer) and make, nothing else.
+# `make` alone lists the targets. Variables: PYTHON=python3.12 (makes .venv), ARGS="-k ring" (passed to pytest and bench).
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.installed
+PROTO_VENV := build/proto-venv
+PROTO_STAMP := $(PROTO_VENV)/.installed
+STUBS := client/cachenode_api/v1
+PROJECTS := -e 'client[lz4,msgspec,orjson,zstd]' -e '.[demo,reflection]' --group dev
+PYTEST := $(PY) -m pytest
+# Whole files go to one of two processes, so a file's tests never run beside each other.
+PARALLEL := -n 2 --dist loadfile
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+test test-core test-sim test-integration cov: export PYTHONASYNCIODEBUG := 1
+test test-core test-sim test-integration cov: export PYTHONWARNINGS := default
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo cluster test test-core test-sim test-integration cov fmt fmt-check lint types arch proto proto-check \
+	bench bench-quick dist constraints ci clean distclean
+
+help:  ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
+
+# --- environment ------------------------------------------------------------------------------------------------------
+
+setup: $(STAMP)  ## Make .venv with everything for development
+
+$(STAMP): pyproject.toml client/pyproject.toml requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cachenode needs Python 3.11 or newer. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu install python3-venv."; rm -rf $(VENV); exit 1; }
+	@echo "Installing into $(VENV) ..."
+	@test -x $(BIN)/uv || $(PY) -m pip install --quiet uv || echo "uv cannot be installed here; going on with pip, which is slower."
+	@if test -x $(BIN)/uv; then \
+		$(BIN)/uv pip install --quiet --python $(PY) -c requirements/constraints.txt $(PROJECTS); \
+	else \
+		$(PY) -m pip install --quiet --upgrade 'pip>=25.1' && \
+		$(PY) -m pip install --quiet -c requirements/constraints.txt $(PROJECTS); \
+	fi
+	@touch $@
+
+constraints: setup  ## Resolve newer versions of everything into requirements/constraints.txt
+	@mkdir -p build
+	@grep '^#' requirements/constraints.txt > build/constraints.txt
+	@$(BIN)/uv pip compile --quiet --python $(PY) --universal --python-version 3.11 --upgrade --all-extras --group dev \
+		--no-annotate --no-header --no-emit-package cachenode --no-emit-package cachenode-client \
+		pyproject.toml client/pyproject.toml >> build/constraints.txt
+	@mv build/constraints.txt requirements/constraints.txt
+	@echo "Now run: make ci"
+
+# --- use --------------------------------------------------------------------------------------------------------------
+
+demo: setup  ## Run the demonstration on a local cluster
+	@$(BIN)/cachenode demo $(ARGS)
+
+cluster: setup  ## Run three nodes and a Valkey on this machine until Ctrl-C
+	@$(BIN)/cachenode cluster --nodes 3 --dir build/cluster
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+test: setup  ## Run every test (not the benchmarks)
+	@status=0; \
+	echo "Unit, property and simulation tests:"; \
+	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration $(ARGS) || status=$$?; \
+	echo; echo "Tests with real processes:"; \
+	$(PYTEST) $(PARALLEL) -q tests/integration $(ARGS) || status=$$?; \
+	exit $$status
+
+test-core: setup  ## Run the tests without input or output: core, contract, SDK
+	@$(PYTEST) -q tests/core tests/api tests/client $(ARGS)
+
+test-sim: setup  ## Run the tests of whole clusters in virtual time
+	@$(PYTEST) -q tests/sim $(ARGS)
+
+test-integration: setup  ## Run the tests with real processes
+	@$(PYTEST) $(PARALLEL) -q tests/integration $(ARGS)
+
+cov: setup  ## Run every test and report which lines and branches none of them reached
+	@mkdir -p build/coverage
+	@$(PYTEST) $(PARALLEL) -q --cov --cov-report=term --cov-report=html $(ARGS)
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+fmt: setup  ## Format the code and mend what the linter can mend
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+	@$(BIN)/buf format -w
+
+fmt-check: setup  ## Say which files `make fmt` would change
+	@$(BIN)/ruff format --check
+
+lint: setup  ## Look for bad style and likely mistakes
+	@$(BIN)/ruff check
+
+types: setup  ## Check the types
+	@$(BIN)/mypy
+
+arch: setup  ## Check the direction of dependencies
+	@$(BIN)/lint-imports --no-cache
+
+# --- protocol ---------------------------------------------------------------------------------------------------------
+
+$(PROTO_STAMP): requirements/proto.txt
+	@rm -rf $(PROTO_VENV)
+	@$(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip install --quiet -r requirements/proto.txt
+	@touch $@
+
+# $(1): the folder that gets cachenode_api/v1. A file without a service has a _grpc twin without content: it goes.
+define generate
+	@PATH="$(CURDIR)/$(PROTO_VENV)/bin:$$PATH" $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iprotos \
+		--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) protos/cachenode_api/v1/*.proto
+	@for file in $(1)/cachenode_api/v1/*_pb2_grpc.py; do grep -q '^class .*Stub' $$file || rm -f $$file $${file}i; done
+endef
+
+proto: $(PROTO_STAMP)  ## Generate the stubs from protos/
+	@rm -f $(STUBS)/*_pb2*
+	$(call generate,client)
+
+proto-check: setup $(PROTO_STAMP)  ## Check the .proto files and that the committed stubs are theirs
+	@$(BIN)/buf lint
+	@$(BIN)/buf format -d --exit-code
+	@rm -rf build/proto-check && mkdir -p build/proto-check
+	$(call generate,build/proto-check)
+	@diff -rq -x __init__.py -x __pycache__ build/proto-check/cachenode_api/v1 $(STUBS) || \
+		{ echo "The stubs in $(STUBS) are not those of protos/: run make proto and commit the result."; exit 1; }
+
+# --- measure, build, check all ----------------------------------------------------------------------------------------
+
+bench: setup  ## Measure, beside Redis, memcached and a bare gRPC server
+	@$(PY) -m tests.bench $(ARGS)
+
+bench-quick: setup  ## The same in about a minute, with coarser numbers
+	@$(PY) -m tests.bench --quick $(ARGS)
+
+dist: setup  ## Build both distributions into build/dist
+	@rm -rf build/dist
+	@$(PY) -m build --no-isolation --outdir build/dist client
+	@$(PY) -m build --no-isolation --outdir build/dist .
+
+ci: setup  ## Everything that must hold before a change goes in; the tests come last
+	@failed=; for step in fmt-check lint types arch proto-check dist test; do \
+		printf '\n=== %s ===\n' $$step; \
+		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+	done; \
+	test -z "$$failed" || { printf '\nFailed:%s\n' "$$failed"; exit 1; }
+
+clean:  ## Remove what was built and what tools left behind; .venv stays
+	@rm -rf build dist .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find cachenode client tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## The same, and .venv
+	@rm -rf $(VENV)

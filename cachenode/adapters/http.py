@@ -1,0 +1,98 @@
+"""The HTTP port: metrics and probes, in the node's own event loop.
+
+In the loop on purpose: a server in a thread of its own would go on answering /livez while the node is stuck.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+__all__ = ["HttpServer"]
+
+_PAGE = """<!doctype html><html lang="en"><title>cachenode</title><body style="font-family:sans-serif;margin:2rem">
+<h1>cachenode {id}</h1><p>version {version}</p>
+<ul><li><a href="/metrics">/metrics</a>: for Prometheus</li>
+<li><a href="/readyz">/readyz</a>: may clients come?</li><li><a href="/livez">/livez</a>: is the process stuck?</li></ul></body></html>
+"""
+
+
+class HttpServer:
+    """Serves /metrics, /livez, /readyz and a page that lists them.
+
+    Args:
+        listen: host:port; port 0 takes a free one.
+        ready: Whether clients may come.
+        live: Whether the process is not stuck.
+        metrics: What /metrics shows.
+        info: "id" and "version" for the page.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        *,
+        ready: Callable[[], bool],
+        live: Callable[[], bool],
+        metrics: CollectorRegistry,
+        info: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self.address = ""
+        self._listen = listen
+        self._ready = ready
+        self._live = live
+        self._metrics = metrics
+        self._info = info
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Bind and serve.
+
+        Raises:
+            OSError: The address cannot be bound.
+        """
+        app = web.Application()
+        app.router.add_get("/", self._index)
+        app.router.add_get("/metrics", self._show_metrics)
+        app.router.add_get("/livez", self._probe(self._live))
+        app.router.add_get("/readyz", self._probe(self._ready))
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        host, _, port = self._listen.rpartition(":")
+        site = web.TCPSite(self._runner, host.strip("[]") or None, int(port))
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            why = error.strerror or type(error).__name__
+            raise OSError(f"cannot listen on {self._listen} for HTTP: {why}") from None
+        bound = self._runner.addresses[0][1]
+        self.address = f"{host}:{bound}"
+
+    async def stop(self) -> None:
+        """Stop serving. Safe to call before `start`."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _index(self, request: web.Request) -> web.Response:
+        del request
+        return web.Response(text=_PAGE.format(**self._info()), content_type="text/html")
+
+    async def _show_metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._metrics), headers={"Content-Type": content_type})
+
+    def _probe(self, healthy: Callable[[], bool]) -> Callable[[web.Request], object]:
+        async def answer(request: web.Request) -> web.Response:
+            del request
+            good = healthy()
+            return web.Response(
+                text=json.dumps({"ok": good}), status=200 if good else 503, content_type="application/json"
+            )
+
+        return answer

@@ -1,0 +1,84 @@
+"""The shared store in a dict, for tests and simulations: the contract of the Redis one, on an injected clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cachenode.core.entries import L2Entry, L2Write
+from cachenode.ports import Clock
+
+__all__ = ["MemoryL2"]
+
+
+class _Slot(NamedTuple):
+    value: bytes | None  # None: a tombstone
+    flags: int
+    version: int
+    deadline: float
+
+
+class MemoryL2:
+    """An `L2Store` in memory.
+
+    It has no budget: a tombstone or an expired value is freed when its key is next used, not before.
+
+    Args:
+        clock: For deadlines.
+        tombstone_s: How long a drop refuses older writes.
+    """
+
+    def __init__(self, clock: Clock, *, tombstone_s: float = 60.0) -> None:
+        self._clock = clock
+        self._tombstone_s = tombstone_s
+        self._slots: dict[tuple[str, bytes], _Slot] = {}
+
+    async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        """Return the live entry of each key, None where there is none."""
+        now = self._clock.now()
+        return [self._entry(namespace, key, now) for key in keys]
+
+    async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        """Store each value whose version is higher than the stored one's (a tombstone's counts too)."""
+        now = self._clock.now()
+        done = []
+        for write in writes:
+            stored = self._live(namespace, write.key, now)
+            newer = stored is None or write.version > stored.version
+            if newer:
+                deadline = now + max(write.ttl_s, 0.001)
+                self._slots[namespace, write.key] = _Slot(write.value, write.flags, write.version, deadline)
+            done.append(newer)
+        return done
+
+    async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Remove each key whatever version it has, leaving a tombstone."""
+        now = self._clock.now()
+        done = []
+        for key, version in drops:
+            stored = self._live(namespace, key, now)
+            highest = version if stored is None else max(version, stored.version)
+            self._slots[namespace, key] = _Slot(None, 0, highest, now + self._tombstone_s)
+            done.append(stored is not None and stored.value is not None)
+        return done
+
+    async def ping(self) -> None:
+        """Return: memory always answers."""
+
+    async def close(self) -> None:
+        """Keep everything: another user of this object may go on."""
+
+    def _live(self, namespace: str, key: bytes, now: float) -> _Slot | None:
+        slot = self._slots.get((namespace, key))
+        if slot is None or now < slot.deadline:
+            return slot
+        del self._slots[namespace, key]
+        return None
+
+    def _entry(self, namespace: str, key: bytes, now: float) -> L2Entry | None:
+        slot = self._live(namespace, key, now)
+        if slot is None or slot.value is None:
+            return None
+        remaining = math.inf if math.isinf(slot.deadline) else slot.deadline - now
+        return L2Entry(slot.value, slot.flags, slot.version, remaining)

@@ -1,0 +1,34 @@
+"""The shared store of a node that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cachenode.core.entries import L2Entry, L2Write
+
+__all__ = ["NullL2"]
+
+
+class NullL2:
+    """An `L2Store` that forgets at once: every write is accepted, nothing is ever found. Never raises."""
+
+    async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        """Return None for each key."""
+        del namespace
+        return [None] * len(keys)
+
+    async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        """Return True for each write."""
+        del namespace
+        return [True] * len(writes)
+
+    async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Return False for each key."""
+        del namespace
+        return [False] * len(drops)
+
+    async def ping(self) -> None:
+        """Return."""
+
+    async def close(self) -> None:
+        """Return."""

@@ -1,0 +1,165 @@
+"""The shared store in Redis or Valkey.
+
+Keys are ``cn:{cluster}:{namespace}:`` followed by the cache key's bytes (neither name may hold a colon, so no two
+pairs meet); values lie in the envelope of `cachenode.core.envelope`. A read is ``TIME`` and ``MGET`` in one pipeline:
+deadlines are compared with the clock of the server that set them. Writes and drops are scripts (`l2_scripts`),
+because "only if newer" must be one step inside the server.
+
+A call that timed out may still be executed later (a frozen server wakes up and reads its sockets). That is harmless:
+a late write meets a newer version or a tombstone, a late drop removes at most a value that could be loaded again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+
+from cachenode.adapters.batching import TurnBatcher
+from cachenode.adapters.l2_scripts import DROP, DROP_SHA, WRITE, WRITE_SHA
+from cachenode.adapters.redis_client import check_cluster
+from cachenode.core.entries import L2Entry, L2Write
+from cachenode.core.envelope import HEAD_BYTES, TOMBSTONE, decode, head, tail, ttl_ms
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+__all__ = ["RedisL2"]
+
+_Command = tuple[Any, ...]
+_LOAD: list[_Command] = [("SCRIPT LOAD", WRITE), ("SCRIPT LOAD", DROP)]
+_TIME: _Command = ("TIME",)
+_KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
+
+
+class RedisL2:
+    """An `L2Store` in Redis 7.0 or later, or Valkey.
+
+    Guarantees: a call ends within about `timeout_s`, whatever the server does; nothing is retried. A restarted server
+        gets the scripts again by itself. A value that somebody else put at one of its keys, or a damaged one, reads
+        as absent.
+
+    Not guaranteed: that a stored value stays (the server may evict it), nor a tombstone under memory pressure. A
+    server without room takes a write as a drop: what it held before is gone, and the write reports True.
+
+    Args:
+        client: See `redis_client.connect`, to be called with the same `timeout_s`. Closed with the store.
+        cluster: Name of the cluster; part of every key.
+        timeout_s: Time limit of a round trip, connecting included.
+        tombstone_s: How long a drop refuses older writes.
+        in_flight: Round trips that may be under way at once.
+
+    Raises:
+        ConfigError: The cluster's name is not valid.
+    """
+
+    def __init__(
+        self, client: Redis, cluster: str, *, timeout_s: float = 0.05, tombstone_s: float = 60.0, in_flight: int = 4
+    ) -> None:
+        self._client = client
+        self._prefix = f"cn:{check_cluster(cluster)}:"
+        self._prefixes: dict[str, bytes] = {}
+        self._tombstone_ms = ttl_ms(tombstone_s)
+        slots = asyncio.Semaphore(in_flight)
+        self._reads: TurnBatcher[bytes, L2Entry | None] = TurnBatcher(self._mget, slots, limit_s=timeout_s)
+        self._scripts: TurnBatcher[_Command, int] = TurnBatcher(
+            self._evaluate, slots, limit_s=timeout_s, size=_command_bytes
+        )
+        self._pings: TurnBatcher[None, None] = TurnBatcher(self._pong, slots, limit_s=timeout_s)
+
+    async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        """Return the live entry of each key, None where there is none."""
+        prefix = self._prefix_of(namespace)
+        return await self._reads.submit([prefix + key for key in keys])
+
+    async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        """Store each value whose version is higher than the stored one's (a tombstone's counts too)."""
+        prefix = self._prefix_of(namespace)
+        commands = [
+            (
+                "EVALSHA",
+                WRITE_SHA,
+                1,
+                prefix + key,
+                head(version),
+                tail(version, flags, value),
+                ttl_ms(ttl_s),
+            )
+            for key, value, flags, version, ttl_s in writes
+        ]
+        return [bool(done) for done in await self._scripts.submit(commands)]
+
+    async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Remove each key whatever version it has, leaving a tombstone."""
+        prefix = self._prefix_of(namespace)
+        commands = [self._drop(prefix + key, head(version, kind=TOMBSTONE)) for key, version in drops]
+        return [bool(done) for done in await self._scripts.submit(commands)]
+
+    async def ping(self) -> None:
+        """Return if the store answers."""
+        await self._pings.submit([None])
+
+    async def close(self) -> None:
+        """Give back connections; calls under way end with `L2Unavailable`. Safe to call twice."""
+        for batcher in (self._reads, self._scripts, self._pings):
+            await batcher.close()
+        await self._client.aclose()
+
+    def _prefix_of(self, namespace: str) -> bytes:
+        prefix = self._prefixes.get(namespace)
+        if prefix is None:
+            prefix = self._prefixes[namespace] = f"{self._prefix}{namespace}:".encode()
+        return prefix
+
+    def _drop(self, key: bytes, tombstone: bytes) -> _Command:
+        return ("EVALSHA", DROP_SHA, 1, key, tombstone, self._tombstone_ms)
+
+    async def _mget(self, keys: list[bytes]) -> list[L2Entry | None]:
+        time, values = await self._round_trip([_TIME, ("MGET", *keys)])
+        _raise_first((time, values))
+        now_ms = time[0] * 1_000 + time[1] // 1_000
+        return [None if raw is None else decode(raw, now_ms) for raw in values]
+
+    async def _pong(self, items: list[None]) -> list[None]:
+        _raise_first(await self._round_trip([("PING",)]))
+        return items
+
+    async def _evaluate(self, commands: list[_Command]) -> list[int]:
+        replies = await self._round_trip(commands)
+        again: dict[int, _Command] = {}
+        for index, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                again[index] = commands[index]
+            elif isinstance(reply, OutOfMemoryError) and commands[index][1] is WRITE_SHA:
+                # Keeping the older value would be a lie, failing would open the breaker for reads too: forget instead.
+                again[index] = self._drop(commands[index][_KEY], _tombstone_of(commands[index][_HEAD]))
+        if again:
+            loaded = await self._round_trip([*_LOAD, *again.values()])
+            _raise_first(loaded[: len(_LOAD)])
+            for index, reply in zip(again, loaded[len(_LOAD) :], strict=True):
+                replies[index] = 1 if commands[index] is not again[index] and reply == 0 else reply
+        _raise_first(replies)
+        return replies
+
+    async def _round_trip(self, commands: list[_Command]) -> list[Any]:
+        """Return the replies, in order; the server's complaints are among them as exceptions."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
+
+
+def _command_bytes(command: _Command) -> int:
+    return len(command[_TAIL]) if command[1] is WRITE_SHA else 0
+
+
+def _tombstone_of(value_head: bytes) -> bytes:
+    return bytes((value_head[0], TOMBSTONE)) + value_head[2:HEAD_BYTES]
+
+
+def _raise_first(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply

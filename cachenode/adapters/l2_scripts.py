@@ -1,0 +1,84 @@
+"""The scripts that run inside the shared store. Fixed text: nothing is ever pasted into them.
+
+Both know the envelope's layout (`cachenode.core.envelope`): format, kind, version (8), deadline (8), the rest.
+
+Three traps they avoid:
+
+- A script's numbers are doubles, which hold 53 bits. Versions are compared as two halves of 32.
+- A script's ``<`` on strings goes by the server's locale (strcoll), so it does not order bytes.
+- A key may hold another type, put there by somebody else. Reading it inside ``pcall`` makes it absent, and SET
+  replaces any type.
+
+``drop`` may run when the store is out of memory (``allow-oom``): a store that is full must still be able to forget.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+__all__ = ["DROP", "DROP_SHA", "WRITE", "WRITE_SHA"]
+
+_HALVES = """
+local FORMAT, VALUE = string.char(0xC1), 0
+local stored = redis.pcall('GETRANGE', KEYS[1], 0, 17)
+local known = type(stored) == 'string' and #stored >= 10 and string.sub(stored, 1, 1) == FORMAT
+local high, low, stored_high, stored_low
+if known then
+  stored_high, stored_low = struct.unpack('>I4I4', stored, 3)
+end
+"""
+
+WRITE = (
+    """#!lua
+-- KEYS: the key. ARGV: head (format, kind, version), tail (flags, check, value), time to live in ms (0 = for ever).
+-- Stores the value if its version is above the stored one. Returns 1 if it did, else 0.
+"""
+    + _HALVES
+    + """
+if known then
+  high, low = struct.unpack('>I4I4', ARGV[1], 3)
+  if stored_high > high or (stored_high == high and stored_low >= low) then
+    return 0
+  end
+end
+local ttl = tonumber(ARGV[3])
+if ttl == 0 then
+  redis.call('SET', KEYS[1], ARGV[1] .. string.rep('\\0', 8) .. ARGV[2])
+else
+  local time = redis.call('TIME')
+  local deadline = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + ttl
+  redis.call('SET', KEYS[1], ARGV[1] .. struct.pack('>I8', deadline) .. ARGV[2], 'PX', ARGV[3])
+end
+return 1
+"""
+)
+
+DROP = (
+    """#!lua flags=allow-oom
+-- KEYS: the key. ARGV: head of the tombstone (format, kind, version), its life in ms.
+-- Removes whatever is there and leaves a tombstone of the higher version. Returns 1 if a value was there, else 0.
+"""
+    + _HALVES
+    + """
+local tombstone, was_value = ARGV[1], 0
+if known then
+  high, low = struct.unpack('>I4I4', ARGV[1], 3)
+  if stored_high > high or (stored_high == high and stored_low > low) then
+    tombstone = string.sub(ARGV[1], 1, 2) .. string.sub(stored, 3, 10)
+  end
+  if string.byte(stored, 2) == VALUE then
+    was_value = 1
+  end
+end
+redis.call('SET', KEYS[1], tombstone, 'PX', ARGV[2])
+return was_value
+"""
+)
+
+
+def _sha(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+WRITE_SHA = _sha(WRITE)
+DROP_SHA = _sha(DROP)

@@ -1,0 +1,84 @@
+"""Metrics for Prometheus: a collector that reads the node's plain integers when it is scraped.
+
+Nothing on the path of a call knows about metrics: no locks and no label look-ups there. Labels are closed sets (layers, namespaces, reasons), never keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cachenode.node.stats import NamespaceCounters, NodeStats
+
+__all__ = ["NodeCollector"]
+
+_L2_STATES = ("off", "closed", "open", "half_open")
+
+
+class NodeCollector(Collector):
+    """Turns the counters of one node into metrics.
+
+    Args:
+        stats: Returns the present counters.
+    """
+
+    def __init__(self, stats: Callable[[], NodeStats]) -> None:
+        self._stats = stats
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: the counters are not asked before the node is built."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        stats = self._stats()
+        yield from _of_namespaces(stats.namespaces)
+        yield from _of_node(stats)
+
+
+def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric]:
+    hits = CounterMetricFamily("cache_hits", "Reads that found a value.", labels=["cache_layer", "namespace"])
+    misses = CounterMetricFamily("cache_misses", "Reads that found none.", labels=["namespace"])
+    rate = GaugeMetricFamily("cache_hit_rate", "Part of all reads that found a value.", labels=["namespace"])
+    operations = CounterMetricFamily("cache_operations", "Writes done.", labels=["operation", "namespace"])
+    memory = GaugeMetricFamily("cache_memory_bytes", "Cost of the entries in memory.", labels=["namespace"])
+    keys = GaugeMetricFamily("cache_keys_total", "Entries in memory.", labels=["namespace"])
+    evictions = CounterMetricFamily(
+        "cache_evictions", "Entries that left memory by themselves.", labels=["namespace", "reason"]
+    )
+    for space in namespaces:
+        found = space.l1_hits + space.l2_hits
+        hits.add_metric(["l1", space.name], space.l1_hits)
+        hits.add_metric(["l2", space.name], space.l2_hits)
+        misses.add_metric([space.name], space.misses)
+        rate.add_metric([space.name], found / (found + space.misses) if found + space.misses else 0.0)
+        operations.add_metric(["set", space.name], space.sets)
+        operations.add_metric(["delete", space.name], space.deletes)
+        memory.add_metric([space.name], space.used_bytes)
+        keys.add_metric([space.name], space.entries)
+        evictions.add_metric([space.name, "capacity"], space.evictions)
+        evictions.add_metric([space.name, "expired"], space.expirations)
+    yield from (hits, misses, rate, operations, memory, keys, evictions)
+
+
+def _of_node(stats: NodeStats) -> Iterator[Metric]:
+    errors = CounterMetricFamily("cache_errors", "Keys that failed, by stable reason.", labels=["reason"])
+    for reason, count in sorted(stats.errors.items()):
+        errors.add_metric([reason], count)
+    yield errors
+    state = GaugeMetricFamily("cachenode_l2_state", "1 for the state that L2 is in.", labels=["state"])
+    for name in _L2_STATES:
+        state.add_metric([name], float(stats.l2_state == name))
+    yield state
+    info = GaugeMetricFamily("cachenode_build_info", "Always 1.", labels=["node_id", "version"])
+    info.add_metric([stats.node_id, stats.version], 1)
+    yield info
+    yield CounterMetricFamily("cachenode_l2_errors", "Calls to L2 that failed.", value=stats.l2_errors)
+    yield CounterMetricFamily("cachenode_forwarded", "Keys sent on to their owner.", value=stats.forwarded)
+    yield GaugeMetricFamily("cachenode_sessions", "Open client sessions.", value=stats.sessions)
+    yield GaugeMetricFamily("cachenode_view_epoch", "Epoch of the view in force.", value=stats.view_epoch)
+    yield GaugeMetricFamily("cachenode_members", "Members of the view in force.", value=stats.members)
+    yield GaugeMetricFamily("cachenode_memory_max_bytes", "Budget for entries.", value=stats.max_bytes)
+    yield GaugeMetricFamily("cachenode_uptime_seconds", "Time since the start.", value=stats.uptime_s)

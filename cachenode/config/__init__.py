@@ -1,0 +1,41 @@
+"""The configuration of a node: one frozen tree, checked as a whole before anything starts.
+
+A value comes from the first of these that names it: a flag, an environment variable, the TOML file, the default.
+`load_config` merges them and reports every problem at once, with the source of each.
+"""
+
+from __future__ import annotations
+
+from cachenode.config.load import load_config
+from cachenode.config.model import (
+    ClusterConfig,
+    L2Config,
+    LimitsConfig,
+    LogConfig,
+    MemoryConfig,
+    NamespaceConfig,
+    NodeConfig,
+    NodeSection,
+)
+from cachenode.config.show import FieldHelp, describe, fields_help, fields_table
+from cachenode.config.sources import FLAGS
+from cachenode.config.values import parse_address, redact_url
+
+__all__ = [
+    "FLAGS",
+    "ClusterConfig",
+    "FieldHelp",
+    "L2Config",
+    "LimitsConfig",
+    "LogConfig",
+    "MemoryConfig",
+    "NamespaceConfig",
+    "NodeConfig",
+    "NodeSection",
+    "describe",
+    "fields_help",
+    "fields_table",
+    "load_config",
+    "parse_address",
+    "redact_url",
+]

@@ -1,0 +1,85 @@
+"""What the fields of a configuration must satisfy together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from cachenode.config.model import NodeConfig
+from cachenode.config.sources import FieldPath
+from cachenode.config.values import is_loopback, is_wildcard, parse_address
+
+__all__ = ["Conflict", "conflicts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A rule that a configuration breaks.
+
+    Attributes:
+        fields: What the rule looks at; the first is the field to change.
+        text: The rule, for people.
+    """
+
+    fields: tuple[FieldPath, ...]
+    text: str
+
+
+def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[Conflict]:
+    """Yield every rule that a configuration breaks.
+
+    Args:
+        config: The configuration, each field of which is valid by itself.
+        given: The fields that a source has set.
+    """
+    yield from _addresses(config)
+    yield from _cluster(config, given)
+    yield from _sizes(config)
+
+
+def _addresses(config: NodeConfig) -> Iterator[Conflict]:
+    node = config.node
+    insecure = ("node", "insecure")
+    for name, address in (("listen", node.listen), ("http_listen", node.http_listen)):
+        if address and not node.insecure and not is_loopback(parse_address(address, any_port=True)[0]):
+            text = (
+                "would let other machines in without TLS, which does not exist yet; listen on 127.0.0.1, or say that"
+                " the network can be trusted: node.insecure = true, flag --insecure"
+            )
+            yield Conflict((("node", name), insecure), text)
+    if node.advertise and is_wildcard(parse_address(node.advertise, any_port=True)[0]):
+        yield Conflict((("node", "advertise"),), "must be an address that others can connect to, not a wildcard")
+    host, port = parse_address(node.listen, any_port=True)
+    if node.http_listen and port and parse_address(node.http_listen, any_port=True) == (host, port):
+        yield Conflict((("node", "http_listen"), ("node", "listen")), "must differ from node.listen")
+
+
+def _cluster(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Conflict]:
+    cluster = config.cluster
+    discovery, seeds, dns_name = ("cluster", "discovery"), ("cluster", "seeds"), ("cluster", "dns_name")
+    if cluster.discovery == "static" and not cluster.seeds:
+        yield Conflict((seeds, discovery), "must list the nodes' addresses for discovery static")
+    if cluster.discovery == "dns" and not cluster.dns_name:
+        yield Conflict((dns_name, discovery), "must be name:port for discovery dns")
+    if cluster.discovery == "redis" and config.registry_url() is None:
+        text = "must be the URL of the Redis where nodes meet, for discovery redis (or set l2.url)"
+        yield Conflict((("l2", "registry_url"), ("l2", "url"), discovery), text)
+    # A node that silently runs alone although somebody listed its peers is the worse surprise.
+    for path, kind in ((seeds, "static"), (dns_name, "dns")):
+        if path in given and discovery not in given:
+            yield Conflict((discovery, path), f"must be {kind} for cluster.{path[1]} to be used")
+    if cluster.lease_s < 3 * cluster.heartbeat_s:
+        text = "must be at least three times cluster.heartbeat_s, or one late renewal loses the lease"
+        yield Conflict((("cluster", "lease_s"), ("cluster", "heartbeat_s")), text)
+
+
+def _sizes(config: NodeConfig) -> Iterator[Conflict]:
+    limits = config.limits
+    largest = ("limits", "max_value_bytes")
+    if limits.max_value_bytes >= limits.max_frame_bytes:
+        text = "must be less than limits.max_frame_bytes, since a frame holds the value, its key and more"
+        yield Conflict((largest, ("limits", "max_frame_bytes")), text)
+    for name, namespace in config.namespaces.items():
+        if namespace.max_value_bytes is not None and namespace.max_value_bytes > limits.max_value_bytes:
+            text = f"must be at most limits.max_value_bytes ({limits.max_value_bytes:,})"
+            yield Conflict((("namespaces", name, "max_value_bytes"), largest), text)

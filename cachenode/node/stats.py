@@ -1,0 +1,44 @@
+"""What a node counts, as frozen records that metrics, admin calls and people read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["NamespaceCounters", "NodeStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceCounters:
+    """One namespace on one node: sizes now, counters since the start."""
+
+    name: str
+    entries: int
+    used_bytes: int
+    l1_hits: int
+    l2_hits: int
+    misses: int
+    sets: int
+    deletes: int
+    evictions: int
+    expirations: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStats:
+    """One node: sizes now, counters since the start."""
+
+    node_id: str
+    incarnation: str
+    version: str
+    uptime_s: float
+    max_bytes: int
+    used_bytes: int
+    sessions: int
+    l2_state: str
+    l2_errors: int
+    forwarded: int
+    view_epoch: int
+    members: int
+    namespaces: tuple[NamespaceCounters, ...]
+    errors: Mapping[str, int]

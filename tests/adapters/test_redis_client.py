@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from cachenode.adapters.redis_client import FAILURES, RedisAddress, check_cluster, connect, parse_url, reason
+from cachenode.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://cache", RedisAddress(host="cache")),
+        ("redis://cache:7000/3", RedisAddress(host="cache", port=7000, db=3)),
+        ("redis://cache/", RedisAddress(host="cache")),
+        ("redis://[::1]:7000", RedisAddress(host="::1", port=7000)),
+        ("redis://me:p%40ss@cache", RedisAddress(host="cache", username="me", password="p@ss")),
+        ("redis://:secret@cache", RedisAddress(host="cache", password="secret")),
+        ("rediss://cache", RedisAddress(host="cache", tls=True)),
+        ("unix:///run/redis.sock", RedisAddress(path="/run/redis.sock")),
+        ("unix:///run/a%20b.sock?db=2", RedisAddress(path="/run/a b.sock", db=2)),
+        ("unix://me:secret@/run/s", RedisAddress(path="/run/s", username="me", password="secret")),
+    ],
+)
+def test_reads_urls(url: str, expected: RedisAddress) -> None:
+    """Every accepted form is read as documented."""
+    assert parse_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "cache:6379",
+        "http://:hunter2@cache",
+        "redis://:hunter2@",
+        "redis://:hunter2@cache:port",
+        "redis://:hunter2@cache:70000",
+        "redis://:hunter2@cache/one",
+        "redis://:hunter2@cache/1/2",
+        "redis://:hunter2@cache?socket_timeout=9",
+        "redis://:hunter2@cache#1",
+        "unix://:hunter2@run/redis.sock",
+        "unix://",
+        "unix:///",
+        "unix:///run/s?db=x",
+        "unix:///run/s?hunter2",
+        "redis://[hunter2",
+    ],
+)
+def test_refuses_other_urls(url: str) -> None:
+    """The error lists what is accepted and never shows the password."""
+    with pytest.raises(ConfigError, match=r"redis url: .*accepted are redis://.*rediss://.*unix://") as caught:
+        parse_url(url)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_password_is_not_shown() -> None:
+    """An address may be logged."""
+    assert "hunter2" not in repr(parse_url("redis://:hunter2@cache"))
+
+
+def test_profile_of_the_hot_path() -> None:
+    """No retries, no health checks, a fixed protocol and a bounded pool, whatever the library's defaults are."""
+    for url in ("redis://:pw@cache:7000/3", "rediss://cache", "unix:///run/s"):
+        pool = connect(url, timeout_s=0.2, connect_timeout_s=0.3, max_connections=5).connection_pool
+        options = pool.connection_kwargs
+        assert pool.max_connections == 5
+        assert options["retry"].get_retries() == 0
+        assert options["health_check_interval"] == 0
+        assert options["protocol"] == 2
+        connection = pool.connection_class(**options)
+        assert connection.socket_timeout == pytest.approx(0.4)
+        assert connection.socket_connect_timeout == pytest.approx(0.3)
+
+
+async def test_a_server_that_is_not_there_costs_little() -> None:
+    """A call to nobody fails at once instead of after seconds of retries."""
+    client = connect("unix:///nonexistent/valkey.sock")
+    began = time.monotonic()
+    with pytest.raises(FAILURES):
+        await client.ping()
+    assert time.monotonic() - began < 1.0
+    await client.aclose()
+
+
+async def test_a_server_that_does_not_answer_costs_the_limit() -> None:
+    """A listener that accepts and says nothing costs the socket's time limit, not the library's default."""
+
+    async def mute(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.close()
+
+    done = asyncio.Event()
+    listener = await asyncio.start_server(mute, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    client = connect(f"redis://127.0.0.1:{port}", timeout_s=0.05)
+    began = time.monotonic()
+    with pytest.raises(FAILURES):
+        await client.ping()
+    assert time.monotonic() - began < 1.0
+    await client.aclose()
+    done.set()
+    listener.close()
+    await listener.wait_closed()
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "{a}", "a b", "x" * 65, "-a", "a\n"])
+def test_refuses_cluster_names(name: str) -> None:
+    """A name with a meaning in keys is refused."""
+    with pytest.raises(ConfigError, match="cluster"):
+        check_cluster(name)
+
+
+def test_takes_cluster_names() -> None:
+    """Ordinary names pass."""
+    assert check_cluster("Prod-eu.1_a") == "Prod-eu.1_a"
+
+
+def test_reasons_hold_no_arguments() -> None:
+    """A server's complaint about a command is reduced to its kind; what is wrong with the connection is said."""
+    assert reason(ResponseError("unknown command, with args beginning with: 'secret'")) == "ResponseError"
+    assert reason(RedisConnectionError("Error 111 connecting to cache:6379.")) == "Error 111 connecting to cache:6379."
+    assert reason(AuthenticationError("invalid username-password pair")) == "invalid username-password pair"
+    assert reason(TimeoutError()) == "TimeoutError"

@@ -1,0 +1,260 @@
+"""What every `L2Store` does, whichever holds the values."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
+
+import pytest
+from redis.asyncio import Redis
+
+from cachenode.adapters.l2_chaos import ChaosL2
+from cachenode.adapters.l2_memory import MemoryL2
+from cachenode.adapters.l2_null import NullL2
+from cachenode.adapters.l2_redis import RedisL2
+from cachenode.adapters.redis_client import connect
+from cachenode.core.entries import L2Entry, L2Write
+from cachenode.ports import L2Store
+from tests.support.clock import ManualClock
+from tests.support.redis_server import LEGS
+
+NS = "users"
+HIGH = (1 << 64) - 1
+
+Pass = Callable[[float], Awaitable[None]]
+
+
+class Store:
+    """A store under test, and a way to let its time pass."""
+
+    def __init__(self, l2: L2Store, let_pass: Pass) -> None:
+        self.l2 = l2
+        self.let_pass = let_pass
+
+    async def put(self, key: bytes, value: bytes, version: int, *, ttl_s: float = math.inf, flags: int = 0) -> bool:
+        (done,) = await self.l2.write(NS, [L2Write(key, value, flags, version, ttl_s)])
+        return done
+
+    async def get(self, key: bytes) -> L2Entry | None:
+        (entry,) = await self.l2.read(NS, [key])
+        return entry
+
+    async def drop(self, key: bytes, version: int) -> bool:
+        (done,) = await self.l2.drop(NS, [(key, version)])
+        return done
+
+
+def memory_store(*, chaos: bool) -> Store:
+    clock = ManualClock()
+
+    async def let_pass(seconds: float) -> None:
+        clock.advance(seconds)
+
+    memory = MemoryL2(clock)
+    return Store(ChaosL2(memory, Random(1)) if chaos else memory, let_pass)
+
+
+async def shift_deadlines(client: Redis, pattern: str, seconds: float) -> None:
+    """Let time pass on a real server: move the deadlines it keeps and those inside the envelopes."""
+    script = """
+    for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+      local left = redis.call('PTTL', key)
+      if left >= 0 then
+        local raw = redis.call('GET', key)
+        if #raw >= 18 then
+          local deadline = struct.unpack('>I8', raw, 11) - ARGV[2]
+          redis.call('SET', key, string.sub(raw, 1, 10) .. struct.pack('>I8', deadline) .. string.sub(raw, 19))
+        end
+        redis.call('PEXPIRE', key, left - ARGV[2])
+      end
+    end
+    """
+    await client.eval(script, 0, pattern, round(seconds * 1_000))
+
+
+@pytest.fixture(params=["memory", "chaos", *LEGS])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """Each implementation in turn."""
+    if request.param in {"memory", "chaos"}:
+        yield memory_store(chaos=request.param == "chaos")
+        return
+    url = request.getfixturevalue("server_urls")(request.param)
+    cluster = f"t{secrets.token_hex(6)}"
+    client = connect(url, timeout_s=5.0, connect_timeout_s=5.0)
+
+    async def let_pass(seconds: float) -> None:
+        await shift_deadlines(client, f"cn:{cluster}:*", seconds)
+
+    l2 = RedisL2(client, cluster, timeout_s=5.0)
+    yield Store(l2, let_pass)
+    await l2.close()
+
+
+async def test_absent(store: Store) -> None:
+    """A key that was never written is absent."""
+    assert await store.get(b"k") is None
+
+
+async def test_reads_what_was_written(store: Store) -> None:
+    """Value, flags, version and endless life come back as they went in, whatever bytes they have."""
+    value = bytes(range(256)) * 3
+    assert await store.put(b"k\x00\xff", value, HIGH, flags=0xDEADBEEF)
+    assert await store.get(b"k\x00\xff") == L2Entry(value, 0xDEADBEEF, HIGH, math.inf)
+
+
+async def test_empty_value(store: Store) -> None:
+    """A value of no bytes is a value."""
+    await store.put(b"k", b"", 1)
+    assert await store.get(b"k") == L2Entry(b"", 0, 1, math.inf)
+
+
+async def test_results_are_in_order(store: Store) -> None:
+    """Many keys of one call, some absent and some twice, are answered in the order of the call."""
+    await store.l2.write(NS, [L2Write(b"a", b"1", 0, 1, 60), L2Write(b"b", b"2", 0, 2, 60)])
+    entries = await store.l2.read(NS, [b"b", b"x", b"a", b"b"])
+    assert [entry and entry.value for entry in entries] == [b"2", None, b"1", b"2"]
+
+
+async def test_no_keys(store: Store) -> None:
+    """A call without keys has an empty result."""
+    assert await store.l2.read(NS, []) == []
+    assert await store.l2.write(NS, []) == []
+    assert await store.l2.drop(NS, []) == []
+
+
+async def test_namespaces_are_apart(store: Store) -> None:
+    """The same key in two namespaces is two entries, also when namespace and key run together to the same text."""
+    await store.l2.write("a", [L2Write(b"b:c", b"1", 0, 1, 60)])
+    assert await store.l2.read("a.b", [b"c"]) == [None]
+    assert await store.l2.read("b", [b"b:c"]) == [None]
+    assert (await store.l2.read("a", [b"b:c"]))[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        (1, 2),
+        (255, 256),
+        (2**31, 2**32),
+        (2**53, 2**53 + 1),
+        (2**63 - 1, 2**63),
+        (0x00FF << 48, 0x0100 << 48),
+        (0, HIGH),
+    ],
+)
+async def test_newer_wins_and_older_is_refused(store: Store, older: int, newer: int) -> None:
+    """Versions are compared as 64-bit numbers, over the whole range; the same version again is refused too."""
+    assert await store.put(b"k", b"old", older)
+    assert await store.put(b"k", b"new", newer)
+    assert not await store.put(b"k", b"old", older)
+    assert not await store.put(b"k", b"other", newer)
+    entry = await store.get(b"k")
+    assert entry is not None
+    assert (entry.value, entry.version) == (b"new", newer)
+
+
+async def test_one_call_with_two_versions_of_a_key(store: Store) -> None:
+    """Writes of one call take effect in order."""
+    writes = [L2Write(b"k", b"2", 0, 2, 60), L2Write(b"k", b"1", 0, 1, 60), L2Write(b"k", b"3", 0, 3, 60)]
+    assert await store.l2.write(NS, writes) == [True, False, True]
+
+
+async def test_drop_tells_whether_a_value_was_there(store: Store) -> None:
+    """A drop reports True for a live value, False for nothing and for a tombstone."""
+    await store.put(b"k", b"v", 5)
+    assert await store.drop(b"k", 6)
+    assert await store.get(b"k") is None
+    assert not await store.drop(b"k", 7)
+    assert not await store.drop(b"other", 1)
+
+
+async def test_drop_is_unconditional(store: Store) -> None:
+    """A drop with a lower version removes a newer value all the same, and the tombstone keeps the higher version."""
+    await store.put(b"k", b"v", 2**40)
+    assert await store.drop(b"k", 3)
+    assert await store.get(b"k") is None
+    assert not await store.put(b"k", b"v", 2**40)
+    assert await store.put(b"k", b"v", 2**40 + 1)
+
+
+async def test_tombstone_refuses_older_and_allows_newer(store: Store) -> None:
+    """After a drop a write that began before it is refused, one that began after it is stored."""
+    await store.drop(b"k", 10)
+    assert not await store.put(b"k", b"older", 9)
+    assert not await store.put(b"k", b"same", 10)
+    assert await store.get(b"k") is None
+    assert await store.put(b"k", b"newer", 11)
+    assert (await store.get(b"k")) is not None
+
+
+async def test_tombstone_keeps_its_own_version_over_a_lower_one(store: Store) -> None:
+    """A second drop with a lower version does not make the tombstone weaker."""
+    await store.drop(b"k", 10)
+    await store.drop(b"k", 4)
+    assert not await store.put(b"k", b"v", 9)
+
+
+async def test_tombstone_ends(store: Store) -> None:
+    """A tombstone refuses for a minute, not for ever."""
+    await store.drop(b"k", 10)
+    await store.let_pass(55)
+    assert not await store.put(b"k", b"v", 9)
+    await store.let_pass(6)
+    assert await store.put(b"k", b"v", 9)
+
+
+async def test_life_gets_shorter_and_ends(store: Store) -> None:
+    """The remaining life counts down; at its end the value is absent and its version forgotten."""
+    await store.put(b"k", b"v", 5, ttl_s=100)
+    entry = await store.get(b"k")
+    assert entry is not None
+    assert 90 < entry.ttl_s <= 100.001
+    await store.let_pass(60)
+    entry = await store.get(b"k")
+    assert entry is not None
+    assert 30 < entry.ttl_s <= 40.001
+    await store.let_pass(41)
+    assert await store.get(b"k") is None
+    assert await store.put(b"k", b"v", 1)
+
+
+async def test_a_write_replaces_the_life(store: Store) -> None:
+    """A newer write brings its own life, also an endless one."""
+    await store.put(b"k", b"v", 1, ttl_s=10)
+    await store.put(b"k", b"w", 2)
+    await store.let_pass(20)
+    assert await store.get(b"k") == L2Entry(b"w", 0, 2, math.inf)
+
+
+async def test_drop_of_an_expired_value(store: Store) -> None:
+    """An expired value counts as absent."""
+    await store.put(b"k", b"v", 1, ttl_s=10)
+    await store.let_pass(11)
+    assert not await store.drop(b"k", 2)
+
+
+async def test_very_long_life(store: Store) -> None:
+    """A life of centuries is stored as a long one."""
+    assert await store.put(b"k", b"v", 1, ttl_s=1e12)
+    entry = await store.get(b"k")
+    assert entry is not None
+    assert entry.ttl_s > 86_400 * 365
+
+
+async def test_ping_and_close_twice(store: Store) -> None:
+    """A store that is there answers; closing it again does nothing."""
+    await store.l2.ping()
+    await store.l2.close()
+    await store.l2.close()
+
+
+async def test_null_takes_everything_and_has_nothing() -> None:
+    """The store of a node without L2 accepts writes, finds nothing, removes nothing."""
+    null = NullL2()
+    assert await null.write(NS, [L2Write(b"k", b"v", 0, 1, 60)] * 2) == [True, True]
+    assert await null.read(NS, [b"k", b"l"]) == [None, None]
+    assert await null.drop(NS, [(b"k", 2)]) == [False]
+    await null.ping()
+    await null.close()

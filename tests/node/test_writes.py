@@ -1,0 +1,271 @@
+"""Writes: versions, the order of L2 and memory, and the interleavings of the module's header."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from tests.support.clock import ManualClock
+from tests.support.cluster import (
+    DirectPeers,
+    HeldL2,
+    drop,
+    fetch,
+    new_node,
+    owned_by,
+    put,
+    run,
+    touch,
+    version_of,
+    view_of,
+)
+
+from cachenode.adapters.l2_memory import MemoryL2
+from cachenode.core.entries import Batch, L2Write, Operation
+from cachenode.core.policy import NamespacePolicy
+from cachenode_api.reasons import Reason
+from cachenode_api.records import NO_TTL_MS
+from cachenode_api.version import make_version
+
+
+async def test_set_is_read_back_with_a_rising_version() -> None:
+    """A later set of a key has the higher version, and reads see it."""
+    node = new_node("a", ManualClock())
+    first = (await put(node, b"k", b"old")).versions[0]
+    second = (await put(node, b"k", b"new")).versions[0]
+    assert second > first > 0
+    assert await fetch(node, b"k") == b"new"
+
+
+async def test_ttls_of_a_batch() -> None:
+    """A TTL of 0 is the namespace's, the highest one is for ever, one for all serves every key."""
+    clock = ManualClock()
+    policy = NamespacePolicy(name="short", ttl_s=5.0, max_value_bytes=100, l2=False, share=1.0)
+    node = new_node("a", clock, policies=[policy])
+    keys = [b"default", b"own", b"ever"]
+    await run(node, Batch(Operation.SET, "short", keys, [b"v"] * 3, [], [0, 60_000, NO_TTL_MS]))
+    clock.advance(5.1)
+    assert [await fetch(node, key, "short") for key in keys] == [None, b"v", b"v"]
+    await run(node, Batch(Operation.SET, "short", keys, [b"v"] * 3, [], [1_000]))
+    clock.advance(1.1)
+    assert [await fetch(node, key, "short") for key in keys] == [None, None, None]
+
+
+async def test_each_key_fails_alone() -> None:
+    """A value over the limit and a bad key fail by themselves; the rest of the batch is stored."""
+    policy = NamespacePolicy(name="tiny", ttl_s=math.inf, max_value_bytes=4, l2=False, share=1.0)
+    node = new_node("a", ManualClock(), policies=[policy])
+    keys = [b"ok", b"big", b"", b"x" * 1_025]
+    result = await run(node, Batch(Operation.SET, "tiny", keys, [b"1234", b"12345", b"1", b"1"]))
+    assert {at: failure.reason for at, failure in result.failures.items()} == {
+        1: Reason.VALUE_TOO_LARGE,
+        2: Reason.INVALID_KEY,
+        3: Reason.INVALID_KEY,
+    }
+    assert result.failures[1].detail == "value: 5 bytes exceed the limit of 4 bytes of the namespace"
+    assert result.versions[0] > 0
+    assert await fetch(node, b"ok", "tiny") == b"1234"
+
+
+async def test_delete_tells_whether_there_was_something() -> None:
+    """Delete answers a version for a value that was there, in memory or only in L2, and 0 otherwise."""
+    clock = ManualClock()
+    l2 = MemoryL2(clock)
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"v")
+    assert (await drop(node, b"k")).versions[0] > 0
+    assert (await drop(node, b"k")).versions[0] == 0
+    assert await fetch(node, b"k") is None
+    await l2.write("default", [L2Write(b"only", b"v", 0, make_version(1, 99), 60.0)])
+    assert (await drop(node, b"only")).versions[0] > 0
+    assert await fetch(node, b"only") is None
+
+
+async def test_delete_without_l2() -> None:
+    """Delete works in memory alone."""
+    node = new_node("a", ManualClock())
+    await put(node, b"k", b"v")
+    assert (await drop(node, b"k")).versions[0] > 0
+    assert (await drop(node, b"k")).versions[0] == 0
+
+
+async def test_touch_gives_a_new_life() -> None:
+    """Touch keeps value and flags, changes the deadline, and says 0 for an absent key."""
+    clock = ManualClock()
+    node = new_node("a", clock)
+    await run(node, Batch(Operation.SET, "default", [b"k"], [b"v"], [7], [1_000]))
+    assert (await touch(node, b"k", 60_000)).versions[0] > 0
+    assert (await touch(node, b"absent", 60_000)).versions[0] == 0
+    clock.advance(10)
+    record = (await run(node, Batch(Operation.GET, "default", [b"k"]))).records[0]
+    assert record.endswith(b"v")
+    assert record[4] == 7
+
+
+async def test_touch_reaches_what_is_only_in_l2() -> None:
+    """A value that memory has lost is brought from L2, touched, and written back there."""
+    clock = ManualClock()
+    l2 = MemoryL2(clock)
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"v", ttl_ms=5_000)
+    node.namespaces.get("default").store.clear()
+    assert (await touch(node, b"k", 60_000)).versions[0] > 0
+    clock.advance(10)
+    node.namespaces.get("default").store.clear()
+    assert await fetch(node, b"k") == b"v"
+
+
+async def test_memory_is_not_ahead_of_l2() -> None:
+    """While a set is on its way to L2, readers still see the former value; afterwards the new one."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"old")
+    l2.gate.clear()
+    setting = asyncio.create_task(put(node, b"k", b"new"))
+    await l2.held.wait()
+    assert await fetch(node, b"k") == b"old"
+    l2.gate.set()
+    await setting
+    assert await fetch(node, b"k") == b"new"
+
+
+async def test_overtaken_set_succeeds() -> None:
+    """Of two overlapping sets the earlier may reach L2 last: it is refused there, and counts as done and overwritten."""
+    clock = ManualClock()
+    inner = MemoryL2(clock)
+    l2 = HeldL2(inner)
+    node = new_node("a", clock, l2=l2)
+    l2.gate.clear()
+    earlier = asyncio.create_task(put(node, b"k", b"earlier"))
+    await l2.held.wait()
+    later_version = make_version(1, 2)
+    await inner.write("default", [L2Write(b"k", b"later", 0, later_version, math.inf)])
+    node.namespaces.get("default").writing[b"k"] = later_version  # the later set of this node is under way
+    l2.gate.set()
+    assert not (await earlier).failures
+
+
+async def test_set_refused_by_a_newer_owner_fails() -> None:
+    """A set that L2 refuses for a newer owner's write is not acknowledged, and this node's copy is gone."""
+    clock = ManualClock()
+    l2 = MemoryL2(clock)
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"mine")
+    await l2.write("default", [L2Write(b"k", b"theirs", 0, make_version(9, 1), math.inf)])
+    result = await put(node, b"k", b"late")
+    assert result.failures[0].reason is Reason.SUPERSEDED
+    assert await fetch(node, b"k") == b"theirs"
+
+
+async def test_set_voids_the_fill() -> None:
+    """A fill that read the old value before a set, and comes back after it, does not bring the old value back."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await l2.inner.write("default", [L2Write(b"k", b"old", 0, make_version(0, 1), math.inf)])
+    l2.gate.clear()
+    reading = asyncio.create_task(fetch(node, b"k"))
+    await l2.held.wait()
+    gate, l2.gate = l2.gate, asyncio.Event()
+    l2.gate.set()
+    await put(node, b"k", b"new")
+    store = node.namespaces.get("default").store
+    store.remove(b"k")  # evicted, so that nothing but the token stands against the old value
+    gate.set()
+    assert await reading in (b"old", b"new")  # the reader began before the set ended
+    assert store.peek(b"k", clock.now()) is None
+    assert await fetch(node, b"k") == b"new"
+
+
+async def test_delete_voids_the_fill() -> None:
+    """A fill under way during a delete stores nothing."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await l2.inner.write("default", [L2Write(b"k", b"old", 0, make_version(0, 1), math.inf)])
+    l2.gate.clear()
+    reading = asyncio.create_task(fetch(node, b"k"))
+    await l2.held.wait()
+    gate, l2.gate = l2.gate, asyncio.Event()
+    l2.gate.set()
+    await drop(node, b"k")
+    gate.set()
+    await reading
+    assert await fetch(node, b"k") is None
+
+
+async def test_touch_during_set_does_not_undo_it() -> None:
+    """A touch that meets a set under way leaves the set's value and TTL alone."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"old")
+    l2.gate.clear()
+    setting = asyncio.create_task(put(node, b"k", b"new"))
+    await l2.held.wait()
+    touched = await touch(node, b"k", 1_000)
+    assert touched.versions[0] > 0
+    l2.gate.set()
+    await setting
+    clock.advance(2)
+    assert await fetch(node, b"k") == b"new"
+
+
+async def test_set_across_a_view_change_is_not_acknowledged_by_the_former_owner() -> None:
+    """A key that moves away while its set is on its way to L2 is answered NOT_OWNER and not kept in memory."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    both = view_of(2, "a", "b")
+    (moving,) = owned_by(both, "b")
+    (staying,) = owned_by(both, "a")
+    node = new_node("a", clock, l2=l2)
+    l2.gate.clear()
+    setting = asyncio.create_task(
+        run(node, Batch(Operation.SET, "default", [staying, moving], [b"v", b"v"], [], [0]))
+    )
+    await l2.held.wait()
+    node.placement.apply(both)
+    l2.gate.set()
+    result = await setting
+    assert {at: failure.reason for at, failure in result.failures.items()} == {1: Reason.NOT_OWNER}
+    store = node.namespaces.get("default").store
+    assert store.peek(moving, clock.now()) is None
+    assert store.peek(staying, clock.now()) is not None
+
+
+async def test_writes_are_forwarded_once() -> None:
+    """A write at the wrong node goes to the owner; one that came from a peer is refused instead."""
+    clock = ManualClock()
+    peers, both = DirectPeers(), view_of(1, "a", "b")
+    a, b = (new_node(name, clock, peers=peers, view=both) for name in ("a", "b"))
+    (key,) = owned_by(both, "b")
+    assert (await put(a, key, b"v")).versions[0] > 0
+    assert peers.forwards == [("b", 1)]
+    assert await fetch(b, key) == b"v"
+    refused = await run(a, Batch(Operation.SET, "default", [key], [b"w"]), from_peer=True)
+    assert refused.failures[0].reason is Reason.NOT_OWNER
+    assert peers.forwards == [("b", 1)]
+    assert (await drop(a, key)).versions[0] > 0
+    assert (await touch(a, key, 1_000)).versions[0] == 0
+
+
+async def test_a_lost_owner_is_unreachable_before_and_uncertain_after_sending() -> None:
+    """A write that surely did not happen may be tried again; one that may have happened says so."""
+    clock = ManualClock()
+    peers, both = DirectPeers(), view_of(1, "a", "b")
+    a, _ = (new_node(name, clock, peers=peers, view=both) for name in ("a", "b"))
+    (key,) = owned_by(both, "b")
+    peers.cut.add("b")
+    assert (await put(a, key, b"v")).failures[0].reason is Reason.OWNER_UNREACHABLE
+    peers.cut.clear()
+    peers.lost.add("b")
+    assert (await put(a, key, b"v")).failures[0].reason is Reason.UNCERTAIN
+
+
+async def test_version_of_a_record_is_that_of_the_write() -> None:
+    """The version that a set returns is the one that readers see."""
+    node = new_node("a", ManualClock())
+    version = (await put(node, b"k", b"v")).versions[0]
+    record = (await run(node, Batch(Operation.GET, "default", [b"k"]))).records[0]
+    assert version_of(record) == version

@@ -1,0 +1,203 @@
+"""Whole nodes in one loop without gRPC: peers call each other directly, and every wait can be held by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from cachenode.core.breaker import Breaker
+from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Operation
+from cachenode.core.memory import Memory
+from cachenode.core.policy import NamespacePolicy
+from cachenode.core.store import Store
+from cachenode.core.versions import VersionSource
+from cachenode.errors import PeerUnavailable
+from cachenode.node.l2_tier import L2Tier
+from cachenode.node.namespaces import Namespaces
+from cachenode.node.placement import Placement
+from cachenode.node.service import Node
+from cachenode.ports import Clock, L2Store
+from cachenode_api.reasons import Reason
+from cachenode_api.records import HEADER, HEADER_BYTES
+from cachenode_api.view import Member, View
+
+SEED = b"0123456789abcdef"
+
+
+def member(name: str, incarnation: str = "1") -> Member:
+    """Return a member with an address made from its name."""
+    return Member(name, incarnation, f"{name}:7401")
+
+
+def view_of(epoch: int, *names: str) -> View:
+    """Return a view of the named members."""
+    return View(epoch, SEED, tuple(member(name) for name in names))
+
+
+class HeldL2:
+    """An L2 whose calls wait at a gate: close `gate` to hold them, open it to let them go on.
+
+    A held read has already taken its result when it is let go, like a reply that is late on the wire; a held write has not been done.
+    """
+
+    def __init__(self, inner: L2Store) -> None:
+        self.inner = inner
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.held = asyncio.Event()
+
+    async def _wait(self) -> None:
+        if not self.gate.is_set():
+            self.held.set()
+            await self.gate.wait()
+
+    async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        found = await self.inner.read(namespace, keys)
+        await self._wait()
+        return found
+
+    async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        await self._wait()
+        return await self.inner.write(namespace, writes)
+
+    async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
+        await self._wait()
+        return await self.inner.drop(namespace, drops)
+
+    async def ping(self) -> None:
+        await self.inner.ping()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class DirectPeers:
+    """Peers in the same loop. `cut` holds the ids that cannot be reached; `lost` those that fail after the request was sent."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.cut: set[str] = set()
+        self.lost: set[str] = set()
+        self.forwards: list[tuple[str, int]] = []
+
+    async def forward(self, owner: str, batch: Batch) -> BatchResult:
+        if owner in self.cut or owner not in self.nodes:
+            raise PeerUnavailable("cut", sent=False)
+        self.forwards.append((owner, len(batch.keys)))
+        outcome = await run(self.nodes[owner], batch, from_peer=True)
+        if owner in self.lost:
+            raise PeerUnavailable("lost", sent=True)
+        return outcome
+
+
+def new_node(
+    name: str,
+    clock: Clock,
+    *,
+    l2: L2Store | None = None,
+    peers: DirectPeers | None = None,
+    policies: Sequence[NamespacePolicy] = (),
+    max_bytes: int = 1 << 24,
+    view: View | None = None,
+    journal_limit: int = 100_000,
+) -> Node:
+    """Return a node of its own or of a cluster of direct peers."""
+    peers = peers or DirectPeers()
+    versions = VersionSource()
+    tier = None
+    if l2 is not None:
+        breaker = Breaker(failures=3, retry_s=1.0)
+        tier = L2Tier(l2, breaker, clock, next_version=versions.next, journal_limit=journal_limit)
+    default = NamespacePolicy(name="default", ttl_s=math.inf, max_value_bytes=1 << 20, l2=l2 is not None, share=1.0)
+    placement = Placement(member(name))
+    node = Node(
+        placement=placement,
+        namespaces=Namespaces([default, *policies], Memory(max_bytes), new_store=Store),
+        peers=peers,
+        tier=tier,
+        clock=clock,
+        versions=versions,
+    )
+    peers.nodes[name] = node
+    placement.apply(view or view_of(1, name))
+    return node
+
+
+async def run(node: Node, batch: Batch, *, from_peer: bool = False) -> BatchResult:
+    """Execute a batch and return the results of all its keys, in order."""
+    count = len(batch.keys)
+    is_get = batch.operation is Operation.GET
+    records, versions, layers = [b""] * count, [0] * count, [0] * count
+    failures = {}
+    answered: list[int] = []
+    now_s = 0.0
+
+    def reply(part: BatchResult) -> None:
+        nonlocal now_s
+        now_s = part.now_s or now_s
+        for at, index in enumerate(range(count) if part.indices is None else part.indices):
+            answered.append(index)
+            if is_get:
+                records[index] = part.records[at]
+                layers[index] = part.layers[at] if part.layers else 1
+            else:
+                versions[index] = part.versions[at]
+            if at in part.failures:
+                failures[index] = part.failures[at]
+
+    rest = node.execute(batch, reply, from_peer=from_peer)
+    if rest is not None:
+        await rest
+    assert sorted(answered) == list(range(count)), "each key is answered exactly once"
+    return BatchResult(
+        records=records if is_get else (),
+        versions=() if is_get else versions,
+        failures=failures,
+        layers=layers if is_get else None,
+        now_s=now_s,
+    )
+
+
+async def put(node: Node, key: bytes, value: bytes, *, ttl_ms: int = 0, namespace: str = "default") -> BatchResult:
+    """Set one key."""
+    return await run(node, Batch(Operation.SET, namespace, [key], [value], [0], [ttl_ms]))
+
+
+async def fetch(node: Node, key: bytes, namespace: str = "default") -> bytes | Reason | None:
+    """Return one key's value, None if absent, the reason if it failed."""
+    result = await run(node, Batch(Operation.GET, namespace, [key]))
+    if result.failures:
+        return result.failures[0].reason
+    return result.records[0][HEADER_BYTES:] if result.records[0] else None
+
+
+async def drop(node: Node, key: bytes) -> BatchResult:
+    """Delete one key."""
+    return await run(node, Batch(Operation.DELETE, "default", [key]))
+
+
+async def touch(node: Node, key: bytes, ttl_ms: int) -> BatchResult:
+    """Touch one key."""
+    return await run(node, Batch(Operation.TOUCH, "default", [key], ttls_ms=[ttl_ms]))
+
+
+def version_of(record: bytes) -> int:
+    """Return a record's version."""
+    version: int = HEADER.unpack_from(record)[2]
+    return version
+
+
+def owned_by(view: View, name: str, count: int = 1, prefix: str = "k") -> list[bytes]:
+    """Return keys that a member owns under a view."""
+    from cachenode_api.ring import Ring
+
+    ring = Ring(view)
+    found: list[bytes] = []
+    number = 0
+    while len(found) < count:
+        key = f"{prefix}{number}".encode()
+        if ring.owner(key) == name:
+            found.append(key)
+        number += 1
+    return found
