@@ -8,7 +8,6 @@ L2 is closed. Streams are closed before `grpc.Server.stop`, which otherwise wait
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import secrets
@@ -16,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -56,6 +56,7 @@ __all__ = ["Server", "run"]
 _log = structlog.get_logger(__name__)
 
 _STUCK_S = 10.0
+_STEP_S = 1.0
 
 
 class Server:
@@ -228,18 +229,24 @@ class Server:
         grace_s = self.config.limits.stop_grace_s
         _log.info("stopping", grace_s=grace_s)
         await self._set_health(ready=False)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await self._membership.stop()
-                await self._sessions.drain(grace_s / 2)
-        await self._links.stop()
-        await self._loops.stop()
-        await self._grpc.stop(min(1.0, grace_s))
+        await _within(grace_s / 2, self._membership.stop())
+        await self._sessions.drain(grace_s / 2)
+        await _within(_STEP_S, self._links.stop())
+        await _within(_STEP_S, self._loops.stop())
+        await _within(_STEP_S, self._grpc.stop(_STEP_S / 2))
         if self._tier is not None:
-            await self._tier.close()
-        await self._membership.close()
-        await self._http.stop()
+            await _within(_STEP_S, self._tier.close())
+        await _within(_STEP_S, self._membership.close())
+        await _within(_STEP_S, self._http.stop())
         _log.info("stopped")
+
+
+async def _within(seconds: float, step: Awaitable[None]) -> None:
+    """Take a step of the stop, but no longer than this: a node that is told to stop must stop."""
+    try:
+        await asyncio.wait_for(step, seconds)
+    except TimeoutError:
+        _log.warning("stop_step_late", seconds=seconds)
 
 
 def _counters(namespace: Any) -> NamespaceCounters:

@@ -110,14 +110,13 @@ class Link:
 
     async def run(self, frames: AsyncIterator[peer_pb2.PeerFrame]) -> None:
         """Serve the stream until it ends or `close` is called."""
-        self._reader = asyncio.ensure_future(self._read(frames))
+        reader = self._reader = asyncio.create_task(self._read(frames))
         try:
-            await self._reader
-        except asyncio.CancelledError:
-            if not self.closed:
-                raise
+            await asyncio.wait([reader])
         finally:
             self.close()
+        if not reader.cancelled():
+            reader.result()
 
     async def _read(self, frames: AsyncIterator[peer_pb2.PeerFrame]) -> None:
         view = self._owner.present_view()
