@@ -1,4 +1,4 @@
-"""What a node needs from the world, as protocols. Each has a real, a memory and a chaos form that pass one contract suite."""
+"""What a node needs from the world, as protocols, whose forms (real, memory, chaos) pass one contract suite."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Clock(Protocol):
 class L2Store(Protocol):
     """The store shared by all nodes.
 
-    Every method raises `L2Unavailable` if the store does not answer within the adapter's own time limit, and nothing else.
-    Calls of one turn of the event loop share a round trip.
+    Every method raises `L2Unavailable` if the store does not answer within the adapter's own time limit, and nothing
+    else. Calls of one turn of the event loop share a round trip.
     """
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
@@ -36,7 +36,7 @@ class L2Store(Protocol):
         """
 
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
-        """Remove each (key, version) whatever version it has, leaving a tombstone that refuses older writes for a while.
+        """Remove each (key, version) whatever version it has, leaving a tombstone that refuses older writes a while.
 
         The tombstone carries the higher of the given and the stored version.
 
@@ -57,13 +57,14 @@ class Registry(Protocol):
     async def renew(self, member: Member, known: View | None) -> View:
         """Join, or renew the member's lease, and return the view in force.
 
-        Expired members leave at this moment. The epoch rises exactly when the member set (ids, incarnations, addresses, weights)
-        changes, and is always above that of `known` if the set differs from it; a registry that has lost its history takes the members of `known`
-        over with fresh leases rather than starting a cluster of one.
+        Expired members leave at this moment. The epoch rises when the member set (ids, incarnations,
+        addresses, weights) changes or history was lost, and is always above that of `known` if the set differs from
+        it; a registry that has lost its history takes the members of `known` over with fresh leases rather than
+        starting a cluster of one.
 
         Raises:
-            RegistryError: It cannot be reached, or a live member with the same id and another incarnation exists at another
-                address (a twin).
+            RegistryError: It cannot be reached, or a live member with the same id and another incarnation exists at
+                another address (a twin).
         """
 
     async def leave(self, member: Member) -> None:

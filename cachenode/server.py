@@ -1,8 +1,9 @@
 """The composition root: builds a node from its configuration, starts it, stops it.
 
-Start: the listener is bound first, since its port is part of the member's address; the node answers NOT_READY until it is in a view. Stop, in this order: not
-ready → the lease goes back and the peers hear that this node leaves → sessions are told and drained → streams are closed → the listener stops →
-L2 is closed. Streams are closed before `grpc.Server.stop`, which otherwise waits for them during its whole grace.
+Start: the listener is bound first, since its port is part of the member's address; the node answers NOT_READY until
+it is in a view. Stop, in this order: not ready → the lease goes back and the peers hear that this node leaves →
+sessions are told and drained → streams are closed → the listener stops → L2 is closed. Streams are closed before
+`grpc.Server.stop`, which otherwise waits for them during its whole grace.
 """
 
 from __future__ import annotations
@@ -32,19 +33,20 @@ from cachenode.adapters.peer_links import PeerLinks
 from cachenode.assembly import make_l2, make_membership
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
+from cachenode.core.stats import NamespaceCounters, NodeStats
 from cachenode.core.store import Store
 from cachenode.core.versions import VersionSource
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.loops import Loops
-from cachenode.node.namespaces import Namespaces
+from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.service import Node
-from cachenode.node.stats import NamespaceCounters, NodeStats
 from cachenode.rpc.admin import AdminService
 from cachenode.rpc.cache import CacheService
 from cachenode.rpc.interceptors import ErrorInterceptor
 from cachenode.rpc.peer import PeerService
 from cachenode.rpc.session import SessionLimits, SessionService
+from cachenode_api.transport import tune_grpc
 from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, session_pb2_grpc
 from cachenode_api.view import Member
 
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from cachenode.config import NodeConfig
 
 __all__ = ["Server", "run"]
+
+tune_grpc()
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +74,8 @@ class Server:
         self.config = config
         self.address = ""
         self.http_address = ""
+        self.joined = asyncio.Event()
+        """Set once the node is in a view."""
         self._stopping = False
         self._started_at = 0.0
 
@@ -125,12 +131,13 @@ class Server:
             breaker = Breaker(failures=config.l2.breaker_failures, retry_s=config.l2.breaker_retry_s)
             self._tier = L2Tier(l2, breaker, clock, next_version=versions.next)
         self._links = PeerLinks(
-            placement=placement,
+            me=me,
             cluster=config.cluster.name,
             clock=clock,
             execute=lambda batch, reply: self._node.execute(batch, reply, from_peer=True),
             heartbeat_s=config.cluster.heartbeat_s,
         )
+        placement.listeners.append(self._links.view_changed)
         self._node = Node(
             placement=placement,
             namespaces=namespaces,
@@ -170,6 +177,8 @@ class Server:
             _add_reflection(server)
 
     def _report_health(self) -> None:
+        if self.ready:
+            self.joined.set()
         asyncio.get_running_loop().create_task(self._set_health(ready=self.ready))
 
     async def _set_health(self, *, ready: bool) -> None:
@@ -249,7 +258,7 @@ async def _within(seconds: float, step: Awaitable[None]) -> None:
         _log.warning("stop_step_late", seconds=seconds)
 
 
-def _counters(namespace: Any) -> NamespaceCounters:
+def _counters(namespace: Namespace) -> NamespaceCounters:
     store = namespace.store
     return NamespaceCounters(
         name=namespace.policy.name,
@@ -353,8 +362,7 @@ async def _run(config: NodeConfig, *, ready_json: bool) -> int:
 
 
 async def _announce(server: Server) -> None:
-    while not server.ready:
-        await asyncio.sleep(0.02)
+    await server.joined.wait()
     line = {
         "id": server.config.node.id,
         "address": server.address,

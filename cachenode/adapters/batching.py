@@ -8,8 +8,9 @@ Rules that make it safe:
 
 1. A batch is a task of its own. A caller that is cancelled takes only its own future along; the others get what they
    asked for.
-2. A batch ends within `limit_s`, waiting for a slot included. It is cancelled two turns after its deadline, not at
-   it: when the *loop* was stuck for longer than the limit, replies that have arrived meanwhile are read first.
+2. A batch ends within `limit_s` from when it has a slot, and waits for one at most `WAIT_LIMITS` times as long: a bulk
+   load that queues here says nothing about the health of the store. It is cancelled two turns after its deadline, not
+   at it: when the *loop* was stuck for longer than the limit, replies that have arrived meanwhile are read first.
    Otherwise every long pause of this process would look like an outage of the store.
 3. Whatever ends a batch settles all its callers: there is no path on which a future stays open.
 """
@@ -27,6 +28,8 @@ __all__ = ["TurnBatcher"]
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
+
+WAIT_LIMITS = 10
 
 _Call = tuple["asyncio.Future[list[R]]", Sequence[I]]
 
@@ -123,11 +126,9 @@ class TurnBatcher(Generic[I, R]):
     def _start(self, calls: list[_Call[R, I]]) -> None:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._fly(calls))
-        timer = loop.call_later(self._limit_s, lambda: loop.call_soon(lambda: loop.call_soon(task.cancel)))
         self._running.add(task)
 
         def ended(done: asyncio.Task[None]) -> None:
-            timer.cancel()
             self._running.discard(done)
             if done.cancelled():  # before its first step: `_fly` never ran
                 _fail(calls, "it was closed")
@@ -138,8 +139,11 @@ class TurnBatcher(Generic[I, R]):
         items: list[I] = []
         for _, part in calls:
             items += part
+        timer = self._cancel_in(self._limit_s * WAIT_LIMITS)
         try:
             async with self._slots:
+                timer.cancel()
+                timer = self._cancel_in(self._limit_s)
                 results = await self._run(items)
         except FAILURES as error:
             _fail(calls, reason(error))
@@ -155,6 +159,13 @@ class TurnBatcher(Generic[I, R]):
                 if not future.done():
                     future.set_result(results[at : at + len(part)])
                 at += len(part)
+        finally:
+            timer.cancel()
+
+    def _cancel_in(self, seconds: float) -> asyncio.TimerHandle:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        return loop.call_later(seconds, lambda: loop.call_soon(lambda: loop.call_soon(task.cancel)))
 
     def _weigh(self, items: Sequence[I]) -> int:
         return 0 if self._size is None else sum(map(self._size, items))

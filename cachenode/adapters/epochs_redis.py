@@ -1,7 +1,7 @@
 """Counts the epochs of a cluster that has an L2 but no registry.
 
-The entries of L2 carry versions of former lives of the nodes. A node that began again at epoch 1 would write versions below those and be refused, so the epoch of
-every view is counted up in the same Redis.
+The entries of L2 carry versions of former lives of the nodes. A node that began again at epoch 1 would write versions
+below those and be refused, so the epoch of every view is counted up in the same Redis.
 """
 
 from __future__ import annotations

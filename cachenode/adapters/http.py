@@ -6,7 +6,7 @@ In the loop on purpose: a server in a thread of its own would go on answering /l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -17,7 +17,8 @@ __all__ = ["HttpServer"]
 _PAGE = """<!doctype html><html lang="en"><title>cachenode</title><body style="font-family:sans-serif;margin:2rem">
 <h1>cachenode {id}</h1><p>version {version}</p>
 <ul><li><a href="/metrics">/metrics</a>: for Prometheus</li>
-<li><a href="/readyz">/readyz</a>: may clients come?</li><li><a href="/livez">/livez</a>: is the process stuck?</li></ul></body></html>
+<li><a href="/readyz">/readyz</a>: may clients come?</li><li><a href="/livez">/livez</a>: is the process
+stuck?</li></ul></body></html>
 """
 
 
@@ -87,7 +88,7 @@ class HttpServer:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self._metrics), headers={"Content-Type": content_type})
 
-    def _probe(self, healthy: Callable[[], bool]) -> Callable[[web.Request], object]:
+    def _probe(self, healthy: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
             del request
             good = healthy()

@@ -34,6 +34,10 @@ _TIME: _Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
 
+_SCRIPTS_AT_ONCE = 128
+"""Packing a thousand script calls holds the event loop up for 20 ms; these take 3."""
+
+
 class RedisL2:
     """An `L2Store` in Redis 7.0 or later, or Valkey.
 
@@ -65,7 +69,7 @@ class RedisL2:
         slots = asyncio.Semaphore(in_flight)
         self._reads: TurnBatcher[bytes, L2Entry | None] = TurnBatcher(self._mget, slots, limit_s=timeout_s)
         self._scripts: TurnBatcher[_Command, int] = TurnBatcher(
-            self._evaluate, slots, limit_s=timeout_s, size=_command_bytes
+            self._evaluate, slots, limit_s=timeout_s, max_items=_SCRIPTS_AT_ONCE, size=_command_bytes
         )
         self._pings: TurnBatcher[None, None] = TurnBatcher(self._pong, slots, limit_s=timeout_s)
 

@@ -1,21 +1,22 @@
 """One link between two nodes: requests and replies in both directions on one stream, heartbeats, views.
 
-Both ends of a stream use this class, whichever dialled. Requests made in one turn of the loop leave in one frame. The link is over
-when its stream ends or when nothing was heard for two seconds (a frozen process keeps its connection open, and gRPC's keepalive was measured to need a
-minute to notice). Whoever still waits for a reply then gets `PeerUnavailable`, which says whether the request had left.
+Both ends of a stream use this class, whichever dialled. Requests made in one turn of the loop leave in one frame. The
+link is over when its stream ends or when nothing was heard for two seconds (a frozen process keeps its connection
+open, and gRPC's keepalive was measured to need a minute to notice). Whoever still waits for a reply then gets
+`PeerUnavailable`, which says whether the request had left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from cachenode.core.entries import Batch, BatchResult, Operation
 from cachenode.errors import PeerUnavailable
-from cachenode.node.outbox import Outbox
+from cachenode.outbox import Outbox
 from cachenode.wire import (
     BadBatch,
     batch_from_wire,
@@ -108,7 +109,7 @@ class Link:
         self._view: common_pb2.View | None = None
         self._pump_scheduled = False
 
-    async def run(self, frames: AsyncIterator[peer_pb2.PeerFrame]) -> None:
+    async def run(self, frames: AsyncIterable[peer_pb2.PeerFrame]) -> None:
         """Serve the stream until it ends or `close` is called."""
         reader = self._reader = asyncio.create_task(self._read(frames))
         try:
@@ -118,7 +119,7 @@ class Link:
         if not reader.cancelled():
             reader.result()
 
-    async def _read(self, frames: AsyncIterator[peer_pb2.PeerFrame]) -> None:
+    async def _read(self, frames: AsyncIterable[peer_pb2.PeerFrame]) -> None:
         view = self._owner.present_view()
         self._view = view_to_wire(view) if view is not None else None
         await self._outbox.pump()
@@ -203,7 +204,7 @@ class Link:
         try:
             return await waiting.done
         except asyncio.CancelledError:
-            if waiting.batch is not None and waiting in self._requests:
+            if waiting in self._requests:
                 self._requests.remove(waiting)
             raise
         finally:

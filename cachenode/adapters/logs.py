@@ -1,6 +1,7 @@
 """Logs: one line an event on standard error, JSON where a program reads them, plain text on a terminal.
 
-Keys and values are never logged; what may hold them (a caller's input, an exception's text from a library) is reduced to its kind where it is caught.
+Keys and values are never logged; what may hold them (a caller's input, an exception's text from a library) is reduced
+to its kind where it is caught.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ def configure(level: str, log_format: str, node_id: str) -> None:
         node_id: Put in every line.
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback) if text else structlog.processors.JSONRenderer()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if text
+        else structlog.processors.JSONRenderer()
+    )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -1,6 +1,7 @@
 """Metrics for Prometheus: a collector that reads the node's plain integers when it is scraped.
 
-Nothing on the path of a call knows about metrics: no locks and no label look-ups there. Labels are closed sets (layers, namespaces, reasons), never keys.
+Nothing on the path of a call knows about metrics: no locks and no label look-ups there. Labels are closed sets
+(layers, namespaces, reasons), never keys.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cachenode.node.stats import NamespaceCounters, NodeStats
+from cachenode.core.stats import NamespaceCounters, NodeStats
 
 __all__ = ["NodeCollector"]
 

@@ -1,9 +1,11 @@
 """The links of a node to all its peers: who dials, which of two links stays, and forwarding over them.
 
-There is one link per pair. Under a view the member with the smaller id dials. With seeds, where ids are not known before somebody answers, everybody
-dials every seed; of two links between the same incarnations the one that the smaller id dialled stays.
+There is one link per pair. Under a view the member with the smaller id dials. With seeds, where ids are not known
+before somebody answers, everybody dials every seed; of two links between the same incarnations the one that the
+smaller id dialled stays.
 
-A dialled stream is always cancelled when its link ends: grpcio 1.83 and later keep the handler of a dropped stream running on the other side.
+A dialled stream is always cancelled when its link ends: grpcio 1.83 and later keep the handler of a dropped stream
+running on the other side.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from grpc import aio
 from cachenode.adapters.link import Link
 from cachenode.core.entries import Batch, BatchResult
 from cachenode.errors import PeerUnavailable
-from cachenode.node.placement import Placement
 from cachenode.ports import Clock, PeerEvents
 from cachenode_api.v1 import peer_pb2, peer_pb2_grpc
 from cachenode_api.view import Member, View
@@ -48,7 +49,7 @@ class PeerLinks:
     """The links of one node.
 
     Args:
-        placement: The view in force; its members are dialled.
+        me: This node.
         cluster: Name of the cluster; links to another are refused.
         clock: For liveness.
         execute: Executes a peer's batch.
@@ -58,18 +59,18 @@ class PeerLinks:
     def __init__(
         self,
         *,
-        placement: Placement,
+        me: Member,
         cluster: str,
         clock: Clock,
         execute: Callable[[Batch, Callable[[BatchResult], None]], Awaitable[None] | None],
         heartbeat_s: float = 0.5,
     ) -> None:
-        self.me = placement.me
+        self.me = me
         self.cluster = cluster
         self.clock = clock
         self.execute = execute
         self.events: PeerEvents | None = None
-        self._placement = placement
+        self._view: View | None = None
         self._heartbeat_s = heartbeat_s
         self._links: dict[str, Link] = {}
         self._heard: dict[str, float] = {}
@@ -77,7 +78,6 @@ class PeerLinks:
         self._seeds: set[str] = set()
         self._own_addresses = {self.me.address}
         self._beating: asyncio.Task[None] | None = None
-        placement.listeners.append(self._view_changed)
 
     # As the port `Peers`.
 
@@ -90,7 +90,7 @@ class PeerLinks:
 
     def silences(self) -> Mapping[str, float]:
         """Return for each other member of the view the seconds since it was heard from, negative if never."""
-        view, now = self._placement.view, self.clock.now()
+        view, now = self._view, self.clock.now()
         silent = {member.id: -1.0 for member in (view.members if view else ()) if member.id != self.me.id}
         for peer in silent:
             link = self._links.get(peer)
@@ -146,7 +146,7 @@ class PeerLinks:
 
     def present_view(self) -> View | None:
         """Return the view in force."""
-        return self._placement.view
+        return self._view
 
     def greeted(self, link: Link) -> bool:
         """Keep a link whose peer is known now, unless it is this node itself, a twin, or the lesser of two links."""
@@ -202,14 +202,16 @@ class PeerLinks:
         finally:
             self._ended(link)
 
-    def _view_changed(self, _former: View | None, view: View) -> None:
+    def view_changed(self, _former: View | None, view: View) -> None:
+        """Dial the members of a new view, and tell it to the peers. To be called whenever a view comes in force."""
+        self._view = view
         self._adjust_dialers()
         for link in self._links.values():
             link.send_view(view)
         self._heard = {peer: at for peer, at in self._heard.items() if peer in view.by_id}
 
     def _adjust_dialers(self) -> None:
-        view = self._placement.view
+        view = self._view
         wanted = self._seeds | {m.address for m in (view.members if view else ()) if m.id > self.me.id}
         wanted -= self._own_addresses
         for address in wanted - set(self._dialers):

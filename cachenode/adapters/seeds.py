@@ -1,7 +1,7 @@
 """Seeds: the addresses at which a node looks for its peers when there is no registry.
 
-A DNS name is looked up again and again: in Kubernetes the records of a headless Service follow the pods. A look-up that fails changes nothing, since a name
-server that is away does not mean that the peers are.
+A DNS name is looked up again and again: in Kubernetes the records of a headless Service follow the pods. A look-up
+that fails changes nothing, since a name server that is away does not mean that the peers are.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ Seconds = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=86_400, al
 Ttl = Annotated[float, BeforeValidator(parse_ttl), BeforeValidator(_not_bool), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Id = Annotated[str, AfterValidator(_identifier)]
+ClusterName = Annotated[Id, Field(max_length=64)]
 Address = Annotated[str, AfterValidator(_address)]
 Listen = Annotated[str, AfterValidator(_listen)]
 RedisUrl = Annotated[str, AfterValidator(parse_url), Secret()]
@@ -113,7 +114,9 @@ class NodeSection(_Section):
 class ClusterConfig(_Section):
     """The nodes that work together."""
 
-    name: Id = Field("cachenode", description="Name of the cluster; nodes of one registry with other names stay apart")
+    name: ClusterName = Field(
+        "cachenode", description="Name of the cluster; nodes of one registry with other names stay apart"
+    )
     discovery: Literal["none", "static", "dns", "redis"] = Field(
         "none", description="How nodes find each other: not at all, by a list, by DNS, or by leases in Redis"
     )
@@ -123,8 +126,10 @@ class ClusterConfig(_Section):
     dns_name: Annotated[str, _optional(_address)] = Field(
         "", description="name:port whose addresses are the nodes, for discovery dns"
     )
-    lease_s: Seconds = Field(4.0, description="A node that has not renewed for this long is out")
-    heartbeat_s: Seconds = Field(0.5, description="Time between renewals")
+    lease_s: Seconds = Field(
+        4.0, description="A node that has not renewed for this long is out; it renews four times a lease"
+    )
+    heartbeat_s: Seconds = Field(0.5, description="Time between heartbeats of linked nodes")
     bootstrap_wait_s: Annotated[float, BeforeValidator(_not_bool)] = Field(
         2.0, ge=0, le=600, allow_inf_nan=False, description="How long a starting node waits for others before it serves"
     )

@@ -1,13 +1,15 @@
 """Fill tokens: the right to store in L1 what was read elsewhere, destroyed by any write of the key in between.
 
-Why: a read of L2 takes a moment. If a write of the same key happens in that moment, the value read may be older than the write,
-and storing it would bring the old value back (the stale fill that leases at Facebook and fill tokens here exist to stop).
+Why: a read of L2 takes a moment. If a write of the same key happens in that moment, the value read may be older than
+the write, and storing it would bring the old value back (the stale fill that leases at Facebook and fill tokens here
+exist to stop).
 
 Interleavings, each forced by a test of the same name:
 
 1. ``write_during_fill``: begin(k) → void(k) (a write) → settle(k) is refused, so the older value is not stored.
 2. ``two_fills_share_a_token``: begin(k), begin(k) → the first settle stores, the second is refused: one copy is enough.
-3. ``fill_after_write``: begin(k) → void(k) → begin(k) gives another token; the first settle is refused, the second allowed.
+3. ``fill_after_write``: begin(k) → void(k) → begin(k) gives another token; the first settle is refused, the second
+   allowed.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ __all__ = ["VersionSource"]
 class VersionSource:
     """Strictly increasing versions, as long as the epoch does not fall.
 
-    The sequence goes on over epochs rather than beginning anew: nothing needs it to begin anew, and a bug in the epoch would
-    then still not give a version twice.
+    The sequence goes on over epochs rather than beginning anew: nothing needs it to begin anew, and a bug in the
+    epoch would then still not give a version twice.
     """
 
     __slots__ = ("_epoch", "_sequence")

@@ -31,9 +31,10 @@ def store_entry(namespace: Namespace, key: bytes, entry: L2Entry | L2Write, now:
 
 
 async def fill(node: Node, namespace: Namespace, keys: Sequence[bytes]) -> tuple[list[bytes], list[Layer]]:
-    """Return the record of each key, from memory if it is there by now, else from L2, empty if absent; keep what may be kept.
+    """Return the record of each key, from memory if it is there by now, else from L2; keep what may be kept.
 
-    L2 that is away counts as empty. What was written during the read is answered, not what was read.
+    Absent keys have an empty record. L2 that is away counts as empty. What was written during the read is answered,
+    not what was read.
     """
     tier = node.l2_for(namespace)
     tokens = namespace.fills.begin(keys)

@@ -1,16 +1,16 @@
 """L2 as the node uses it: guarded by a breaker, with a journal of what it missed.
 
-While L2 fails nothing waits for it: the breaker opens, reads go without, and writes are acknowledged from memory. The keys written
-meanwhile are noted in the journal, because L2 may still hold their older values. Before L2 is trusted again each of them gets a
-tombstone there. A journal that overflows forgets keys, so it raises a floor instead: what L2 holds from before is ignored
-(over-invalidate, never under).
+While L2 fails nothing waits for it: the breaker opens, reads go without, and writes are acknowledged from memory. The
+keys written meanwhile are noted in the journal, because L2 may still hold their older values. Before L2 is trusted
+again each of them gets a tombstone there. A journal that overflows forgets keys, so it raises a floor instead: what
+L2 holds from before is ignored (over-invalidate, never under).
 
 Interleavings:
 
-1. A write during the replay: the breaker is not closed yet, so the write is journaled, and the replay, which ends only when the
-   journal is empty with no await in between, covers it (``test_write_during_replay_is_replayed``).
-2. A call that left before the breaker opened and succeeds after: its result is used, the breaker stays open until the recovery
-   loop has replayed the journal (``test_late_success_does_not_close_the_breaker``).
+1. A write during the replay: the breaker is not closed yet, so the write is journaled, and the replay, which ends
+   only when the journal is empty with no await in between, covers it (``test_write_during_replay_is_replayed``).
+2. A call that left before the breaker opened and succeeds after: its result is used, the breaker stays open until the
+   recovery loop has replayed the journal (``test_late_success_does_not_close_the_breaker``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The background duties of a node, each in slices short enough for nobody to notice.
 
-One task does all of them in turn: expired entries, moved entries, silent sessions, the return of L2. A duty that fails is logged and tried again at the
-next tick; none can stop the others.
+One task does all of them in turn: expired entries, moved entries, silent sessions, the return of L2. A duty that
+fails is logged and tried again at the next tick; none can stop the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Membership through a registry: a lease renewed every second, and whatever view the registry says is in force.
 
-The registry's script prunes, admits and counts epochs in one step, so all members see one sequence of views, and two nodes that start at the same
-moment end in one view. A registry that cannot be reached changes nothing: nobody joins, and the view stays.
+The registry's script prunes, admits and counts epochs in one step, so all members see one sequence of views, and two
+nodes that start at the same moment end in one view. A registry that cannot be reached changes nothing: nobody joins,
+and the view stays.
 """
 
 from __future__ import annotations

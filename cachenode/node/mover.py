@@ -1,9 +1,10 @@
 """Drops from memory what moved to other owners, in slices, after a view change.
 
-Why not at once: hashing a million keys takes a second. Why hits are checked meanwhile: a key may move away and back before the slices
-have come round, and the copy from before is then older than what the owner in between wrote. So a key is kept only if this node
-owned it under *every* view since the walk began (``test_key_that_moved_away_and_back_is_dropped``); a view that this node never saw
-may have moved any key, so after a gap in the epochs everything is dropped (``test_gap_in_epochs_drops_everything``).
+Why not at once: hashing a million keys takes a second. Why hits are checked meanwhile: a key may move away and back
+before the slices have come round, and the copy from before is then older than what the owner in between wrote. So a
+key is kept only if this node owned it under *every* view since the walk began
+(``test_key_that_moved_away_and_back_is_dropped``); a view that this node never saw may have moved any key, so after a
+gap in the epochs everything is dropped (``test_gap_in_epochs_drops_everything``).
 """
 
 from __future__ import annotations

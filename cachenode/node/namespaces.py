@@ -40,7 +40,8 @@ class Namespace:
 class Namespaces:
     """All namespaces of a node under one memory budget.
 
-    A name that the configuration does not know gets the default namespace's policy, up to `MAX_IMPLICIT` names, unless `strict`.
+    A name that the configuration does not know gets the default namespace's policy, up to `MAX_IMPLICIT` names,
+    unless `strict`.
 
     Args:
         policies: The configured namespaces; "default" must be among them.

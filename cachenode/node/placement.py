@@ -1,7 +1,8 @@
 """Which keys are this node's, under the view in force.
 
-A view is applied whole and only if its epoch is higher. The ring is built anew for each view. Keys that moved away are dropped
-from memory in slices afterwards (`Mover`); until that is done, hits are checked against every ring that was in force meanwhile.
+A view is applied whole and only if its epoch is higher. The ring is built anew for each view. Keys that moved away
+are dropped from memory in slices afterwards (`Mover`); until that is done, hits are checked against every ring that
+was in force meanwhile.
 """
 
 from __future__ import annotations

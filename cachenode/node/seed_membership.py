@@ -1,19 +1,20 @@
 """Membership without a registry: members find each other by a list of addresses or a DNS name.
 
-Every node dials every seed. The live members that a node sees are itself and the peers it has a link to (a lost link counts as live until the lease has
-passed). The live member with the smallest id is the coordinator: it alone makes views, each with an epoch above every epoch it has heard of; the others
-take the newest view that names them. So while everybody can talk to everybody there is one sequence of views.
+Every node dials every seed. The live members that a node sees are itself and the peers it has a link to (a lost link
+counts as live until the lease has passed). The live member with the smallest id is the coordinator: it alone makes
+views, each with an epoch above every epoch it has heard of; the others take the newest view that names them. So while
+everybody can talk to everybody there is one sequence of views.
 
 Cases, each with its test in ``tests/node/test_seed_membership.py``:
 
-1. Two nodes start at the same moment: each waits for its seeds (at most `bootstrap_wait_s`), and then only the smaller makes a view, with both
-   (``test_two_nodes_that_start_together_end_in_one_view``).
-2. A node starts alone because its seeds are down, and they come later: the links come up, the coordinator makes a view with all
-   (``test_late_seeds_join``).
-3. Two halves of a partition each have a view; when it heals, the coordinator has heard both epochs and makes a higher one with all
-   (``test_halves_merge``).
-4. L2, which counts the epochs, is away when the first view is made: the view is made again, with a sure epoch, as soon as it is back
-   (``test_epoch_is_made_sure_later``).
+1. Two nodes start at the same moment: each waits for its seeds (at most `bootstrap_wait_s`), and then only the
+   smaller makes a view, with both (``test_two_nodes_that_start_together_end_in_one_view``).
+2. A node starts alone because its seeds are down, and they come later: the links come up, the coordinator makes a
+   view with all (``test_late_seeds_join``).
+3. Two halves of a partition each have a view; when it heals, the coordinator has heard both epochs and makes a higher
+   one with all (``test_halves_merge``).
+4. L2, which counts the epochs, is away when the first view is made: the view is made again, with a sure epoch, as
+   soon as it is back (``test_epoch_is_made_sure_later``).
 5. The coordinator dies: after its lease the next smallest makes the views (``test_coordinator_is_replaced``).
 
 Not promised: one sequence of views *across* a partition. That needs an arbiter; use a registry.
@@ -46,8 +47,9 @@ class SeedMembership:
         placement: Gets the views.
         clock: For leases.
         missing: Returns the seeds at which nobody has been met yet.
-        epoch_after: Returns an epoch above the given one, and whether it is surely above those of former lives too. With an L2 the
-            epochs are counted there, since its entries carry versions of former lives; while it is away that is not sure.
+        epoch_after: Returns an epoch above the given one, and whether it is surely above those of former lives too.
+            With an L2 the epochs are counted there, since its entries carry versions of former lives; while it is
+            away that is not sure.
         lease_s: How long a peer counts as live after its link was lost.
         bootstrap_wait_s: Longest wait for the seeds before the first view.
     """

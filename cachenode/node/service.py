@@ -1,7 +1,8 @@
-"""Executes batches: splits the keys into what is here, what a peer owns and what L2 may hold, and answers each part as it is known.
+"""Executes batches: what is here at once, what a peer owns or L2 may hold as it becomes known.
 
-`Node.execute` answers at once, without awaiting, every key that needs no waiting, and returns a coroutine for the rest. So hits are
-answered in the order in which they were asked, while misses complete in their own time, and a reply is made and queued in one turn of the
+`Node.execute` answers at once, without awaiting, every key that needs no waiting, and returns a coroutine for the
+rest. So hits are answered in the order in which they were asked, while misses complete in their own time, and a reply
+is made and queued in one turn of the
 loop: nothing can happen to the key between the look at its version and the place of the answer in the queue.
 """
 
@@ -76,14 +77,16 @@ class Node:
             from_peer: True if a peer forwarded the batch: then it is not forwarded again.
 
         Returns:
-            A coroutine that does and answers what is left, or None if nothing is. It must be awaited; it does not raise, and it ends within the
-            batch's time limit. Cancelling it leaves the rest unanswered.
+            A coroutine that does and answers what is left, or None if nothing is. It must be awaited; it does not
+            raise, and it ends within the batch's time limit. Cancelling it leaves the rest unanswered.
         """
         namespace = self.namespaces.get(batch.namespace)
         if namespace is None:
-            return self._refuse(batch, reply, UNKNOWN_NAMESPACE)
+            self._refuse(batch, reply, UNKNOWN_NAMESPACE)
+            return None
         if not self.placement.ready:
-            return self._refuse(batch, reply, NOT_READY)
+            self._refuse(batch, reply, NOT_READY)
+            return None
         if batch.operation is Operation.GET:
             return self._reads.begin(batch, namespace, reply, from_peer)
         return self._writes.begin(batch, namespace, reply, from_peer)
@@ -117,7 +120,7 @@ class Node:
         return await self._peers.forward(owner, part_of(batch, indices))
 
     async def run_parts(self, batch: Batch, reply: Reply, parts: Sequence[tuple[Sequence[int], Rest]]) -> None:
-        """Run the parts of a batch side by side under its time limit; a part that fails or is late is answered with the reason."""
+        """Run the parts of a batch side by side; one that is late is answered with the reason."""
 
         async def run(indices: Sequence[int], part: Rest) -> None:
             try:
@@ -166,4 +169,3 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         ttls_ms=pick(batch.ttls_ms) if batch.ttls_ms else (),
         timeout_s=batch.timeout_s,
     )
-

@@ -1,14 +1,14 @@
 """SET, DELETE and TOUCH: ordered by the owner, in L2 first, then in memory.
 
-L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2 cannot take now is noted
-for it (`L2Tier`) and done in memory alone.
+L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2
+cannot take now is noted for it (`L2Tier`) and done in memory alone.
 
 Interleavings, each forced by a test in ``tests/node/test_writes.py``:
 
-1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the later one. The
-   earlier has been done and overwritten: it succeeds (``test_overtaken_set_succeeds``).
-2. L2 refuses a set though no later set of this node is known: a newer owner wrote. This node must not acknowledge; it drops its copy
-   (``test_set_refused_by_a_newer_owner_fails``).
+1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the
+   later one. The earlier has been done and overwritten: it succeeds (``test_overtaken_set_succeeds``).
+2. L2 refuses a set though no later set of this node is known: a newer owner wrote. This node must not acknowledge; it
+   drops its copy (``test_set_refused_by_a_newer_owner_fails``).
 3. A fill reads the old value, the set ends, the fill wants to store: its token is void (``test_set_voids_the_fill``).
 4. A touch meets a set under way: the set brings its own TTL, so the touch is ordered before it and does nothing
    (``test_touch_during_set_does_not_undo_it``).
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from cachenode.node.service import Node, Reply, Rest
 
 __all__ = ["Writes"]
-
 
 
 class Writes:
@@ -189,7 +188,7 @@ class Writes:
     def _store_owned(
         self, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write], taken: Sequence[bool]
     ) -> BatchResult:
-        """As `_store`, after a view change during the write: a key that moved away is not acknowledged by its former owner."""
+        """As `_store`, after a view change during the write: a key that moved away is not acknowledged here."""
         kept = [at for at, write in enumerate(writes) if self._node.placement.owns(write.key)]
         stored = self._store(namespace, kept, [writes[at] for at in kept], [taken[at] for at in kept])
         failures = {at: stored.failures[new] for new, at in enumerate(kept) if new in stored.failures}
@@ -218,13 +217,9 @@ class Writes:
             await fill(self._node, namespace, missing)
         found = self._touched(batch, namespace, indices)
         under_way = [namespace.writing.get(batch.keys[index]) for index in indices]
-        writes = [
-            write for write, other in zip(found, under_way, strict=True) if write is not None and other is None
-        ]
+        writes = [write for write, other in zip(found, under_way, strict=True) if write is not None and other is None]
         stored = await self._set(namespace, range(len(writes)), writes) if writes else BatchResult()
-        result = _with_gaps(
-            indices, [w if o is None else None for w, o in zip(found, under_way, strict=True)], stored
-        )
+        result = _with_gaps(indices, [w if o is None else None for w, o in zip(found, under_way, strict=True)], stored)
         versions = [other or own for own, other in zip(result.versions, under_way, strict=True)]
         return BatchResult(indices=indices, versions=versions, failures=result.failures)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from grpc import aio
 
+from cachenode.core.stats import NodeStats
 from cachenode.node.placement import Placement
-from cachenode.node.stats import NodeStats
 from cachenode.wire import view_to_wire
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc, common_pb2

@@ -1,7 +1,8 @@
 """The outermost interceptor: no exception text leaves the node.
 
-grpc.aio sends the text of an exception that a handler raises to the client (``Unexpected <class 'ValueError'>: …``), whatever secret
-it holds. Here such an exception becomes INTERNAL with a request id, and its text goes to the log under the same id.
+grpc.aio sends the text of an exception that a handler raises to the client (``Unexpected <class 'ValueError'>: …``),
+whatever secret it holds. Here such an exception becomes INTERNAL with a request id, and its text goes to the log
+under the same id.
 
 Handlers are wrapped once per method and remembered, so that a call pays one dictionary look-up.
 """
@@ -17,8 +18,8 @@ import grpc
 import structlog
 from grpc import aio
 
-from cachenode_api.reasons import Reason
 from cachenode.rpc.status import REASON_KEY
+from cachenode_api.reasons import Reason
 
 __all__ = ["ErrorInterceptor"]
 
@@ -31,7 +32,7 @@ class ErrorInterceptor(aio.ServerInterceptor):
     def __init__(self) -> None:
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
 
-    async def intercept_service(  # noqa: D102 - inherited
+    async def intercept_service(  # type: ignore[override]  # noqa: D102 - inherited; handlers of any types
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
@@ -40,7 +41,9 @@ class ErrorInterceptor(aio.ServerInterceptor):
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
-            if handler is None:  # an unknown method: answered by gRPC, and not remembered, since strangers choose its name
+            if (
+                handler is None
+            ):  # an unknown method: answered by gRPC, and not remembered, since strangers choose its name
                 return handler  # type: ignore[return-value]
             wrapped = self._wrapped[method] = _wrap(handler)
         return wrapped

@@ -27,7 +27,7 @@ class PeerService(peer_pb2_grpc.PeerServiceServicer):
     def __init__(self, links: LinkAcceptor) -> None:
         self._links = links
 
-    async def Link(  # noqa: N802 - the wire's name
+    async def Link(  # type: ignore[override]  # noqa: N802 - the wire's name; writes through the context
         self, request_iterator: AsyncIterator[peer_pb2.PeerFrame], context: aio.ServicerContext[Any, Any]
     ) -> None:
         """Serve one link until it ends."""

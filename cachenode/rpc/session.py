@@ -1,10 +1,11 @@
 """SessionService: the SDK's ordered stream.
 
-One reader per stream takes frames and lets the node execute their batches. What is known at once is queued in frame order; the rest is
-queued by tasks as it becomes known. The reader itself writes, so a client that does not read its replies makes the reader wait, and
-with it only this stream (`Outbox`).
+One reader per stream takes frames and lets the node execute their batches. What is known at once is queued in frame
+order; the rest is queued by tasks as it becomes known. The reader itself writes, so a client that does not read its
+replies makes the reader wait, and with it only this stream (`Outbox`).
 
-A stream whose client went silent is ended by `reap`: a frozen or vanished client keeps its connection open for minutes otherwise.
+A stream whose client went silent is ended by `reap`: a frozen or vanished client keeps its connection open for
+minutes otherwise.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from grpc import aio
 
 from cachenode.core.entries import BatchResult
 from cachenode.core.failures import OVERLOADED
-from cachenode.node.outbox import Outbox
 from cachenode.node.service import Node, failed
+from cachenode.outbox import Outbox
 from cachenode.wire import BadBatch, batch_from_wire, replies_to_wire, view_to_wire
 from cachenode_api.reasons import Reason
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
@@ -70,7 +71,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     def __len__(self) -> int:
         return len(self._sessions)
 
-    async def Session(  # noqa: N802 - the wire's name
+    async def Session(  # type: ignore[override]  # noqa: N802 - the wire's name; writes through the context
         self,
         request_iterator: AsyncIterator[session_pb2.ClientFrame],
         context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame],

@@ -1,7 +1,7 @@
 """Reasons: why an operation failed, as stable names that both ends, logs and metrics use.
 
-The numbers are those of the wire enum ``cachenode.v1.Reason``; a test compares them. A reason says whether the same call may be
-sent again, and which gRPC status a unary call ends with (by name, so that this module needs no grpc).
+The numbers are those of the wire enum ``cachenode.v1.Reason``; a test compares them. A reason says whether the same
+call may be sent again, and which gRPC status a unary call ends with (by name, so that this module needs no grpc).
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ offset size   field     meaning
 ====== ====== ========= ==============================================================================
 
 A reply carries the owner's present time beside its records, so a reader computes the remaining life as
-``deadline - now_s`` and no clocks need to agree. A node keeps each entry as such a record in one ``bytes`` object: half the
-memory of an object with fields, nothing for the garbage collector to visit, and nothing to encode when it is read.
+``deadline - now_s`` and no clocks need to agree. A node keeps each entry as such a record in one ``bytes`` object:
+half the memory of an object with fields, nothing for the garbage collector to visit, and nothing to encode when it is
+read.
 
 Flags: bits 0-7 the serializer, bits 8-11 the compression, bit 12 stale. The other bits are reserved and kept.
 """

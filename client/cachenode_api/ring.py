@@ -1,10 +1,10 @@
 """The ring: which member owns a key under a view.
 
-Placement is uhashring's, with a keyed BLAKE2b over the key's bytes in place of its default hash: an avalanche hash spreads
-short sequential keys (FNV-1 sent ``user:0`` to ``user:9`` to one of three nodes), and the key (the cluster's seed) keeps
-strangers from choosing keys that all land on one node. A ring is built once per view and never changed: uhashring's
-mutators have left stale points behind before. Look-ups go over the sorted points by bisection, the owner names laid out
-beside them, which is what uhashring does less its bookkeeping per call.
+Placement is uhashring's, with a keyed BLAKE2b over the key's bytes in place of its default hash: an avalanche hash
+spreads short sequential keys (FNV-1 sent ``user:0`` to ``user:9`` to one of three nodes), and the key (the cluster's
+seed) keeps strangers from choosing keys that all land on one node. A ring is built once per view and never changed:
+uhashring's mutators have left stale points behind before. Look-ups go over the sorted points by bisection, the owner
+names laid out beside them, which is what uhashring does less its bookkeeping per call.
 
 Test vectors for other languages: ``tests/golden/ring_vectors.json``.
 """
@@ -26,9 +26,9 @@ __all__ = ["Ring"]
 class Ring:
     """An immutable consistent hash ring.
 
-    The hash of a key is the first 8 bytes, big-endian, of BLAKE2b with an 8-byte digest, keyed with the view's seed. The point
-    number i of a member is the hash of ``"<id>-<i>"``, i from 0 to vnodes × weight - 1. A key belongs to the first point
-    above its hash, wrapping around.
+    The hash of a key is the first 8 bytes, big-endian, of BLAKE2b with an 8-byte digest, keyed with the view's seed.
+    The point number i of a member is the hash of ``"<id>-<i>"``, i from 0 to vnodes × weight - 1. A key belongs to
+    the first point above its hash, wrapping around.
 
     Args:
         view: The members, weights, seed and number of points. May be empty: then nobody owns anything.

@@ -1,7 +1,7 @@
 """Versions: 64 bits of (owner epoch, owner sequence) that order the writes of one key.
 
-A key has one owner per epoch, and a new owner's epoch is always higher, so a plain integer comparison orders writes across
-owners and restarts without a wall clock and without a counter in Redis (which forgets when it restarts).
+A key has one owner per epoch, and a new owner's epoch is always higher, so a plain integer comparison orders writes
+across owners and restarts without a wall clock and without a counter in Redis (which forgets when it restarts).
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class View:
     Members are sorted by id, whatever order they are given in.
 
     Raises:
-        InvalidView: Two members share an id, a weight or the number of points is below 1, the seed is longer than 64 bytes, or the
-            ring hash is unknown.
+        InvalidView: Two members share an id, a weight or the number of points is below 1, the seed is longer than 64
+            bytes, or the ring hash is unknown.
     """
 
     epoch: int

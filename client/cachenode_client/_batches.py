@@ -1,8 +1,9 @@
 """Batches under way: which caller waits for which key of which batch, and how a reply reaches them.
 
-Calls made in one turn of the loop with the same operation, namespace and timeout join one open batch (`EachBatch`); a call with many keys is a
-batch of its own (`ManyBatch`). Both are answered by one or more replies, each key once. A waiter is anything with a future's
-``done``, ``set_result`` and ``set_exception``: asyncio futures here, a lock-based one in the blocking client.
+Calls made in one turn of the loop with the same operation, namespace and timeout join one open batch (`EachBatch`); a
+call with many keys is a batch of its own (`ManyBatch`). Both are answered by one or more replies, each key once. A
+waiter is anything with a future's ``done``, ``set_result`` and ``set_exception``: asyncio futures here, a lock-based
+one in the blocking client.
 
 The timeout belongs to the batch, not to the call.
 """
@@ -12,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from cachenode_client.errors import CacheError, NodeError, from_reason
-
 from cachenode_api.v1 import common_pb2 as pb
+from cachenode_client.errors import CacheError, NodeError, from_reason
 
 __all__ = ["EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter"]
 
@@ -85,7 +85,8 @@ class PendingBatch:
 class EachBatch(PendingBatch):
     """Keys of many callers, a waiter each.
 
-    A GET's result is the record, empty if absent; with layers wanted it is (record, layer, now_s). A write's result is its version.
+    A GET's result is the record, empty if absent; with layers wanted it is (record, layer, now_s). A write's result
+    is its version.
     """
 
     __slots__ = ("waiters",)

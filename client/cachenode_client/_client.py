@@ -1,14 +1,15 @@
 """The asyncio client.
 
-The path of a `get`: canonical key → owner on the ring → join that session's open batch → await the record → decode. Nothing else is
-done unless something fails; then `Engine.persist` takes over, with back-off, a retry budget, and the call's deadline.
+The path of a `get`: canonical key → owner on the ring → join that session's open batch → await the record → decode.
+Nothing else is done unless something fails; then `Engine.persist` takes over, with back-off, a retry budget, and the
+call's deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
@@ -24,15 +25,17 @@ __all__ = ["CacheClient"]
 class CacheClient(ClientCore):
     """A client of a cachenode cluster, for asyncio.
 
-    It connects with the first call. It belongs to the event loop of that call and may be used by any number of tasks there. Every call ends within its timeout.
+    It connects with the first call. It belongs to the event loop of that call and may be used by any number of tasks
+    there. Every call ends within its timeout.
 
     Args:
         address: Nodes to begin with, "host:port,host:port", or "dns:///name:port". The others are learned from them.
         namespace: Used where a call names none.
         timeout_s: Longest duration of a call that gives none.
-        on_error: "raise", or "miss": a cluster that cannot answer counts as a miss, and a write as not done (0, False or {}).
-            Wrong arguments and a closed client raise in any case.
-        serializer: For values other than bytes, str, int, float, bool and None: "json", "msgspec", "orjson", "pickle" or your own.
+        on_error: "raise", or "miss": a cluster that cannot answer counts as a miss, and a write as not done (0, False
+            or {}). Wrong arguments and a closed client raise in any case.
+        serializer: For values other than bytes, str, int, float, bool and None: "json", "msgspec", "orjson", "pickle"
+            or your own.
         compression: None, "zlib", "lz4" or "zstd", for values of `compress_from_bytes` and more.
         max_value_bytes: Largest encoded value, also when decompressed.
         client_name: Told to the nodes, for people.
@@ -146,12 +149,13 @@ class CacheClient(ClientCore):
             InvalidTtl: The TTL is not a positive number.
             Unserializable: The value would not come back as it is.
             ValueTooLarge: It exceeds the client's, the node's or the namespace's limit.
-            CacheTimeout: No answer in time; the write may or may not have happened (not under ``on_error="miss"``: 0 is returned).
+            CacheTimeout: No answer in time; the write may or may not have happened. Under ``on_error="miss"`` 0 is
+                returned instead.
             CacheUnavailable: No node could take it (likewise).
         """
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        encoded = self._encoded(value)
+        encoded = self.encoded(value)
         group = self._set_group
         if timeout_s is not None or namespace is not None:
             group = self._group(SET, namespace, timeout_s)
@@ -245,7 +249,7 @@ class CacheClient(ClientCore):
         if engine is not None:
             await engine.close()
 
-    async def __aenter__(self) -> CacheClient:
+    async def __aenter__(self) -> Self:
         """Return the client itself; it connects with the first call."""
         return self
 
@@ -259,7 +263,7 @@ class CacheClient(ClientCore):
 
     # Inside.
 
-    async def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:  # noqa: ANN401
+    async def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:
         """Send one key at once if there is a session for it; leave the rest to the engine."""
         engine = self._engine
         if engine is None or engine.loop is not asyncio.get_running_loop():
@@ -292,6 +296,7 @@ class CacheClient(ClientCore):
             raise CacheError(text, reason="wrong_loop")
         return self._engine
 
-    def _after_fork(self) -> None:
-        super()._after_fork()
+    def after_fork(self) -> None:
+        """Forget what does not survive a fork; called in the child."""
+        super().after_fork()
         self._engine = None

@@ -122,7 +122,7 @@ def compression_by_id(number: int) -> Compression:
         raise DecodeError(f"value: cannot be decoded here. {error}") from None
 
 
-def _bounded(decompressor: Any, data: bytes, limit: int) -> bytes:  # noqa: ANN401
+def _bounded(decompressor: Any, data: bytes, limit: int) -> bytes:
     result = decompressor.decompress(data, max_length=limit + 1)
     if len(result) > limit:
         raise _too_large(limit)

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
+from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
@@ -28,6 +29,7 @@ Detailed = tuple[bytes, int, float]
 """A record, its layer, and the clock against which its deadline counts."""
 
 _PLAIN = b"\x00\x00\x00\x00"
+_FLAGS_AT = 4
 _LAYERS: dict[int, Literal["l1", "l2"]] = {1: "l1", 2: "l2"}
 
 
@@ -67,7 +69,7 @@ class ClientCore:
         self._stats = ClientStats()
         _fork.watch(weakref.ref(self))
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """Forget what does not survive a fork; called in the child."""
         self._forked = True
 
@@ -77,7 +79,9 @@ class ClientCore:
         if self._closed:
             raise ClientClosed
 
-    def _group(self, operation: int, namespace: str | None, timeout_s: float | None, *, detailed: bool = False) -> Group:
+    def _group(
+        self, operation: int, namespace: str | None, timeout_s: float | None, *, detailed: bool = False
+    ) -> Group:
         return (
             operation,
             self._namespace if namespace is None else checked_namespace(namespace),
@@ -85,20 +89,21 @@ class ClientCore:
             detailed,
         )
 
-    def _encoded(self, value: object) -> Encoded:
+    def encoded(self, value: object) -> Encoded:
+        """Return a value's bytes and flags."""
         return self._codec.encode(value)
 
-    def _decode(self, record: bytes) -> Any:  # noqa: ANN401 - whatever was stored
+    def _decode(self, record: bytes) -> Any:
         flags = int.from_bytes(record[4:8], "little")
         return self._codec.decode(record[HEADER_BYTES:], flags)
 
-    def _found(self, record: bytes, default: Any) -> Any:  # noqa: ANN401 - whatever was stored
+    def _found(self, record: bytes, default: Any) -> Any:
         """Return a record's value, or `default` if it is empty."""
         if not record:
             self._stats.misses += 1
             return default
         self._stats.hits += 1
-        if record[4:8] == _PLAIN:
+        if record.startswith(_PLAIN, _FLAGS_AT):
             return record[HEADER_BYTES:]
         return self._decode(record)
 
@@ -127,11 +132,12 @@ class ClientCore:
         return max(0.0, deadline - now_s)
 
     def _found_many(self, keys: list[K], results: list[Any], errors: dict[int, CacheError]) -> dict[K, Any]:
-        found: dict[K, Any] = {}
-        decode, plain = self._decode, _PLAIN
-        for key, record in zip(keys, results, strict=True):
-            if record:
-                found[key] = record[HEADER_BYTES:] if record[4:8] == plain else decode(record)
+        decode, value_at = self._decode, HEADER_BYTES
+        found = {
+            key: record[value_at:] if record.startswith(_PLAIN, _FLAGS_AT) else decode(record)
+            for key, record in zip(keys, results, strict=True)
+            if record
+        }
         self._stats.hits += len(found)
         self._stats.misses += len(keys) - len(found) - len(errors)
         return self._checked_many(found, {keys[at]: error for at, error in errors.items()})
@@ -165,10 +171,13 @@ def is_callers_fault(error: CacheError) -> bool:
 def many_keys(keys: Iterable[K]) -> tuple[list[K], list[bytes]]:
     """Return the keys as given and as bytes."""
     originals = list(keys)
-    return originals, [checked_key(key) for key in originals]
+    raws = [key.encode() if type(key) is str and key.isascii() else checked_key(key) for key in originals]
+    if raws and not 0 < min(map(len, raws)) <= max(map(len, raws)) <= MAX_KEY_BYTES:
+        raws = [checked_key(key) for key in originals]  # raises for the wrong one
+    return originals, raws
 
 
 def many_values(core: ClientCore, values: Mapping[K, Any]) -> tuple[list[K], list[bytes], list[Encoded]]:
     """Return the keys as given, as bytes, and the encoded values; wrong ones are found before anything is sent."""
     originals, raws = many_keys(values)
-    return originals, raws, [core._encoded(value) for value in values.values()]
+    return originals, raws, [core.encoded(value) for value in values.values()]

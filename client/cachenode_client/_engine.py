@@ -1,7 +1,7 @@
 """The machinery under both clients: sends keys to their owners, again if that is safe, until the time is over.
 
-Retries: a read, a delete and a touch may be sent again whatever happened. A set may be sent again only if it surely was not done:
-done twice it could bring an older value back over a newer one.
+Retries: a read, a delete and a touch may be sent again whatever happened. A set may be sent again only if it surely
+was not done: done twice it could bring an older value back over a newer one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_client._backoff import RetryBudget, Schedule
 from cachenode_client._batches import SET, Group, ManyBatch, ManyResult, Waiter
 from cachenode_client._router import Router
@@ -60,9 +59,7 @@ class Engine:
         on_reply: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.router = Router(
-            addresses, client_name=client_name, sdk_version=sdk_version, on_reply=on_reply
-        )
+        self.router = Router(addresses, client_name=client_name, sdk_version=sdk_version, on_reply=on_reply)
         self._budget = RetryBudget()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._stats = stats
@@ -133,34 +130,56 @@ class Engine:
     async def many(
         self, group: Group, raws: list[bytes], encoded: list[Encoded] | None = None, ttl_ms: int = 0
     ) -> tuple[list[Any], dict[int, CacheError]]:
-        """Send many keys, a batch per owner; what may be sent again goes key by key."""
-        router = self.router
+        """Send many keys, a batch per owner; what may be sent again goes key by key.
+
+        Returns:
+            The results by position, and the failures by position.
+        """
         results: list[Any] = [None] * len(raws)
         errors: dict[int, CacheError] = {}
         if not raws:
             return results, errors
         try:
-            shares = await self._shares(router, raws, group[2])
+            shares = await self._shares(raws, group[2])
         except CacheError as error:
             return results, dict.fromkeys(range(len(raws)), error)
-        if encoded is not None:
-            for session, indices in shares.items():
-                for index in indices:
-                    check_frame(session, len(encoded[index][0]))
-        waiting: list[tuple[list[int], Awaitable[ManyResult]]] = []
-        for session, indices in shares.items():
-            for part in parts(indices, encoded):
-                waiting.append((part, self._send_many(session, group, raws, part, encoded, ttl_ms)))
-        for part, done in waiting:
+        sent = self._send_shares(shares, group, raws, encoded, ttl_ms)
+        for part, done in sent:
             result = await done
-            for at, index in enumerate(part):
-                results[index] = result.results[at]
+            if len(sent) == 1:
+                results = result.results
+            else:
+                for at, index in enumerate(part):
+                    results[index] = result.results[at]
             errors.update({part[at]: failure for at, failure in result.errors.items()})
         if errors:
             await self._mend(group, raws, encoded, ttl_ms, results, errors)
         return results, errors
 
-    async def _shares(self, router: Router, raws: list[bytes], timeout_s: float) -> dict[Session, list[int]]:
+    def _send_shares(
+        self,
+        shares: dict[Session, list[int]],
+        group: Group,
+        raws: list[bytes],
+        encoded: list[Encoded] | None,
+        ttl_ms: int,
+    ) -> list[tuple[list[int], Awaitable[ManyResult]]]:
+        """Send every share at once; return who waits for which part."""
+        if encoded is not None:
+            for session, indices in shares.items():
+                for index in indices:
+                    check_frame(session, len(encoded[index][0]))
+        return [
+            (part, self._send_many(session, group, raws, part, encoded, ttl_ms))
+            for session, indices in shares.items()
+            for part in parts(indices, encoded)
+        ]
+
+    async def _shares(self, raws: list[bytes], timeout_s: float) -> dict[Session, list[int]]:
+        router = self.router
+        only = router.only
+        if only is not None:
+            return {only: list(range(len(raws)))}
         shares: dict[Session, list[int]] = {}
         for index, raw in enumerate(raws):
             session = router.route(raw) or await router.wait_route(raw, timeout_s)
@@ -181,7 +200,7 @@ class Engine:
     ) -> Awaitable[ManyResult]:
         future: asyncio.Future[ManyResult] = self.loop.create_future()
         batch = ManyBatch(group, future)
-        batch.keys = [raws[index] for index in part]
+        batch.keys = raws if len(part) == len(raws) else [raws[index] for index in part]
         batch.size = sum(map(len, batch.keys))
         if encoded is not None:
             batch.values = [encoded[index][0] for index in part]
@@ -228,10 +247,12 @@ def may_retry(operation: int, error: CacheError) -> bool:
 
 def parts(indices: list[int], encoded: list[Encoded] | None) -> list[list[int]]:
     """Return the indices in portions that fit in a frame each."""
+    if encoded is None and len(indices) <= _PORTION_KEYS:
+        return [indices]
     portions: list[list[int]] = [[]]
     size = 0
     for index in indices:
-        size += len(encoded[index][0]) if encoded is not None else MAX_KEY_BYTES // 8
+        size += len(encoded[index][0]) if encoded is not None else 0
         if portions[-1] and (size > _PORTION_BYTES or len(portions[-1]) >= _PORTION_KEYS):
             portions.append([])
             size = 0

@@ -23,7 +23,7 @@ def _mark() -> None:
     for reference in list(_clients):
         client = reference()
         if client is not None:
-            client._after_fork()
+            client.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

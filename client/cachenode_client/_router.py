@@ -1,7 +1,8 @@
 """The cluster as a client sees it: the newest view, its ring, and a session per member.
 
-The first session to any seed brings a view; from then on there is a session to each member, redialled for as long as it is one. A key goes to its
-owner's session; while that is down, to any other: that node asks the owner, or L2 in its place. If every session is lost, the seeds are dialled again.
+The first session to any seed brings a view; from then on there is a session to each member, redialled for as long as
+it is one. A key goes to its owner's session; while that is down, to any other: that node asks the owner, or L2 in its
+place. If every session is lost, the seeds are dialled again.
 """
 
 from __future__ import annotations
@@ -12,19 +13,17 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cachenode_api.errors import InvalidView
+from cachenode_api.ring import Ring
+from cachenode_api.view import Member, View
 from cachenode_client._backoff import Schedule
 from cachenode_client._session import Session
 from cachenode_client.errors import CacheError, CacheUnavailable
 
-from cachenode_api.errors import InvalidView
-from cachenode_api.ring import Ring
-from cachenode_api.view import Member, View
-
 if TYPE_CHECKING:
-    from cachenode_client._address import Addresses
-
     from cachenode_api.v1 import common_pb2
     from cachenode_api.v1.session_pb2 import ServerFrame
+    from cachenode_client._address import Addresses
 
 __all__ = ["Router"]
 
@@ -83,6 +82,11 @@ class Router:
             return self._any
         return self._ready.get(self._ring.owner(key) or "") or self._any
 
+    @property
+    def only(self) -> Session | None:
+        """The session that every key goes to, if there is one member."""
+        return self._any if self._only else None
+
     async def wait_route(self, key: bytes, timeout_s: float) -> Session:
         """Return a session for the key, waiting for one to become ready.
 
@@ -122,7 +126,8 @@ class Router:
     async def _find(self) -> None:
         """Dial the seeds, and the members known before, until one answers; again whenever no session is left.
 
-        The next address is tried when the one before has not answered within a quarter of a second, so that a dead seed costs no more than that.
+        The next address is tried when the one before has not answered within a quarter of a second, so that a dead
+        seed costs no more than that.
         """
         attempt = 0
         holding: set[asyncio.Task[bool]] = set()

@@ -1,12 +1,15 @@
 """A session: one long-lived stream to one node.
 
-A gRPC message costs a few hundred microseconds in Python whatever it carries. So nothing is sent at once: calls join open batches, and the writer, woken
-once, sends all that has gathered in the turn as one frame. While a frame is being written the next one gathers.
+A gRPC message costs a few hundred microseconds in Python whatever it carries. So nothing is sent at once: calls join
+open batches, and the writer, woken once, sends all that has gathered in the turn as one frame. While a frame is being
+written the next one gathers.
 
-Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a heartbeat goes out; if nothing was heard for
-two seconds the session is over. A check that itself comes late proves only that *this* process was held up, so it is skipped.
+Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a
+heartbeat goes out; if nothing was heard for two seconds the session is over. A check that itself comes late proves
+only that *this* process was held up, so it is skipped.
 
-The stream is always cancelled at the end: grpcio 1.83 and later otherwise keep the handler of a dropped stream running on the node.
+The stream is always cancelled at the end: grpcio 1.83 and later otherwise keep the handler of a dropped stream
+running on the node.
 """
 
 from __future__ import annotations
@@ -17,16 +20,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from cachenode_client._batches import EachBatch, Group, ManyBatch, PendingBatch, Waiter, malformed
-from cachenode_client.errors import CacheTimeout, CacheUnavailable
 from grpc import aio
 
+from cachenode_api.transport import tune_grpc
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
+from cachenode_client._batches import EachBatch, Group, ManyBatch, PendingBatch, Waiter, malformed
+from cachenode_client.errors import CacheTimeout, CacheUnavailable
 
 if TYPE_CHECKING:
     from cachenode_api.v1.session_pb2 import ServerFrame
 
 __all__ = ["Session"]
+
+tune_grpc()
 
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
@@ -58,7 +64,13 @@ class Session:
     """
 
     def __init__(
-        self, address: str, *, client_name: str, sdk_version: str, on_frame: Callable[[Session, ServerFrame], None], on_reply: Callable[[], None]
+        self,
+        address: str,
+        *,
+        client_name: str,
+        sdk_version: str,
+        on_frame: Callable[[Session, ServerFrame], None],
+        on_reply: Callable[[], None],
     ) -> None:
         self.address = address
         self.node_id = ""
@@ -142,7 +154,8 @@ class Session:
     def _expire(self) -> None:
         """Fail the batches whose time is over, and arm the timer for the next one.
 
-        One timer for all: it goes off at the earliest deadline, which in steady traffic has been met long since, and then finds the next.
+        One timer for all: it goes off at the earliest deadline, which in steady traffic has been met long since, and
+        then finds the next.
         """
         now = self._loop.time()
         self._timer, self._timer_at = None, math.inf

@@ -144,7 +144,7 @@ class Codec:
                 return smaller, flags | self._compression.id << COMPRESSION_SHIFT
         return data, flags
 
-    def decode(self, data: bytes, flags: int) -> Any:  # noqa: ANN401
+    def decode(self, data: bytes, flags: int) -> Any:
         """Return the value for bytes and flags.
 
         Raises:
@@ -172,7 +172,7 @@ class Codec:
         except Exception as error:  # noqa: BLE001 - each library has errors of its own
             raise DecodeError(f"value: the compressed bytes are damaged ({type(error).__name__})") from None
 
-    def _load(self, data: bytes, number: int) -> Any:  # noqa: ANN401
+    def _load(self, data: bytes, number: int) -> Any:
         serializer = self._serializers.get(number)
         if serializer is None:
             serializer = self._serializers[number] = builtin_by_id(number)

@@ -1,10 +1,13 @@
 """The client for threads: the asyncio machinery on a private loop thread, and callers that wait on a lock.
 
-A call puts itself in the inbox and wakes the loop, unless somebody has done so or a frame is under way: then the loop looks there when the answer comes, and
-sends all that has gathered as one frame. So the threads of a program share frames just as the tasks of a loop do, and a waiting thread costs nothing but its lock.
-No call is forgotten: it is put in the inbox before the frames under way are counted, and the loop counts a frame as answered before it looks in the inbox.
+A call puts itself in the inbox and wakes the loop, unless somebody has done so or a frame is under way: then the loop
+looks there when the answer comes, and sends all that has gathered as one frame. So the threads of a program share
+frames just as the tasks of a loop do, and a waiting thread costs nothing but its lock. No call is forgotten: it is
+put in the inbox before the frames under way are counted, and the loop counts a frame as answered before it looks in
+the inbox.
 
-One client serves any number of threads. It does not survive a fork: use it in the process that made the first call, else `ForkedClient`.
+One client serves any number of threads. It does not survive a fork: use it in the process that made the first call,
+else `ForkedClient`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
@@ -48,7 +51,7 @@ class _LockWaiter:
     def done(self) -> bool:
         return self._done
 
-    def set_result(self, result: Any, /) -> None:  # noqa: ANN401 - whatever is waited for
+    def set_result(self, result: Any, /) -> None:
         self._done = True
         self._result = result
         self._lock.release()
@@ -58,7 +61,7 @@ class _LockWaiter:
         self._error = exception
         self._lock.release()
 
-    def wait(self, timeout_s: float) -> Any:  # noqa: ANN401 - whatever is waited for
+    def wait(self, timeout_s: float) -> Any:
         if not self._lock.acquire(timeout=timeout_s):
             self._done = True
             raise CacheTimeout
@@ -71,7 +74,9 @@ _Call = tuple[_LockWaiter, Group, bytes, Encoded | None, int]
 
 
 class CacheClient(ClientCore):
-    """A client of a cachenode cluster, for threads. Same arguments, methods and errors as `cachenode_client.CacheClient`.
+    """A client of a cachenode cluster, for threads.
+
+    Same arguments, methods and errors as `cachenode_client.CacheClient`.
 
     Example:
         >>> with CacheClient("127.0.0.1:7401") as cache:
@@ -89,7 +94,7 @@ class CacheClient(ClientCore):
 
     def get(
         self, key: Key, default: Any = None, *, timeout_s: float | None = None, namespace: str | None = None
-    ) -> Any:  # noqa: ANN401 - whatever was stored
+    ) -> Any:
         """Return a key's value, or `default` if there is none (see the asyncio client)."""
         raw = checked_key(key)
         group = self._get_group
@@ -138,7 +143,7 @@ class CacheClient(ClientCore):
     def set(
         self,
         key: Key,
-        value: Any,  # noqa: ANN401 - whatever the serializer takes
+        value: Any,
         *,
         ttl_s: float | None = None,
         timeout_s: float | None = None,
@@ -147,7 +152,7 @@ class CacheClient(ClientCore):
         """Store a value and return the version of the write (see the asyncio client)."""
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        encoded = self._encoded(value)
+        encoded = self.encoded(value)
         group = self._set_group
         if timeout_s is not None or namespace is not None:
             group = self._group(SET, namespace, timeout_s)
@@ -225,7 +230,7 @@ class CacheClient(ClientCore):
             engine.loop.call_soon_threadsafe(engine.loop.stop)
             self._thread.join(_START_S)
 
-    def __enter__(self) -> CacheClient:
+    def __enter__(self) -> Self:
         """Return the client itself; it connects with the first call."""
         return self
 
@@ -239,7 +244,7 @@ class CacheClient(ClientCore):
 
     # Inside.
 
-    def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:  # noqa: ANN401
+    def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:
         """Send one key once, and again if it fails and that is safe."""
         engine = self._engine
         if engine is None:
@@ -312,10 +317,11 @@ class CacheClient(ClientCore):
 
         return asyncio.run_coroutine_threadsafe(make(), loop).result(_START_S)
 
-    def _after_fork(self) -> None:
-        super()._after_fork()
+    def after_fork(self) -> None:
+        """Forget what does not survive a fork; called in the child."""
+        super().after_fork()
         self._engine = None
-        type(self)._starting = threading.Lock()  # may have been held by a thread that does not exist here
+        CacheClient._starting = threading.Lock()  # may have been held by a thread that does not exist here
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

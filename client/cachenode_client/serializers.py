@@ -74,10 +74,10 @@ class Serializer(Protocol):
     def name(self) -> str:
         """The name in error texts."""
 
-    def dumps(self, value: Any, /) -> bytes:  # noqa: ANN401
+    def dumps(self, value: Any, /) -> bytes:
         """Return the value's bytes. Whatever it raises reaches the user as the cause of an `Unserializable`."""
 
-    def loads(self, data: bytes, /) -> Any:  # noqa: ANN401
+    def loads(self, data: bytes, /) -> Any:
         """Return the value. Whatever it raises reaches the user as the cause of a `DecodeError`."""
 
 
@@ -160,7 +160,7 @@ def builtin_by_id(number: int) -> Serializer:
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
-def _dump_json(value: Any) -> bytes:  # noqa: ANN401
+def _dump_json(value: Any) -> bytes:
     try:
         if type(value) in _CONTAINERS and _is_plain(value, MAX_DEPTH):
             try:
@@ -189,7 +189,7 @@ def _is_plain(value: dict[Any, Any] | list[Any], levels: int) -> bool:
     return kinds <= _NODES and all(_is_plain(item, levels - 1) for item in items if type(item) in _CONTAINERS)
 
 
-def _tagged(value: Any, where: _Where, levels: int) -> Any:  # noqa: ANN401
+def _tagged(value: Any, where: _Where, levels: int) -> Any:
     """Return a copy in which JSON loses nothing, or raise with the position of what cannot be kept."""
     kind = type(value)
     if kind in _CONTAINERS:
@@ -265,13 +265,13 @@ def _refused(where: _Where, problem: str) -> Unserializable:
     return Unserializable(f"{' → '.join(['value', *reversed(steps)])}: {problem}")
 
 
-def _load_json(data: bytes) -> Any:  # noqa: ANN401
+def _load_json(data: bytes) -> Any:
     text = data.decode()
     # Building dicts through a hook costs several times more, so it is done only where a tag is possible.
     return (_decode_tagged if '"$' in text else _decode_plain)(text)
 
 
-def _untag(found: dict[str, Any]) -> Any:  # noqa: ANN401
+def _untag(found: dict[str, Any]) -> Any:
     if len(found) != 1:
         return found
     key, item = next(iter(found.items()))

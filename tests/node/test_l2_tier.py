@@ -6,8 +6,6 @@ import math
 import random
 
 import pytest
-from tests.support.clock import ManualClock
-from tests.support.cluster import HeldL2
 
 from cachenode.adapters.l2_chaos import ChaosL2
 from cachenode.adapters.l2_memory import MemoryL2
@@ -15,6 +13,8 @@ from cachenode.core.breaker import Breaker
 from cachenode.core.entries import L2Write
 from cachenode.errors import L2Unavailable
 from cachenode.node.l2_tier import L2Tier
+from tests.support.clock import ManualClock
+from tests.support.cluster import HeldL2
 
 
 class Rig:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from cachenode_api.ring import Ring
 from tests.support.clock import ManualClock
 from tests.support.cluster import DirectPeers, fetch, new_node, owned_by, put, view_of
-
-from cachenode_api.ring import Ring
 
 
 async def filled(count: int = 300) -> tuple[object, list[bytes]]:
@@ -88,7 +87,7 @@ async def test_older_view_changes_nothing() -> None:
 
 async def test_joiner_takes_its_share() -> None:
     """A member that joins takes about 1/N of the keys, and only keys that it now owns."""
-    node, keys = await filled(2_000)
+    _, keys = await filled(2_000)
     before, after = view_of(2, "a", "b", "c"), view_of(3, "a", "b", "c", "d")
     moved = [key for key in keys if Ring(before).owner(key) != Ring(after).owner(key)]
     assert {Ring(after).owner(key) for key in moved} == {"d"}

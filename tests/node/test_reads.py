@@ -6,14 +6,14 @@ import asyncio
 import random
 
 import pytest
-from tests.support.clock import ManualClock
-from tests.support.cluster import DirectPeers, HeldL2, fetch, new_node, owned_by, put, run, view_of
 
 from cachenode.adapters.l2_chaos import ChaosL2
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, L2Write, Layer, Operation
 from cachenode_api.reasons import Reason
 from cachenode_api.version import make_version
+from tests.support.clock import ManualClock
+from tests.support.cluster import DirectPeers, HeldL2, fetch, new_node, owned_by, put, run, view_of
 
 
 async def test_hits_are_answered_without_awaiting() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tests.support.clock import ManualClock
-from tests.support.cluster import member
-
 from cachenode.node.placement import Placement
 from cachenode.node.seed_membership import SeedMembership
 from cachenode_api.view import Member, View
+from tests.support.clock import ManualClock
+from tests.support.cluster import member
 
 
 class World:

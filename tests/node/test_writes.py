@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 
+from cachenode.adapters.l2_memory import MemoryL2
+from cachenode.core.entries import Batch, L2Write, Operation
+from cachenode.core.policy import NamespacePolicy
+from cachenode_api.reasons import Reason
+from cachenode_api.records import NO_TTL_MS
+from cachenode_api.version import make_version
 from tests.support.clock import ManualClock
 from tests.support.cluster import (
     DirectPeers,
@@ -19,13 +25,6 @@ from tests.support.cluster import (
     version_of,
     view_of,
 )
-
-from cachenode.adapters.l2_memory import MemoryL2
-from cachenode.core.entries import Batch, L2Write, Operation
-from cachenode.core.policy import NamespacePolicy
-from cachenode_api.reasons import Reason
-from cachenode_api.records import NO_TTL_MS
-from cachenode_api.version import make_version
 
 
 async def test_set_is_read_back_with_a_rising_version() -> None:
@@ -131,7 +130,7 @@ async def test_memory_is_not_ahead_of_l2() -> None:
 
 
 async def test_overtaken_set_succeeds() -> None:
-    """Of two overlapping sets the earlier may reach L2 last: it is refused there, and counts as done and overwritten."""
+    """Of two overlapping sets the earlier may reach L2 last: it is refused there, and counts as overwritten."""
     clock = ManualClock()
     inner = MemoryL2(clock)
     l2 = HeldL2(inner)
@@ -221,9 +220,7 @@ async def test_set_across_a_view_change_is_not_acknowledged_by_the_former_owner(
     (staying,) = owned_by(both, "a")
     node = new_node("a", clock, l2=l2)
     l2.gate.clear()
-    setting = asyncio.create_task(
-        run(node, Batch(Operation.SET, "default", [staying, moving], [b"v", b"v"], [], [0]))
-    )
+    setting = asyncio.create_task(run(node, Batch(Operation.SET, "default", [staying, moving], [b"v", b"v"], [], [0])))
     await l2.held.wait()
     node.placement.apply(both)
     l2.gate.set()

@@ -38,7 +38,8 @@ def view_of(epoch: int, *names: str) -> View:
 class HeldL2:
     """An L2 whose calls wait at a gate: close `gate` to hold them, open it to let them go on.
 
-    A held read has already taken its result when it is let go, like a reply that is late on the wire; a held write has not been done.
+    A held read has already taken its result when it is let go, like a reply that is late on the wire; a held write
+    has not been done.
     """
 
     def __init__(self, inner: L2Store) -> None:
@@ -73,7 +74,7 @@ class HeldL2:
 
 
 class DirectPeers:
-    """Peers in the same loop. `cut` holds the ids that cannot be reached; `lost` those that fail after the request was sent."""
+    """Peers in the same loop: `cut` are out of reach, `lost` fail after the request was sent."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}

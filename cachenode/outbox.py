@@ -1,11 +1,11 @@
 """One writer per stream: what is put during a write leaves together in the next frame.
 
-gRPC allows one write at a time on a stream, and a frame costs a few hundred microseconds whatever it carries. So whoever puts
-something also pumps, unless somebody is already pumping; the pump goes on until nothing is left. No task is needed, and a lone
-reply is written in the turn in which it was put.
+gRPC allows one write at a time on a stream, and a frame costs a few hundred microseconds whatever it carries. So
+whoever puts something also pumps, unless somebody is already pumping; the pump goes on until nothing is left. No task
+is needed, and a lone reply is written in the turn in which it was put.
 
-A reader that is slow makes the write wait, and with it the pumping side. When that side is the one that reads requests, the
-stream stops reading: back-pressure without a queue that grows.
+A reader that is slow makes the write wait, and with it the pumping side. When that side is the one that reads
+requests, the stream stops reading: back-pressure without a queue that grows.
 """
 
 from __future__ import annotations
