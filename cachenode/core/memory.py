@@ -1,32 +1,50 @@
 """The node's memory budget over all namespaces.
 
-When it is exceeded, entries go from the namespace that uses most for its share. So a namespace within its share loses nothing while another is beyond its own,
-and one that is alone may use everything.
+When it is exceeded, entries go from the namespace that uses most for its share. So a namespace within its share loses
+nothing while another is beyond its own, and one that is alone may use everything.
+
+Looking for that namespace takes time in proportion to their number, and a full node evicts with every write. So the one
+that was found goes on giving for a while, as long as it is beyond its share: the part of the budget that its share is
+of all shares. If the budget is exceeded, there always is one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from cachenode.core.store import Meter, Store
 
 __all__ = ["Memory"]
 
-_AT_ONCE = 16
+_EVICTIONS_PER_LOOK = 16
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Memory:
     """A budget in bytes that several stores share.
 
+    The stores count what they hold; whoever puts calls `make_room` afterwards. What the process takes beside entries
+    (code, connections, buffers) is not counted.
+
     Args:
         max_bytes: The budget.
     """
 
-    __slots__ = ("_meter", "_shares", "_stores", "max_bytes")
+    __slots__ = ("_giver", "_left", "_meter", "_shares", "_stores", "_total_shares")
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self._meter = Meter()
+        self._meter = Meter(max_bytes)
         self._stores: dict[str, Store] = {}
         self._shares: dict[str, float] = {}
+        self._total_shares = 0.0
+        self._giver = ""
+        self._left = 0
+
+    @property
+    def max_bytes(self) -> int:
+        """The budget."""
+        return self._meter.max_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -37,27 +55,39 @@ class Memory:
         """Put a store, still empty, under this budget.
 
         Args:
-            name: Its namespace.
+            name: Its namespace, not added before.
             store: The store.
-            share: Its share of the budget when memory is short, relative to the others'.
+            share: Its share of the budget when memory is short, relative to the others'; above 0.
         """
         assert not len(store), "a store is put under its budget before it is used"
         store.meter = self._meter
         self._stores[name] = store
         self._shares[name] = share
+        self._total_shares += share
 
-    def make_room(self) -> int:
-        """Evict until the budget is kept. Return how many entries went."""
-        evicted = 0
-        while self._meter.used > self.max_bytes:
-            store = self._stores[max(self._stores, key=self._use)]
-            for _ in range(_AT_ONCE):
-                if store.evict() is None:
-                    break
-                evicted += 1
-                if self._meter.used <= self.max_bytes:
-                    break
+    def make_room(self) -> Mapping[str, int]:
+        """Evict until the budget is kept.
+
+        Takes time in proportion to what must go: a value of a megabyte may cost thousands of small entries.
+
+        Returns:
+            How many entries went, by namespace.
+        """
+        meter = self._meter
+        if meter.used <= meter.max_bytes:
+            return _NOTHING
+        evicted: dict[str, int] = {}
+        while meter.used > meter.max_bytes:
+            if not self._left or not self._beyond_share(self._giver):
+                self._giver = max(self._stores, key=self._use)
+                self._left = _EVICTIONS_PER_LOOK
+            self._left -= 1
+            self._stores[self._giver].evict()
+            evicted[self._giver] = evicted.get(self._giver, 0) + 1
         return evicted
 
     def _use(self, name: str) -> float:
         return self._stores[name].used_bytes / self._shares[name]
+
+    def _beyond_share(self, name: str) -> bool:
+        return self._use(name) * self._total_shares > self._meter.max_bytes

@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cachenode.demo.report import KillReport, LayerReport, Report
-from cachenode.demo.timeline import Timeline, sparkline
+from cachenode.demo.timeline import FLOOR, Timeline, sparkline
 
 __all__ = ["Display", "Moment", "print_report"]
 
 _COLUMNS = 60
+_LABEL = 10
 _PLAIN_EVERY_S = 2.0
 _NAMES = {"l1": "L1  memory of the nodes", "l2": "L2  Valkey, shared", "origin": "origin  SQLite"}
 
@@ -89,31 +90,39 @@ def _panel(moment: Moment, console: Console) -> RenderableType:
     if moment.gone:
         members.append(f"  ✗ {moment.gone}", style="bold red")
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("requests", f"{moment.requests:,} of {moment.asked:,}", f"[bold]{moment.rate:,.0f}[/]/s")
-    facts.add_row("hit ratio", f"[bold]{_percent(moment.hit_ratio)}[/]", "[dim]of the last second[/]")
+    facts.add_column(style="dim", width=_LABEL - 2)
+    facts.add_row("requests", f"{moment.requests:,} of {moment.asked:,}, [bold]{moment.rate:,.0f}[/] a second")
+    facts.add_row("hits", f"[bold]{_percent(moment.hit_ratio)}[/] in the last second")
+    facts.add_row("members", members)
     rows: list[RenderableType] = [
-        ProgressBar(total=max(1, moment.asked), completed=moment.requests, width=_COLUMNS),
-        facts,
-        Text.assemble("members    ", members),
+        ProgressBar(total=max(1, moment.asked), completed=moment.requests, width=_COLUMNS + _LABEL),
         Text(""),
-        *_curve(moment.timeline, moment.killed_at_s, moment.gone, console),
+        facts,
+        Text(""),
+        *_curves(moment.timeline, moment.killed_at_s, moment.gone, console),
     ]
     if moment.note:
         rows.append(Text(moment.note, style="yellow"))
-    return Panel(Group(*rows), title="cachenode demo", width=_COLUMNS + 8, padding=(1, 2))
+    return Panel(Group(*rows), title="cachenode demo", width=_COLUMNS + _LABEL + 6, padding=(1, 2))
 
 
-def _curve(timeline: Timeline, killed_at_s: float | None, node_id: str, console: Console) -> list[Text]:
-    """Return the spark line of the hit ratio, and the mark of the kill under it."""
-    column_s, ratios = timeline.ratios(_COLUMNS)
+def _curves(timeline: Timeline, killed_at_s: float | None, node_id: str, console: Console) -> list[Text]:
+    """Return the spark lines of the hit ratio, with L2 and without, and the mark of the kill under them."""
     unicode = "utf" in console.encoding.lower()
-    lines = [Text(sparkline(ratios, unicode=unicode), style="cyan", no_wrap=True)]
+    lines = [
+        Text.assemble(
+            (f"{label:<{_LABEL}}", "dim"),
+            (sparkline(timeline.ratios(_COLUMNS, l1_only=l1_only), unicode=unicode), style),
+            no_wrap=True,
+        )
+        for label, l1_only, style in (("L1 + L2", False, "green"), ("L1 alone", True, "cyan"))
+    ]
     if killed_at_s is not None:
         text = f"{'▲' if unicode else '^'} {node_id} killed"
-        column = int(killed_at_s / column_s)
+        column = int(killed_at_s / timeline.column_s(_COLUMNS))
         if column + len(text) > _COLUMNS:
             text, column = f"{node_id} killed {text[0]}", column - len(text) + 1
-        lines.append(Text(" " * max(0, column) + text, style="red", no_wrap=True))
+        lines.append(Text(" " * (_LABEL + max(0, column)) + text, style="red", no_wrap=True))
     return lines
 
 
@@ -122,29 +131,30 @@ def print_report(report: Report, console: Console) -> None:
     tally = report.tally
     console.print()
     console.print(
-        f"[bold]{tally.requests:,}[/] requests in {report.seconds:.1f} s ({report.rate:,.0f}/s), from "
-        f"{report.processes} processes with {report.callers} callers each, about {report.records:,} airports.",
+        f"[bold]{tally.requests:,}[/] requests in {report.seconds:.1f} s ({report.rate:,.0f} a second), from "
+        f"{report.processes} processes\nwith {report.callers} callers each, over {report.records:,} airports.",
         highlight=False,
     )
     console.print(
-        f"The cache answered [bold green]{report.hit_ratio:.1%}[/] of them and saved the origin "
-        f"[bold]{tally.hits:,}[/] loads; {len(tally.waited_us['origin']):,} remained.",
+        f"The cache answered [bold green]{report.hit_ratio:.1%}[/] of them: the origin was spared "
+        f"[bold]{tally.hits:,}[/] loads\nand had {len(tally.waited_us['origin']):,} to do.",
         highlight=False,
     )
     console.print()
     console.print(_layer_table(report.layers))
     console.print(
-        f"[dim]The origin is a local file; {report.origin_delay_ms:g} ms stand for the way to a real database.\n"
-        "All processes share this machine's cores, so these are not the latencies of a real cluster.[/]",
+        f"[dim]A node has only {report.memory} of memory, so that L2 has something to do. The origin is\n"
+        f"a local file; {report.origin_delay_ms:g} ms are added for the way to a real database. Everything\n"
+        "shares this machine's cores: these are not the latencies of a real cluster.[/]",
         highlight=False,
     )
     console.print()
     console.print(_node_table(report))
     console.print()
-    console.print(f"[bold]Hit ratio over time[/] [dim](0 to 100 %, {tally.timeline.seconds:.0f} s)[/]", highlight=False)
+    console.print(f"[bold]Hit ratio over time[/], from {FLOOR:.0%} to 100%", highlight=False)
     kill = report.kill
     node_id, at_s = (kill.node_id, kill.at_s) if kill is not None else ("", None)
-    for line in _curve(tally.timeline, at_s, node_id, console):
+    for line in _curves(tally.timeline, at_s, node_id, console):
         console.print(line)
     if kill is not None:
         console.print()
@@ -184,9 +194,9 @@ def _kill_text(kill: KillReport) -> str:
         else "The others had not taken it out of their view when the run ended."
     )
     return (
-        f"[bold]{kill.node_id}[/] was killed (SIGKILL) after {kill.at_s:.1f} s. {noticed}\n"
+        f"[bold]{kill.node_id}[/] was killed (SIGKILL) after {kill.at_s:.1f} s.\n{noticed}\n"
         f"Hit ratio: {_percent(kill.level_before)} before, {_percent(kill.lowest)} at the lowest, "
-        f"{_percent(kill.level_after)} at the end. {_recovery(kill)}"
+        f"{_percent(kill.level_after)} at the end.\n{_recovery(kill)}"
     )
 
 
@@ -194,7 +204,7 @@ def _recovery(kill: KillReport) -> str:
     if not kill.recovered or kill.recovered_after_s is None:
         return "[red]It did not recover.[/]"
     if not kill.recovered_after_s:
-        return "It never fell far."
+        return "It never fell below 80% of what it was: L2 has what a lost node had in memory."
     return f"It was back after {kill.recovered_after_s:.1f} s."
 
 
@@ -203,8 +213,8 @@ def _print_verdict(report: Report, console: Console) -> None:
     reads = tally.errors - tally.not_stored
     if tally.errors:
         console.print(
-            f"{reads:,} reads that no node answered in time were served by the origin instead; "
-            f"{tally.not_stored:,} values could not be stored.",
+            f"Reads that no node answered, served by the origin instead: {reads:,}. "
+            f"Values not stored: {tally.not_stored:,}.",
             highlight=False,
         )
     colour = "red" if tally.failed or tally.wrong else "green"

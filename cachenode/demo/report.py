@@ -58,10 +58,10 @@ class Tally:
         self.errors += line["errors"]
         self.not_stored += line["not_stored"]
         self.problem = self.problem or line["problem"]
-        hits = len(line["l1"]) + len(line["l2"])
-        requests = hits + len(line["origin"]) + line["failed"]
+        l1, l2 = len(line["l1"]), len(line["l2"])
+        requests = l1 + l2 + len(line["origin"]) + line["failed"]
         if requests:
-            self.timeline.add(at_s, hits=hits, requests=requests)
+            self.timeline.add(at_s, l1=l1, l2=l2, requests=requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,7 @@ class Report:
     nodes: tuple[NodeReport, ...]
     kill: KillReport | None
     origin_delay_ms: float
+    memory: str
 
     @property
     def hit_ratio(self) -> float:
@@ -166,7 +167,7 @@ class Report:
         """Why the demonstration failed; empty if it did not."""
         tally, found = self.tally, []
         if tally.failed:
-            found.append(f"{tally.failed:,} requests failed; the first with: {tally.problem}")
+            found.append(f"{tally.failed:,} requests failed, the first with {tally.problem}")
         if tally.wrong:
             found.append(f"{tally.wrong:,} values differ from the origin's.")
         if tally.requests < self.asked:
@@ -180,11 +181,12 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
         tally = self.tally
-        column_s, ratios = tally.timeline.ratios(10_000)
+        columns = int(tally.timeline.seconds / SLICE_S) or 1
         return {
             "ok": not self.problems,
             "problems": list(self.problems),
             "records": self.records,
+            "node_memory": self.memory,
             "processes": self.processes,
             "callers": self.callers,
             "seconds": round(self.seconds, 3),
@@ -201,8 +203,9 @@ class Report:
             "nodes": [asdict(node) for node in self.nodes],
             "kill": None if self.kill is None else _rounded(asdict(self.kill)) | {"recovered": self.kill.recovered},
             "timeline": {
-                "slice_s": column_s,
-                "hit_ratios": [None if ratio is None else round(ratio, 4) for ratio in ratios],
+                "slice_s": SLICE_S,
+                "hit_ratios": _rounded_all(tally.timeline.ratios(columns)),
+                "l1_hit_ratios": _rounded_all(tally.timeline.ratios(columns, l1_only=True)),
             },
         }
 
@@ -235,3 +238,7 @@ def _ms(waits: Sequence[int], share: float) -> float | None:
 
 def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in fields.items()}
+
+
+def _rounded_all(ratios: Sequence[float | None]) -> list[float | None]:
+    return [None if ratio is None else round(ratio, 4) for ratio in ratios]

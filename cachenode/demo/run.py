@@ -74,7 +74,7 @@ class Plan:
         seconds: Over which the requests are spread; a slow machine takes longer.
         callers: Concurrent callers of one process.
         nodes: Nodes of the cluster.
-        memory: Of each node.
+        memory: Of each node; by default so little that L2 has something to do.
         ttl_s: Life of what is stored.
         timeout_s: Longest wait of a caller for the cache.
         origin_delay_s: Added to each query of the origin.
@@ -158,9 +158,7 @@ async def demonstrate(plan: Plan, start_cluster: StartCluster, display: Display)
         directory = Path(name)
         origin = directory / "airports.sqlite"
         count = create_origin(origin, records)
-        display.say(
-            f"Origin: {count:,} airports in SQLite. Starting {plan.nodes} nodes, {plan.processes} clients."
-        )
+        display.say(f"Origin: {count:,} airports in SQLite. Starting {plan.nodes} nodes, {plan.processes} clients.")
         async with start_cluster(nodes=plan.nodes, directory=directory, memory=plan.memory) as cluster:
             addresses = {node.id: node.address for node in cluster.nodes}
             async with Probe(addresses) as probe:
@@ -284,6 +282,7 @@ class _Run:
             nodes=node_reports(self._before, after, ids=self._ids, killed=self._victim if kill else ""),
             kill=kill,
             origin_delay_ms=plan.origin_delay_s * 1000,
+            memory=plan.memory,
         )
 
 

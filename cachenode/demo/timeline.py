@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["SLICE_S", "Timeline", "percentile", "sparkline"]
+__all__ = ["FLOOR", "SLICE_S", "Timeline", "percentile", "sparkline"]
 
 SLICE_S = 0.5
+FLOOR = 0.5  # below it a spark line has no detail, so that it has some where hit ratios are
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _PLAIN = "_.-~=+*#"
@@ -23,50 +24,57 @@ def percentile(values: Sequence[int], share: float) -> float:
 
 
 def sparkline(ratios: Sequence[float | None], *, unicode: bool = True) -> str:
-    """Draw ratios of 0 to 1 as one character each; None, no data, as a blank."""
+    """Draw each ratio as one of eight characters for `FLOOR` (or less) to 1; None, no data, as a blank."""
     marks = _BLOCKS if unicode else _PLAIN
-    top = len(marks) - 1
-    return "".join(" " if ratio is None else marks[min(top, int(ratio * len(marks)))] for ratio in ratios)
+    return "".join(" " if ratio is None else marks[_level(ratio)] for ratio in ratios)
+
+
+def _level(ratio: float) -> int:
+    height = (ratio - FLOOR) / (1 - FLOOR)
+    return min(max(int(height * len(_BLOCKS)), 0), len(_BLOCKS) - 1)
 
 
 @dataclass(slots=True)
 class Timeline:
-    """Requests and hits by slices of time since the start."""
+    """Requests, and those that the cache answered, by slices of time since the start."""
 
+    _l1: list[int] = field(default_factory=list)
     _hits: list[int] = field(default_factory=list)
     _requests: list[int] = field(default_factory=list)
 
-    def add(self, at_s: float, *, hits: int, requests: int) -> None:
+    def add(self, at_s: float, *, l1: int, l2: int, requests: int) -> None:
         """Count requests that were answered at this time."""
         index = int(at_s / SLICE_S)
-        missing = index + 1 - len(self._requests)
-        self._hits += [0] * missing
-        self._requests += [0] * missing
-        self._hits[index] += hits
-        self._requests[index] += requests
+        for counts, count in ((self._l1, l1), (self._hits, l1 + l2), (self._requests, requests)):
+            counts.extend([0] * (index + 1 - len(counts)))
+            counts[index] += count
 
     @property
     def seconds(self) -> float:
         """Length of the time line."""
         return len(self._requests) * SLICE_S
 
-    def ratio(self, from_s: float, to_s: float) -> float | None:
+    def ratio(self, from_s: float, to_s: float, *, l1_only: bool = False) -> float | None:
         """Return the hit ratio of the slices that lie within these times; None without a request."""
         first, last = max(0, math.ceil(from_s / SLICE_S)), max(0, math.floor(to_s / SLICE_S))
         requests = sum(self._requests[first:last])
-        return sum(self._hits[first:last]) / requests if requests else None
+        return sum((self._l1 if l1_only else self._hits)[first:last]) / requests if requests else None
 
     def rate(self, now_s: float) -> float:
-        """Return the requests a second of the last whole second or so before this time."""
+        """Return the requests a second in the last whole slices before this time."""
         last = int(now_s / SLICE_S)
         recent = self._requests[max(0, last - 3) : last]
         return sum(recent) / (len(recent) * SLICE_S) if recent else 0.0
 
-    def ratios(self, columns: int) -> tuple[float, list[float | None]]:
-        """Return the hit ratios in at most so many columns, and the seconds that a column stands for."""
-        width = max(1, math.ceil(len(self._requests) / columns)) * SLICE_S
-        count = math.ceil(self.seconds / width)
-        return width, [self.ratio(column * width, (column + 1) * width) for column in range(count)]
+    def column_s(self, columns: int) -> float:
+        """Return the seconds that a column stands for if there are at most so many."""
+        return max(1, math.ceil(len(self._requests) / columns)) * SLICE_S
+
+    def ratios(self, columns: int, *, l1_only: bool = False) -> list[float | None]:
+        """Return the hit ratios in at most so many columns."""
+        width = self.column_s(columns)
+        starts = [column * width for column in range(math.ceil(self.seconds / width))]
+        return [self.ratio(start, start + width, l1_only=l1_only) for start in starts]
 
     def lowest(self, from_s: float) -> float | None:
         """Return the lowest hit ratio of a slice that begins at this time or later."""
@@ -84,7 +92,7 @@ class Timeline:
         return None if below[-1] == slices[-1][0] else below[-1] - from_s
 
     def _slices(self, from_s: float) -> list[tuple[float, float]]:
-        """Return end and hit ratio of the slices with requests, the last one, which is seldom whole, left out."""
+        """Return end and hit ratio of the slices with requests; the last, seldom a whole one, is left out."""
         first = math.ceil(from_s / SLICE_S)
         return [
             ((index + 1) * SLICE_S, self._hits[index] / self._requests[index])

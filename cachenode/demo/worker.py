@@ -112,7 +112,7 @@ class _Worker:
                     await self._call(icao)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is a failed request, and the demo counts those
                 self._tally.failed += 1
-                self._tally.problem = self._tally.problem or f"{type(error).__name__}: {error}"
+                self._tally.problem = self._tally.problem or f"{type(error).__name__}: {error}".rstrip(": ")
 
     async def _call(self, icao: str) -> None:
         """Do what an application does: ask the cache, on a miss the origin, then store what it said."""

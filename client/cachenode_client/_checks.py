@@ -6,7 +6,7 @@ import math
 from importlib.metadata import PackageNotFoundError, version
 
 from cachenode_api.errors import ContractError
-from cachenode_api.keys import canonical_key, check_namespace
+from cachenode_api.keys import MAX_KEY_BYTES, canonical_key, check_namespace
 from cachenode_api.records import NO_TTL_MS
 from cachenode_client.errors import InvalidArgument, InvalidTtl, from_contract
 
@@ -20,6 +20,16 @@ _MAX_TIMEOUT_S = 86_400.0
 
 def checked_key(key: Key) -> bytes:
     """Return a key's bytes."""
+    if type(key) is bytes:
+        raw = key
+    elif type(key) is str and key.isascii():
+        raw = key.encode()
+    else:
+        return _canonical(key)
+    return raw if 0 < len(raw) <= MAX_KEY_BYTES else _canonical(key)
+
+
+def _canonical(key: Key) -> bytes:
     try:
         return canonical_key(key)
     except ContractError as error:

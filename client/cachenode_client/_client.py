@@ -15,7 +15,7 @@ from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
 from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
 from cachenode_client._core import ClientCore, K, many_keys, many_values
-from cachenode_client._engine import Encoded, Engine, may_retry
+from cachenode_client._engine import Encoded, Engine
 from cachenode_client._results import Lookup
 from cachenode_client.errors import CacheError, CacheUnavailable
 
@@ -69,8 +69,18 @@ class CacheClient(ClientCore):
         group = self._get_group
         if timeout_s is not None or namespace is not None:
             group = self._group(GET, namespace, timeout_s)
+        engine = self._engine
         try:
-            return self._found(await self._call(group, raw), default)
+            if engine is None or engine.loop is not asyncio.get_running_loop():
+                engine = self._started()
+            future = engine.try_read(group, raw)
+            if future is None:
+                return self._found(await engine.persist(group, raw), default)
+            try:
+                record = await future
+            except CacheError as error:
+                record = await engine.again(error, group, raw)
+            return self._found(record, default)
         except CacheError as error:
             return self._missed(error, default)
 
@@ -274,9 +284,7 @@ class CacheClient(ClientCore):
         try:
             return await future
         except CacheError as error:
-            if not may_retry(group[0], error):
-                raise
-        return await engine.persist(group, raw, encoded, ttl_ms, retry=0)
+            return await engine.again(error, group, raw, encoded, ttl_ms)
 
     def _started(self) -> Engine:
         """Return the engine, starting it with the first call.

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
-from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
@@ -171,10 +170,7 @@ def is_callers_fault(error: CacheError) -> bool:
 def many_keys(keys: Iterable[K]) -> tuple[list[K], list[bytes]]:
     """Return the keys as given and as bytes."""
     originals = list(keys)
-    raws = [key.encode() if type(key) is str and key.isascii() else checked_key(key) for key in originals]
-    if raws and not 0 < min(map(len, raws)) <= max(map(len, raws)) <= MAX_KEY_BYTES:
-        raws = [checked_key(key) for key in originals]  # raises for the wrong one
-    return originals, raws
+    return originals, [checked_key(key) for key in originals]
 
 
 def many_values(core: ClientCore, values: Mapping[K, Any]) -> tuple[list[K], list[bytes], list[Encoded]]:

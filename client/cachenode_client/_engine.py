@@ -71,6 +71,15 @@ class Engine:
         self._closed = True
         await self.router.close()
 
+    def try_read(self, group: Group, raw: bytes) -> asyncio.Future[Any] | None:
+        """Read one key once, if there is a session for it: `try_submit` for the hot path."""
+        session = self.router.route(raw)
+        if session is None:
+            return None
+        future: asyncio.Future[Any] = self.loop.create_future()
+        session.join(group, raw, future)
+        return future
+
     def try_submit(self, group: Group, raw: bytes, waiter: Waiter, encoded: Encoded | None, ttl_ms: int) -> bool:
         """Send one key once, if there is a session for it. Return False if there is none."""
         session = self.router.route(raw)
@@ -114,6 +123,14 @@ class Engine:
                 if not may_retry(group[0], error) or self._closed or not self._worth_it(retry + 1, deadline):
                     raise
                 retry += 1
+
+    async def again(
+        self, error: CacheError, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0
+    ) -> Any:
+        """Go on after the first try of a key has failed with `error`; raise it if trying again is not safe."""
+        if not may_retry(group[0], error):
+            raise error
+        return await self.persist(group, raw, encoded, ttl_ms, retry=0)
 
     def _worth_it(self, retry: int, deadline: float) -> bool:
         if retry >= (_RETRIES.retries or 0) or self.loop.time() + _RETRIES.first_s >= deadline:

@@ -23,7 +23,7 @@ from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
 from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
 from cachenode_client._core import ClientCore, K, many_keys, many_values
-from cachenode_client._engine import Encoded, Engine, may_retry
+from cachenode_client._engine import Encoded, Engine
 from cachenode_client._results import Lookup
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
 
@@ -259,9 +259,7 @@ class CacheClient(ClientCore):
         try:
             return waiter.wait(group[2] + _GRACE_S)
         except CacheError as error:
-            if not may_retry(group[0], error):
-                raise
-        return self._run(engine.persist(group, raw, encoded, ttl_ms, retry=0), group[2])
+            return self._run(engine.again(error, group, raw, encoded, ttl_ms), group[2])
 
     def _replied(self) -> None:
         if self._inbox and self._engine is not None:

@@ -13,6 +13,4 @@ from cachenode.core.policies.sieve import Sieve
 __all__ = ["DEFAULT_POLICY", "POLICIES", "EvictionPolicy", "Lru", "S3Fifo", "Sieve"]
 
 DEFAULT_POLICY = "s3fifo"
-POLICIES: Mapping[str, Callable[[], EvictionPolicy]] = MappingProxyType(
-    {"s3fifo": S3Fifo, "sieve": Sieve, "lru": Lru}
-)
+POLICIES: Mapping[str, Callable[[], EvictionPolicy]] = MappingProxyType({"s3fifo": S3Fifo, "sieve": Sieve, "lru": Lru})

@@ -6,23 +6,35 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["NIL", "Chain", "EvictionPolicy"]
+__all__ = ["MAX_MARK", "NIL", "PATIENCE", "EvictionPolicy", "Links", "Ring"]
 
 NIL = 0xFFFFFFFF
 """No slot."""
+MAX_MARK = 0b11
+"""The bits of a slot's mark that count its reads; the others are the policy's own."""
+PATIENCE = 100
+"""How many entries a policy may spare before it must name a victim.
+
+Without a limit the first eviction after a long time of plenty, when all entries have been read, would go through all
+of them and hold the loop for half a second at a million entries.
+"""
 
 
 class EvictionPolicy(Protocol):
     """Chooses which entry goes when space is needed.
 
-    Entries are known by their slots, small integers that are used again. A policy keeps what it needs in arrays indexed by slot, a few bytes an entry.
+    Entries are known by their slots, small integers that are used again. A policy keeps what it needs in arrays indexed
+    by slot, a few bytes an entry. No call takes time in proportion to the number of entries, except that `grow` copies
+    arrays.
 
     Attributes:
-        marks: A counter per slot that a hit raises up to 3, in the two lowest bits, if that is all a hit means for this policy; the store then does it in
-            its own loop. None if `hit` must be called.
+        marks: A number per slot whose bits `MAX_MARK` count reads, if counting is all that `hit` does; a store may
+            then count in its own loop instead of calling `hit`. None if `hit` must be called.
+        extra_bytes: Memory beside what is proportional to slots.
     """
 
     marks: bytearray | None
+    extra_bytes: int
 
     def grow(self, slots: int) -> None:
         """Make room for so many slots in all."""
@@ -43,63 +55,78 @@ class EvictionPolicy(Protocol):
             keys: The key by slot, for policies that remember what they evicted.
         """
 
+    def slots(self) -> list[int]:
+        """Return the slots of all entries (for tests)."""
 
-class Chain:
-    """A doubly linked list of slots; the links are arrays that several chains of one policy share."""
 
-    __slots__ = ("_next", "_previous", "head", "size", "tail")
+class Links:
+    """The arrays that hold the order of a policy's rings: by slot, which comes before and which comes next."""
 
-    def __init__(self, previous: array[int], following: array[int]) -> None:
-        self._previous = previous
-        self._next = following
+    __slots__ = ("following", "previous")
+
+    def __init__(self) -> None:
+        self.previous = array("I")
+        self.following = array("I")
+
+    def grow(self, slots: int) -> None:
+        """Make room for so many slots in all."""
+        more = array("I", (NIL,)) * (slots - len(self.previous))
+        self.previous.extend(more)
+        self.following.extend(more)
+
+
+class Ring:
+    """A queue of slots linked in a circle: the tail precedes the head, so that the tail becomes the head at no cost."""
+
+    __slots__ = ("_links", "head", "size")
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
         self.head = NIL
-        self.tail = NIL
         self.size = 0
+
+    @property
+    def tail(self) -> int:
+        """The slot at the tail; the ring must not be empty."""
+        return self._links.previous[self.head]
 
     def push(self, slot: int) -> None:
         """Put a slot at the head."""
-        head = self.head
-        self._previous[slot] = NIL
-        self._next[slot] = head
-        if head == NIL:
-            self.tail = slot
+        previous, following = self._links.previous, self._links.following
+        if self.size:
+            head = self.head
+            tail = previous[head]
+            previous[slot] = tail
+            following[slot] = head
+            previous[head] = following[tail] = slot
         else:
-            self._previous[head] = slot
+            previous[slot] = following[slot] = slot
         self.head = slot
         self.size += 1
 
+    def rotate(self) -> None:
+        """Make the tail the head."""
+        self.head = self._links.previous[self.head]
+
     def unlink(self, slot: int) -> None:
         """Take a slot out, wherever it is."""
-        before, after = self._previous[slot], self._next[slot]
-        if before == NIL:
-            self.head = after
-        else:
-            self._next[before] = after
-        if after == NIL:
-            self.tail = before
-        else:
-            self._previous[after] = before
+        previous, following = self._links.previous, self._links.following
+        before, after = previous[slot], following[slot]
+        following[before] = after
+        previous[after] = before
         self.size -= 1
+        if slot == self.head:
+            self.head = after if self.size else NIL
 
     def before(self, slot: int) -> int:
-        """Return the slot next to this one on the way to the head, NIL at the head."""
-        return self._previous[slot]
+        """Return the slot next to this one on the way to the head; before the head comes the tail."""
+        return self._links.previous[slot]
 
     def slots(self) -> list[int]:
         """Return all slots, from head to tail (for tests)."""
-        found, slot = [], self.head
-        while slot != NIL:
+        found: list[int] = []
+        slot = self.head
+        while len(found) < self.size:
             found.append(slot)
-            slot = self._next[slot]
+            slot = self._links.following[slot]
         return found
-
-
-def links() -> tuple[array[int], array[int]]:
-    """Return two empty arrays for the links of chains."""
-    return array("I"), array("I")
-
-
-def extend(arrays: Sequence[array[int]], slots: int) -> None:
-    """Make arrays as long as there are slots."""
-    for column in arrays:
-        column.extend([NIL] * (slots - len(column)))

@@ -1,0 +1,106 @@
+"""Asks nodes about themselves, all of them side by side; one that does not answer is a result, not a failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from grpc import aio
+
+from cachenode.cli.errors import CliError, ExitCode, unreachable
+from cachenode.wire import view_from_wire
+from cachenode_api.v1 import admin_pb2 as pb
+from cachenode_api.v1 import admin_pb2_grpc
+from cachenode_api.view import View
+from cachenode_client._address import parse_address
+
+__all__ = ["Asked", "ask_stats", "ask_views"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A view and who showed it."""
+
+    view: View
+    node_id: str
+    target: str
+
+
+async def ask_views(address: str, timeout_s: float) -> tuple[Asked, Mapping[str, pb.GetViewResponse | None]]:
+    """Return the view of the first node that answers, and every member's own answer, None for those without.
+
+    Raises:
+        CliError: No node answers, or the one that does has no view.
+    """
+    asked, first = await _first_view(address, timeout_s)
+    others = [member.id for member in asked.view.members if member.id != asked.node_id]
+    replies = await asyncio.gather(*(_view_of(asked.view.by_id[name].address, timeout_s) for name in others))
+    answers: dict[str, pb.GetViewResponse | None] = dict(zip(others, replies, strict=True))
+    answers[asked.node_id] = first
+    return asked, answers
+
+
+async def ask_stats(address: str, timeout_s: float) -> tuple[Asked, Mapping[str, pb.GetStatsResponse | None]]:
+    """Return the view of the first node that answers, and every member's counters, None for those without an answer.
+
+    Raises:
+        CliError: No node answers, or the one that does has no view.
+    """
+    asked, _ = await _first_view(address, timeout_s)
+    # The node that answered is asked again where it was found: its own address may lead nowhere from here.
+    targets = {
+        member.id: asked.target if member.id == asked.node_id else member.address for member in asked.view.members
+    }
+    replies = await asyncio.gather(*(_stats_of(target, timeout_s) for target in targets.values()))
+    return asked, dict(zip(targets, replies, strict=True))
+
+
+async def _first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetViewResponse]:
+    why = ""
+    for target in _targets(address):
+        async with aio.insecure_channel(target) as channel:
+            try:
+                reply = await admin_pb2_grpc.AdminServiceStub(channel).GetView(pb.GetViewRequest(), timeout=timeout_s)
+            except aio.AioRpcError as error:
+                why = _why(error, timeout_s)
+                continue
+        if not reply.view.members:
+            text = f"node {reply.header.node_id} has not joined its cluster yet"
+            hint = "It serves once it is in a view. If this lasts, its log says what it waits for."
+            raise CliError(text, hint=hint, code=ExitCode.UNREACHABLE)
+        return Asked(view_from_wire(reply.view), reply.header.node_id, target), reply
+    raise unreachable(address, why)
+
+
+def _targets(address: str) -> list[str]:
+    parsed = parse_address(address)
+    return list(parsed.seeds) if parsed.dns is None else [f"dns:///{parsed.dns[0]}:{parsed.dns[1]}"]
+
+
+def _why(error: aio.AioRpcError, timeout_s: float) -> str:
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer within {timeout_s:g} s"
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return "something else than a cachenode listens there"
+    return "the connection failed"
+
+
+async def _view_of(target: str, timeout_s: float) -> pb.GetViewResponse | None:
+    async with aio.insecure_channel(target) as channel:
+        try:
+            return await admin_pb2_grpc.AdminServiceStub(channel).GetView(pb.GetViewRequest(), timeout=timeout_s)
+        except aio.AioRpcError:
+            return None
+
+
+async def _stats_of(target: str, timeout_s: float) -> pb.GetStatsResponse | None:
+    async with aio.insecure_channel(target) as channel:
+        try:
+            return await admin_pb2_grpc.AdminServiceStub(channel).GetStats(pb.GetStatsRequest(), timeout=timeout_s)
+        except aio.AioRpcError:
+            return None

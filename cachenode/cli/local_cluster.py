@@ -1,0 +1,271 @@
+"""A cluster on this machine: an L2 and several nodes, each a process of its own.
+
+For trying things out, for the demonstration, and for tests that kill, freeze and restart nodes. Nothing is left
+behind: the context's end stops what it started, and should this process be killed, the kernel stops it (Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+from cachenode.adapters.embedded import EmbeddedValkey
+from cachenode.cli.child import Child, ClusterError, LocalNode
+from cachenode.config import redact_url
+
+__all__ = ["ClusterError", "LocalCluster", "LocalNode"]
+
+_START_S = 30.0
+_STOP_S = 8.0
+_POLL_S = 0.05
+_CALL_S = 1.0
+
+
+class LocalCluster:
+    """Several nodes and their L2, as an asynchronous context.
+
+    Use it from the main thread: on Linux, children die with the thread that started them. A node that dies is
+    reported and not restarted.
+
+    Args:
+        directory: For logs, the embedded Valkey's socket, and cluster.json, which says where the nodes are while they
+            run. One cluster at a time can use it.
+        nodes: How many; they are called node-0, node-1 and so on.
+        l2_url: A Redis or Valkey of your own; None starts an embedded Valkey.
+        memory: Of each node, such as "64MiB"; "" for the default.
+        port: Of the first node, the next ones are two apart with HTTP between; 0 takes free ones.
+        arguments: More flags of ``cachenode serve`` for every node.
+        on_exit: Called with a node's name and exit code when it ends by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        nodes: int = 3,
+        l2_url: str | None = None,
+        memory: str = "",
+        port: int = 0,
+        arguments: Sequence[str] = (),
+        on_exit: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.l2 = l2_url or ""
+        """The URL of L2."""
+        self._valkey = None if l2_url else EmbeddedValkey(self.directory)
+        self._memory = memory
+        self._port = port
+        self._arguments = tuple(arguments)
+        self._on_exit = on_exit
+        self._names = [f"node-{number}" for number in range(nodes)]
+        self._children: dict[str, Child] = {}
+        self._nodes: dict[str, LocalNode] = {}
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._lock: IO[bytes] | None = None
+
+    @property
+    def nodes(self) -> tuple[LocalNode, ...]:
+        """Every node as it was last started, also those that were killed."""
+        return tuple(self._nodes.values())
+
+    @property
+    def any_running(self) -> bool:
+        """False once every node has ended."""
+        return any(child.running for child in self._children.values())
+
+    @property
+    def address(self) -> str:
+        """What clients connect to: all nodes."""
+        return ",".join(node.address for node in self.nodes)
+
+    @property
+    def file(self) -> Path:
+        """The file that says where the nodes are."""
+        return self.directory / "cluster.json"
+
+    @property
+    def l2_pid(self) -> int | None:
+        """The process of the embedded Valkey; None if L2 is somebody else's."""
+        return self._valkey.pid if self._valkey is not None else None
+
+    def describe(self) -> dict[str, object]:
+        """Return what cluster.json holds. A password in the URL of L2 is starred out."""
+        return {"nodes": [node.to_dict() for node in self.nodes], "l2": redact_url(self.l2)}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything; return when every node is in every other one's view, and linked. After a failure call `stop`.
+
+        Raises:
+            ClusterError: A node did not start, or another cluster uses the directory.
+            EmbeddedValkeyError: The embedded Valkey is not installed or did not start.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        if self._valkey is not None:
+            self.l2 = self._valkey.start().url
+        for name in self._names:
+            log = self.directory / f"{name}.log"
+            log.write_bytes(b"")
+            self._children[name] = Child(name, log, self._environ())
+        started = await _all(self._start_node(name) for name in self._names)
+        self._nodes = {node.id: node for node in started}
+        await self._wait_until_together()
+        self._write_file()
+
+    async def stop(self) -> None:
+        """End everything that was started, the nodes first. Safe to call twice, and after a start that failed."""
+        for task in self._watching.values():
+            task.cancel()
+        self._watching.clear()
+        await asyncio.gather(*(child.stop(_STOP_S) for child in self._children.values()))
+        if self._valkey is not None:
+            self._valkey.stop()
+        if self._lock is not None:
+            self.file.unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def kill_all(self) -> None:
+        """End every node at once, without letting any leave in good order; `stop` is still to be called."""
+        for child in self._children.values():
+            child.send(signal.SIGKILL)
+
+    async def kill(self, node_id: str, /) -> None:
+        """End one node as a crash would (SIGKILL)."""
+        await self._end(node_id, signal.SIGKILL)
+
+    async def terminate(self, node_id: str, /) -> None:
+        """End one node in good order (SIGTERM)."""
+        await self._end(node_id, signal.SIGTERM)
+
+    async def restart(self, node_id: str, /) -> LocalNode:
+        """Start a node that has ended, or end it in good order first, under its old name and address.
+
+        Raises:
+            ClusterError: It did not start, or the others did not take it in.
+        """
+        if self._child(node_id).running:
+            await self.terminate(node_id)
+        self._nodes[node_id] = await self._start_node(node_id)
+        await self._wait_until_together()
+        self._write_file()
+        return self._nodes[node_id]
+
+    def pause(self, node_id: str, /) -> None:
+        """Freeze a node (SIGSTOP): it answers nothing, and its connections stay open."""
+        self._child(node_id).send(signal.SIGSTOP)
+
+    def resume(self, node_id: str, /) -> None:
+        """Let a frozen node go on."""
+        self._child(node_id).send(signal.SIGCONT)
+
+    async def _end(self, node_id: str, number: signal.Signals) -> None:
+        child = self._child(node_id)
+        watching = self._watching.pop(node_id, None)
+        if watching is not None:
+            watching.cancel()  # its end is no news
+        if number is signal.SIGKILL:
+            child.send(number)
+        await child.stop(_STOP_S)
+
+    def _child(self, node_id: str) -> Child:
+        if node_id not in self._children:
+            raise ClusterError(f"there is no such node; the nodes are {', '.join(self._names)}")
+        return self._children[node_id]
+
+    def _claim(self) -> None:
+        """Take the directory: two clusters in one would overwrite each other's files."""
+        lock = (self.directory / "lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise ClusterError(f"another cluster is running in {self.directory}; use another directory") from None
+        self._lock = lock
+        self.file.unlink(missing_ok=True)
+
+    def _environ(self) -> dict[str, str]:
+        # In the environment and not among the flags, which every user of the machine can read: a URL may hold a password.
+        environ = {name: value for name, value in os.environ.items() if name != "CACHENODE_L2__URL"}
+        return environ | {"CACHENODE_L2_URL": self.l2}
+
+    async def _start_node(self, name: str) -> LocalNode:
+        child, known = self._children[name], self._nodes.get(name)
+        node = await child.start(
+            ["--id", name, "--discovery", "redis", *self._where(name, known), *self._more()], timeout_s=_START_S
+        )
+        self._watching[name] = asyncio.create_task(self._watch(name, child))
+        return node
+
+    def _where(self, name: str, known: LocalNode | None) -> list[str]:
+        """Return the flags for a node's addresses: a restarted one comes back to where it was."""
+        if known is not None:
+            return ["--listen", known.address, "--http-listen", known.http]
+        first = self._port + 2 * self._names.index(name) if self._port else 0
+        return ["--listen", f"127.0.0.1:{first}", "--http-listen", f"127.0.0.1:{first + 1 if first else 0}"]
+
+    def _more(self) -> list[str]:
+        return [*(["--memory", self._memory] if self._memory else []), *self._arguments]
+
+    async def _watch(self, name: str, child: Child) -> None:
+        code = await child.wait()
+        if self._on_exit is not None:
+            self._on_exit(name, code)
+
+    async def _wait_until_together(self) -> None:
+        """Wait until every running node has the same view, of all of them, and hears the others."""
+        from cachenode.cli.admin import ask_views
+        from cachenode.cli.errors import CliError
+
+        deadline = time.monotonic() + _START_S
+        running = {name for name, child in self._children.items() if child.running}
+        while time.monotonic() < deadline:
+            with contextlib.suppress(CliError):
+                asked, answers = await ask_views(self._nodes[min(running)].address, _CALL_S)
+                replies = [reply for reply in answers.values() if reply is not None]
+                linked = all(peer.linked for reply in replies for peer in reply.peers)
+                epochs = {reply.header.view_epoch for reply in replies}
+                if linked and len(epochs) == 1 and set(asked.view.by_id) == running and len(replies) == len(running):
+                    return
+            dead = [child for name, child in self._children.items() if name in running and not child.running]
+            if dead:
+                raise ClusterError(f"{dead[0].id} ended.{dead[0].last_words()}")
+            await asyncio.sleep(_POLL_S)
+        raise ClusterError(f"the nodes did not find each other within {_START_S:g} s; their logs are in {self.directory}")
+
+    def _write_file(self) -> None:
+        """Write cluster.json so that readers see all of it or nothing."""
+        draft = self.directory / "cluster.json.new"
+        draft.write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
+        draft.replace(self.file)
+
+
+async def _all(starts: Iterable[Coroutine[Any, Any, LocalNode]]) -> list[LocalNode]:
+    """Await all of them; after the first failure the others are given up."""
+    tasks = [asyncio.create_task(start) for start in starts]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

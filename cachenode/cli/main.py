@@ -1,0 +1,106 @@
+"""The tree of commands. What a command needs is imported when it runs, so that help and completion stay quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cachenode.cli import config_cmd
+from cachenode.cli.cluster import cluster
+from cachenode.cli.demo import demo
+from cachenode.cli.errors import set_debug
+from cachenode.cli.keys import delete, get, put
+from cachenode.cli.options import examples
+from cachenode.cli.serve import serve
+from cachenode.cli.stats import stats
+from cachenode.cli.view import view
+
+__all__ = ["app"]
+
+_RUN, _USE, _LOOK = "Run", "Use", "Look"
+
+_EXIT_CODES = "\n\n".join(
+    (
+        "[bold]Exit codes[/bold]",
+        "0  done",
+        "1  failed",
+        "2  wrong usage, or a configuration that is not valid",
+        "3  there is no such key (get)",
+        "4  the cluster does not answer",
+    )
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="A cache cluster that services share: nodes, and commands to use and watch them.",
+    epilog=examples("cachenode cluster", "cachenode set user:7 Ada --ttl 5m", "cachenode get user:7", "cachenode stats")
+    + "\n\n \n\n"
+    + _EXIT_CODES,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from cachenode import __version__
+
+        typer.echo(f"cachenode {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that go before a command."""
+    del version
+    set_debug(on=debug)
+
+
+app.command(
+    "serve",
+    rich_help_panel=_RUN,
+    epilog=examples(
+        "cachenode serve",
+        "cachenode serve --memory 2GiB --l2-url redis://localhost:6379/0 --discovery redis",
+        "cachenode serve --config node.toml --listen 0.0.0.0:7401 --insecure",
+    ),
+)(serve)
+app.command(
+    "cluster",
+    rich_help_panel=_RUN,
+    epilog=examples("cachenode cluster --nodes 3 --dir build/cluster", "cachenode cluster --port 7401"),
+)(cluster)
+app.command(
+    "demo", rich_help_panel=_RUN, epilog=examples("cachenode demo", "cachenode demo --no-kill --json > report.json")
+)(demo)
+app.command(
+    "get",
+    rich_help_panel=_USE,
+    epilog=examples("cachenode get user:7", "cachenode get user:7 --meta", "cachenode get logo -n images > logo.png"),
+)(get)
+app.command(
+    "set",
+    rich_help_panel=_USE,
+    epilog=examples(
+        "cachenode set user:7 Ada --ttl 5m",
+        """cachenode set user:7 '{"name": "Ada"}' --json""",
+        "cachenode set logo -n images --file logo.png --ttl never",
+        "date | cachenode set started --file -",
+    ),
+)(put)
+app.command("delete", rich_help_panel=_USE, epilog=examples("cachenode delete user:7"))(delete)
+app.command("view", rich_help_panel=_LOOK, epilog=examples("cachenode view", "cachenode view -a cache-0.cache:7401 -o json"))(
+    view
+)
+app.command(
+    "stats",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode stats", "cachenode stats -o json | jq '.nodes[].used_bytes'"),
+)(stats)
+app.add_typer(config_cmd.app, name="config", rich_help_panel=_LOOK)

@@ -1,0 +1,136 @@
+"""``stats``: what every node has counted, by node and by namespace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cachenode.cli.errors import reports
+from cachenode.cli.keys import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from cachenode.cli.options import Address, Format, Output, Timeout
+from cachenode.cli.output import bar, console, count, new_table, percent, print_json, seconds, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cachenode_api.v1 import admin_pb2 as pb
+
+__all__ = ["stats"]
+
+_COUNTERS = (
+    "entries",
+    "used_bytes",
+    "l1_hits",
+    "l2_hits",
+    "misses",
+    "sets",
+    "deletes",
+    "evictions",
+    "expirations",
+)
+_L2_STATES = {
+    "off": "none",
+    "closed": "[green]healthy[/]",
+    "open": "[red]not used[/]",
+    "half_open": "[yellow]being tried[/]",
+}
+
+Answers = Mapping[str, "pb.GetStatsResponse | None"]
+
+
+@reports
+def stats(
+    address: Address = DEFAULT_ADDRESS, timeout: Timeout = DEFAULT_TIMEOUT_S, output: Output = Format.TABLE
+) -> None:
+    """Show what the nodes have counted since they started: memory, hits, misses, evictions."""
+    from cachenode.cli.admin import ask_stats
+
+    asked, answers = asyncio.run(ask_stats(address, timeout))
+    if output is Format.JSON:
+        nodes = [_document(name, answer) for name, answer in answers.items()]
+        print_json({"epoch": asked.view.epoch, "nodes": nodes})
+        return
+    screen = console()
+    _print_nodes(screen, answers)
+    _print_namespaces(screen, answers)
+
+
+def _document(name: str, answer: pb.GetStatsResponse | None) -> dict[str, Any]:
+    if answer is None:
+        return {"id": name, "answers": False}
+    return {
+        "id": name,
+        "answers": True,
+        "incarnation": answer.incarnation,
+        "version": answer.version,
+        "uptime_s": round(answer.uptime_s, 3),
+        "max_bytes": answer.max_bytes,
+        "used_bytes": answer.used_bytes,
+        "sessions": answer.sessions,
+        "l2_state": answer.l2_state,
+        "l2_errors": answer.l2_errors,
+        "forwarded": answer.forwarded,
+        "namespaces": [_of_namespace(space) for space in answer.namespaces],
+    }
+
+
+def _of_namespace(space: pb.NamespaceStats) -> dict[str, Any]:
+    hits, reads = _reads(space)
+    counters = {name: getattr(space, name) for name in _COUNTERS}
+    return {"name": space.name, **counters, "hit_ratio": round(hits / reads, 6) if reads else None}
+
+
+def _reads(*spaces: pb.NamespaceStats) -> tuple[int, int]:
+    """Return hits and reads."""
+    hits = sum(space.l1_hits + space.l2_hits for space in spaces)
+    return hits, hits + sum(space.misses for space in spaces)
+
+
+def _print_nodes(screen: Console, answers: Answers) -> None:
+    table = new_table()
+    for heading in ("node", "up", "memory", "", "keys", "hit ratio", "clients", "forwarded", "L2", "L2 errors"):
+        table.add_column(heading, justify="left" if heading in {"node", "memory", "L2"} else "right", no_wrap=True)
+    for name, answer in answers.items():
+        if answer is None:
+            table.add_row(name, "[red]does not answer[/]")
+            continue
+        table.add_row(
+            name,
+            seconds(answer.uptime_s),
+            f"{size(answer.used_bytes)} of {size(answer.max_bytes)}",
+            bar(answer.used_bytes, answer.max_bytes, 8, ascii_only=screen.options.ascii_only),
+            count(sum(space.entries for space in answer.namespaces)),
+            percent(*_reads(*answer.namespaces)),
+            count(answer.sessions),
+            count(answer.forwarded),
+            _L2_STATES.get(answer.l2_state, answer.l2_state),
+            count(answer.l2_errors),
+        )
+    screen.print(table)
+
+
+def _print_namespaces(screen: Console, answers: Answers) -> None:
+    spaces: dict[str, dict[str, pb.NamespaceStats]] = {}
+    for node, answer in answers.items():
+        for space in answer.namespaces if answer is not None else ():
+            spaces.setdefault(space.name, {})[node] = space
+    table = new_table()
+    headings = ("namespace", "node", "keys", "memory", "L1 hits", "L2 hits", "misses", "hit ratio")
+    for heading in (*headings, "sets", "deletes", "evicted", "expired"):
+        table.add_column(heading, justify="left" if heading in {"namespace", "node"} else "right", no_wrap=True)
+    for name, nodes in sorted(spaces.items()):
+        several = len(nodes) > 1
+        for at, (node, space) in enumerate(nodes.items()):
+            last = at == len(nodes) - 1
+            table.add_row(name if at == 0 else "", node, *_cells([space]), end_section=last and not several)
+        if several:
+            table.add_row("", "[bold]all[/]", *(f"[bold]{cell}[/]" for cell in _cells(nodes.values())), end_section=True)
+    screen.print(table)
+
+
+def _cells(spaces: Iterable[pb.NamespaceStats]) -> list[str]:
+    spaces = list(spaces)
+    sums = {name: sum(getattr(space, name) for space in spaces) for name in _COUNTERS}
+    cells = [size(sums[name]) if name == "used_bytes" else count(sums[name]) for name in _COUNTERS]
+    return [*cells[:5], percent(*_reads(*spaces)), *cells[5:]]

@@ -1,0 +1,25 @@
+"""A small demonstration with everything real: processes, nodes, L2, and a kill."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from cachenode.cli.local_cluster import LocalCluster
+from cachenode.demo.display import Display
+from cachenode.demo.run import Plan, demonstrate
+
+
+async def test_a_node_is_killed_and_no_request_fails() -> None:
+    """Half-way a node dies; the others take over, no request fails and every value is the origin's."""
+    plan = Plan(requests=3_000, processes=2, kill=True, seconds=10.0, callers=8)
+    with Display(Console(file=io.StringIO()), quiet=True) as display:
+        report = await demonstrate(plan, LocalCluster, display)
+    assert report.problems == ()
+    assert report.tally.requests == 3_000
+    assert report.tally.hits > 500
+    assert report.kill is not None
+    assert report.kill.noticed_after_s is not None
+    assert [node.killed for node in report.nodes] == [False, False, True]
+    assert report.nodes[0].keys_after
