@@ -106,7 +106,7 @@ class Child:
         return 0 if self._process is None else await self._process.wait()
 
     async def stop(self, grace_s: float) -> None:
-        """End the process: SIGTERM, which lets it leave its cluster, and SIGKILL if that takes longer than the grace."""
+        """End the process: by SIGTERM, which lets it leave its cluster; after the grace by SIGKILL."""
         if self.running:
             self.send(signal.SIGTERM)
             self.send(signal.SIGCONT)  # a frozen process handles no SIGTERM

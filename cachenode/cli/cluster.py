@@ -40,6 +40,12 @@ def cluster(
             show_default=False,
         ),
     ] = "",
+    cluster_name: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Clusters of other names stay apart; without it one is made up.", show_default=False
+        ),
+    ] = "",
     config: Annotated[
         Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML file for every node.")
     ] = None,
@@ -60,6 +66,7 @@ def cluster(
         nodes=nodes,
         l2_url=l2_url or None,
         memory=memory,
+        name=cluster_name,
         port=port,
         arguments=arguments,
         on_exit=lambda node_id, code: _say(_obituary(node_id, code, directory)),
@@ -140,5 +147,6 @@ def _announce(local: LocalCluster) -> None:
     screen.print(table)
     screen.print("In another terminal:\n", markup=False)
     screen.print(f"  export CACHENODE_ADDRESS={local.nodes[0].address}", markup=False, soft_wrap=True)
-    screen.print("  cachenode set greeting hello --ttl 5m\n  cachenode get greeting --meta\n  cachenode view", markup=False)
+    for line in ("set greeting hello --ttl 5m", "get greeting --meta", "view"):
+        screen.print(f"  cachenode {line}", markup=False)
     screen.print(f"\nLogs: {local.directory}. Ctrl-C stops everything.", markup=False, soft_wrap=True)

@@ -19,7 +19,9 @@ __all__ = ["demo"]
 
 @reports
 def demo(
-    requests: Annotated[int, typer.Option("--requests", min=100, help="Reads, all client processes together.")] = 60_000,
+    requests: Annotated[
+        int, typer.Option("--requests", min=100, help="Reads, all client processes together.")
+    ] = 60_000,
     processes: Annotated[int, typer.Option("--processes", min=1, max=64, help="Client processes.")] = 3,
     kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill a node half-way, as a crash would.")] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Write the report as one JSON document.")] = False,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NoReturn, ParamSpec
+from typing import TYPE_CHECKING, NoReturn, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    from cachenode.errors import ConfigError
 
 __all__ = ["CliError", "ExitCode", "not_found", "reports", "set_debug", "unreachable"]
 
@@ -80,7 +84,13 @@ def reports(function: Callable[P, None]) -> Callable[P, None]:
                 raise
             _end(_explained(error, str(kwargs.get("address", ""))))
 
+    command.__doc__ = _unwrapped(inspect.getdoc(function) or "")
     return command
+
+
+def _unwrapped(text: str) -> str:
+    """Return a docstring with one line a paragraph; help would keep the line breaks of the source otherwise."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _end(error: CliError) -> NoReturn:
@@ -122,9 +132,12 @@ def _of_client(error: Exception, address: str) -> CliError | None:
 
     if isinstance(error, InvalidArgument):
         return CliError(str(error), code=ExitCode.USAGE)
-    if isinstance(error, (CacheTimeout, CacheUnavailable)):
-        if error.reason in {"unavailable", "deadline_exceeded"}:
-            return unreachable(address, _lower_first(str(error)))
+    if isinstance(error, CacheTimeout):
+        text = "no answer in time; a write may or may not have happened"
+        return CliError(text, hint="--timeout gives the cluster longer.", code=ExitCode.UNREACHABLE)
+    if isinstance(error, CacheUnavailable):
+        if error.reason == "no_node":
+            return unreachable(address)
         return CliError(_lower_first(str(error)), hint="Try again in a moment.", code=ExitCode.UNREACHABLE)
     if isinstance(error, CacheError):
         return CliError(_lower_first(str(error)))

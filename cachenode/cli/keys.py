@@ -28,9 +28,7 @@ DEFAULT_ADDRESS = "127.0.0.1:7401"
 DEFAULT_TIMEOUT_S = 2.0
 
 
-def _call(
-    function: Callable[[CacheClient], Awaitable[T]], *, address: str, namespace: str, timeout_s: float
-) -> T:
+def _call(function: Callable[[CacheClient], Awaitable[T]], *, address: str, namespace: str, timeout_s: float) -> T:
     from cachenode_client import CacheClient
 
     async def call() -> T:
@@ -101,7 +99,7 @@ def _print_meta(found: Lookup) -> None:
 def put(
     key: Key,
     value: Annotated[
-        str | None, typer.Argument(metavar="[VALUE]", help="Text, or JSON with --json.", show_default=False)
+        str | None, typer.Argument(metavar="VALUE", help="Text, or JSON with --json.", show_default=False)
     ] = None,
     ttl: Annotated[
         str | None,
@@ -135,7 +133,9 @@ def put(
 
 def _content(value: str | None, *, as_json: bool, file: str | None) -> object:
     if (value is None) == (file is None):
-        raise CliError("give either a VALUE or --file", hint="`cachenode set --help` has examples.", code=ExitCode.USAGE)
+        raise CliError(
+            "give either a VALUE or --file", hint="`cachenode set --help` has examples.", code=ExitCode.USAGE
+        )
     raw: str | bytes
     if file is not None:
         raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
@@ -149,7 +149,8 @@ def _content(value: str | None, *, as_json: bool, file: str | None) -> object:
     except ValueError as error:
         place = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         text = f"the value is not valid JSON{place}"
-        raise CliError(text, hint="""Text needs quotes in JSON: '"text"'; or leave --json out.""", code=ExitCode.USAGE) from None
+        hint = """Text needs quotes in JSON: '"text"'; or leave --json out."""
+        raise CliError(text, hint=hint, code=ExitCode.USAGE) from None
 
 
 @reports

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -27,6 +28,10 @@ _START_S = 30.0
 _STOP_S = 8.0
 _POLL_S = 0.05
 _CALL_S = 1.0
+_NOT_PASSED_ON = {"CACHENODE_L2__URL", "PYTHONASYNCIODEBUG"}
+"""Of the environment: the debug mode of a test run halves the speed of a node, and any text turns it on, "0" too."""
+_NOT_SHARED = frozenset({"CACHENODE_L2__URL", "CACHENODE_L2__REGISTRY_URL", "CACHENODE_NODE__ADVERTISE"})
+"""Settings that the launcher makes itself, or that cannot be the same for every node."""
 
 
 class LocalCluster:
@@ -41,6 +46,7 @@ class LocalCluster:
         nodes: How many; they are called node-0, node-1 and so on.
         l2_url: A Redis or Valkey of your own; None starts an embedded Valkey.
         memory: Of each node, such as "64MiB"; "" for the default.
+        name: Of the cluster; "" makes one up, so that clusters that share a Redis stay apart.
         port: Of the first node, the next ones are two apart with HTTP between; 0 takes free ones.
         arguments: More flags of ``cachenode serve`` for every node.
         on_exit: Called with a node's name and exit code when it ends by itself.
@@ -53,14 +59,18 @@ class LocalCluster:
         nodes: int = 3,
         l2_url: str | None = None,
         memory: str = "",
+        name: str = "",
         port: int = 0,
         arguments: Sequence[str] = (),
         on_exit: Callable[[str, int], None] | None = None,
     ) -> None:
         self.directory = directory.absolute()
-        self.l2 = l2_url or ""
+        self.name = name or f"local-{secrets.token_hex(4)}"
+        """The name of the cluster."""
+        self.l2_url = l2_url or ""
         """The URL of L2."""
         self._valkey = None if l2_url else EmbeddedValkey(self.directory)
+        self._l2_started = False
         self._memory = memory
         self._port = port
         self._arguments = tuple(arguments)
@@ -93,12 +103,12 @@ class LocalCluster:
 
     @property
     def l2_pid(self) -> int | None:
-        """The process of the embedded Valkey; None if L2 is somebody else's."""
-        return self._valkey.pid if self._valkey is not None else None
+        """The process of the embedded Valkey; None if it was stopped or L2 is somebody else's."""
+        return self._valkey.pid if self._valkey is not None and self._l2_started else None
 
     def describe(self) -> dict[str, object]:
         """Return what cluster.json holds. A password in the URL of L2 is starred out."""
-        return {"nodes": [node.to_dict() for node in self.nodes], "l2": redact_url(self.l2)}
+        return {"nodes": [node.to_dict() for node in self.nodes], "l2": redact_url(self.l2_url)}
 
     async def __aenter__(self) -> Self:
         try:
@@ -112,7 +122,7 @@ class LocalCluster:
         await self.stop()
 
     async def start(self) -> None:
-        """Start everything; return when every node is in every other one's view, and linked. After a failure call `stop`.
+        """Start everything; return when all nodes have one view and hear each other. After a failure call `stop`.
 
         Raises:
             ClusterError: A node did not start, or another cluster uses the directory.
@@ -121,7 +131,7 @@ class LocalCluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._claim()
         if self._valkey is not None:
-            self.l2 = self._valkey.start().url
+            self.start_l2()
         for name in self._names:
             log = self.directory / f"{name}.log"
             log.write_bytes(b"")
@@ -138,7 +148,7 @@ class LocalCluster:
         self._watching.clear()
         await asyncio.gather(*(child.stop(_STOP_S) for child in self._children.values()))
         if self._valkey is not None:
-            self._valkey.stop()
+            self.stop_l2()
         if self._lock is not None:
             self.file.unlink(missing_ok=True)
             self._lock.close()
@@ -178,6 +188,33 @@ class LocalCluster:
         """Let a frozen node go on."""
         self._child(node_id).send(signal.SIGCONT)
 
+    def stop_l2(self) -> None:
+        """End the embedded Valkey. What it held is lost, the membership included. Does nothing if it is stopped.
+
+        Raises:
+            ClusterError: L2 is somebody else's.
+        """
+        self._own_l2().stop()
+        self._l2_started = False
+
+    def start_l2(self) -> None:
+        """Start the embedded Valkey, empty, where it was before. Does nothing if it runs.
+
+        Raises:
+            ClusterError: L2 is somebody else's, or the Valkey came up at another place, which the nodes do not know.
+            EmbeddedValkeyError: It is not installed or did not start.
+        """
+        url = self._own_l2().start().url
+        self._l2_started = True
+        if self.l2_url not in {"", url}:
+            raise ClusterError("the Valkey came up at another socket; use a directory with a shorter path")
+        self.l2_url = url
+
+    def _own_l2(self) -> EmbeddedValkey:
+        if self._valkey is None:
+            raise ClusterError("L2 was not started by this cluster")
+        return self._valkey
+
     async def _end(self, node_id: str, number: signal.Signals) -> None:
         child = self._child(node_id)
         watching = self._watching.pop(node_id, None)
@@ -204,15 +241,13 @@ class LocalCluster:
         self.file.unlink(missing_ok=True)
 
     def _environ(self) -> dict[str, str]:
-        # In the environment and not among the flags, which every user of the machine can read: a URL may hold a password.
-        environ = {name: value for name, value in os.environ.items() if name != "CACHENODE_L2__URL"}
-        return environ | {"CACHENODE_L2_URL": self.l2}
+        # Not among the flags, which every user of the machine can read: a URL may hold a password.
+        environ = {name: value for name, value in os.environ.items() if name not in _NOT_SHARED}
+        return environ | {"CACHENODE_L2_URL": self.l2_url}
 
     async def _start_node(self, name: str) -> LocalNode:
         child, known = self._children[name], self._nodes.get(name)
-        node = await child.start(
-            ["--id", name, "--discovery", "redis", *self._where(name, known), *self._more()], timeout_s=_START_S
-        )
+        node = await child.start(["--id", name, *self._where(name, known), *self._shared()], timeout_s=_START_S)
         self._watching[name] = asyncio.create_task(self._watch(name, child))
         return node
 
@@ -223,8 +258,9 @@ class LocalCluster:
         first = self._port + 2 * self._names.index(name) if self._port else 0
         return ["--listen", f"127.0.0.1:{first}", "--http-listen", f"127.0.0.1:{first + 1 if first else 0}"]
 
-    def _more(self) -> list[str]:
-        return [*(["--memory", self._memory] if self._memory else []), *self._arguments]
+    def _shared(self) -> list[str]:
+        memory = ["--memory", self._memory] if self._memory else []
+        return ["--discovery", "redis", "--cluster-name", self.name, *memory, *self._arguments]
 
     async def _watch(self, name: str, child: Child) -> None:
         code = await child.wait()
@@ -250,7 +286,8 @@ class LocalCluster:
             if dead:
                 raise ClusterError(f"{dead[0].id} ended.{dead[0].last_words()}")
             await asyncio.sleep(_POLL_S)
-        raise ClusterError(f"the nodes did not find each other within {_START_S:g} s; their logs are in {self.directory}")
+        text = f"the nodes did not find each other within {_START_S:g} s; their logs are in {self.directory}"
+        raise ClusterError(text)
 
     def _write_file(self) -> None:
         """Write cluster.json so that readers see all of it or nothing."""

@@ -20,16 +20,12 @@ __all__ = ["app"]
 
 _RUN, _USE, _LOOK = "Run", "Use", "Look"
 
-_EXIT_CODES = "\n\n".join(
-    (
-        "[bold]Exit codes[/bold]",
-        "0  done",
-        "1  failed",
-        "2  wrong usage, or a configuration that is not valid",
-        "3  there is no such key (get)",
-        "4  the cluster does not answer",
-    )
-)
+_EXIT_CODES = """[bold]Exit codes[/bold]
+  0  done
+  1  failed
+  2  wrong usage, or a configuration that is not valid
+  3  there is no such key (get)
+  4  the cluster does not answer"""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A cache cluster that services share: nodes, and commands to use and watch them.",
     epilog=examples("cachenode cluster", "cachenode set user:7 Ada --ttl 5m", "cachenode get user:7", "cachenode stats")
-    + "\n\n \n\n"
+    + "\n\n"
     + _EXIT_CODES,
 )
 
@@ -95,9 +91,9 @@ app.command(
     ),
 )(put)
 app.command("delete", rich_help_panel=_USE, epilog=examples("cachenode delete user:7"))(delete)
-app.command("view", rich_help_panel=_LOOK, epilog=examples("cachenode view", "cachenode view -a cache-0.cache:7401 -o json"))(
-    view
-)
+app.command(
+    "view", rich_help_panel=_LOOK, epilog=examples("cachenode view", "cachenode view -a cache-0.cache:7401 -o json")
+)(view)
 app.command(
     "stats",
     rich_help_panel=_LOOK,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cachenode.cli.errors import CliError, ExitCode
 
@@ -24,8 +25,8 @@ __all__ = [
     "parse_duration",
 ]
 
-CLIENT_VARIABLES = frozenset({"CACHENODE_ADDRESS"})
-"""Environment variables of commands, which are no settings of a node."""
+CLIENT_VARIABLES = frozenset({"CACHENODE_ADDRESS", "CACHENODE_GRPC_TUNING"})
+"""Environment variables of commands and of the transport, which are no settings of a node."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?\Z")
@@ -61,7 +62,7 @@ ConfigFile = Annotated[
 
 def examples(*lines: str) -> str:
     """Return the end of a command's help."""
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]$ {line}[/cyan]" for line in lines)])
+    return "\n".join(["[bold]Examples[/bold]", *(f"  [cyan]$ {escape(line)}[/cyan]" for line in lines)])
 
 
 def parse_duration(text: str) -> float:

@@ -33,7 +33,14 @@ def new_table(title: str = "") -> Table:
     from rich import box
     from rich.table import Table
 
-    return Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def print_json(document: Mapping[str, Any]) -> None:

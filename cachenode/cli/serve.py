@@ -21,17 +21,23 @@ def serve(
     node_id: Annotated[
         str | None,
         typer.Option(
-            "--id", "--node-id", metavar="NAME", help="Unique in the cluster; else the machine's.", rich_help_panel=_NODE
+            "--id",
+            "--node-id",
+            metavar="NAME",
+            help="Unique in the cluster; else the machine's.",
+            rich_help_panel=_NODE,
         ),
     ] = None,
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="For clients and peers. [default: 127.0.0.1:7401]", rich_help_panel=_NODE),
+        typer.Option(
+            metavar="HOST:PORT", help="For clients and peers. Default: 127.0.0.1:7401.", rich_help_panel=_NODE
+        ),
     ] = None,
     http_listen: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help='Metrics and probes; "" is off. [default: 127.0.0.1:7402]', rich_help_panel=_NODE
+            metavar="HOST:PORT", help='Metrics and probes; "" is off. Default: 127.0.0.1:7402.', rich_help_panel=_NODE
         ),
     ] = None,
     advertise: Annotated[
@@ -55,7 +61,7 @@ def serve(
     discovery: Annotated[
         str | None,
         typer.Option(
-            metavar="none|static|dns|redis", help="How nodes find each other. [default: none]", rich_help_panel=_CLUSTER
+            metavar="none|static|dns|redis", help="How nodes find each other. Default: none.", rich_help_panel=_CLUSTER
         ),
     ] = None,
     seeds: Annotated[
@@ -76,13 +82,11 @@ def serve(
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="For entries, such as 2GiB. [default: 256MiB]", rich_help_panel=_STORE),
+        typer.Option(metavar="SIZE", help="For entries, such as 2GiB. Default: 256MiB.", rich_help_panel=_STORE),
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(
-            metavar="s3fifo|sieve|lru", help="What goes first when memory is short.", rich_help_panel=_STORE
-        ),
+        typer.Option(metavar="s3fifo|sieve|lru", help="What goes first when memory is short.", rich_help_panel=_STORE),
     ] = None,
     l2_url: Annotated[
         str | None,

@@ -36,6 +36,12 @@ _L2_STATES = {
     "half_open": "[yellow]being tried[/]",
 }
 
+_WIDE = 120
+"""Columns of a terminal from which on everything is shown; what is essential fits 80."""
+_ESSENTIAL_OF_NODE = 7
+_ESSENTIAL_OF_NAMESPACE = 6
+_LEFT = frozenset({"node", "namespace", "memory", "L2", "memory in use"})
+
 Answers = Mapping[str, "pb.GetStatsResponse | None"]
 
 
@@ -88,25 +94,28 @@ def _reads(*spaces: pb.NamespaceStats) -> tuple[int, int]:
 
 
 def _print_nodes(screen: Console, answers: Answers) -> None:
+    headings = ("node", "up", "memory", "keys", "hit ratio", "clients", "L2", "forwarded", "L2 errors", "memory in use")
+    shown = len(headings) if screen.width >= _WIDE else _ESSENTIAL_OF_NODE
     table = new_table()
-    for heading in ("node", "up", "memory", "", "keys", "hit ratio", "clients", "forwarded", "L2", "L2 errors"):
-        table.add_column(heading, justify="left" if heading in {"node", "memory", "L2"} else "right", no_wrap=True)
+    for heading in headings[:shown]:
+        table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
     for name, answer in answers.items():
         if answer is None:
-            table.add_row(name, "[red]does not answer[/]")
+            table.add_row(name, "-", "[red]does not answer[/]")
             continue
-        table.add_row(
+        cells = (
             name,
             seconds(answer.uptime_s),
             f"{size(answer.used_bytes)} of {size(answer.max_bytes)}",
-            bar(answer.used_bytes, answer.max_bytes, 8, ascii_only=screen.options.ascii_only),
             count(sum(space.entries for space in answer.namespaces)),
             percent(*_reads(*answer.namespaces)),
             count(answer.sessions),
-            count(answer.forwarded),
             _L2_STATES.get(answer.l2_state, answer.l2_state),
+            count(answer.forwarded),
             count(answer.l2_errors),
+            bar(answer.used_bytes, answer.max_bytes, 12, ascii_only=screen.options.ascii_only),
         )
+        table.add_row(*cells[:shown])
     screen.print(table)
 
 
@@ -115,18 +124,24 @@ def _print_namespaces(screen: Console, answers: Answers) -> None:
     for node, answer in answers.items():
         for space in answer.namespaces if answer is not None else ():
             spaces.setdefault(space.name, {})[node] = space
+    essential = ("namespace", "node", "keys", "size", "L1 hits", "L2 hits", "misses", "hit ratio")
+    headings = (*essential, "sets", "deletes", "evicted", "expired")
+    cells = len(headings) - 2 if screen.width >= _WIDE else _ESSENTIAL_OF_NAMESPACE
     table = new_table()
-    headings = ("namespace", "node", "keys", "memory", "L1 hits", "L2 hits", "misses", "hit ratio")
-    for heading in (*headings, "sets", "deletes", "evicted", "expired"):
-        table.add_column(heading, justify="left" if heading in {"namespace", "node"} else "right", no_wrap=True)
+    for heading in headings[: cells + 2]:
+        table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
     for name, nodes in sorted(spaces.items()):
         several = len(nodes) > 1
         for at, (node, space) in enumerate(nodes.items()):
             last = at == len(nodes) - 1
-            table.add_row(name if at == 0 else "", node, *_cells([space]), end_section=last and not several)
+            table.add_row(name if at == 0 else "", node, *_cells([space])[:cells], end_section=last and not several)
         if several:
-            table.add_row("", "[bold]all[/]", *(f"[bold]{cell}[/]" for cell in _cells(nodes.values())), end_section=True)
+            table.add_row(
+                "", "[bold]all[/]", *(f"[bold]{cell}[/]" for cell in _cells(nodes.values())[:cells]), end_section=True
+            )
     screen.print(table)
+    if screen.width < _WIDE:
+        screen.print("A wider terminal, or -o json, also shows writes, evictions, forwarded calls and errors of L2.")
 
 
 def _cells(spaces: Iterable[pb.NamespaceStats]) -> list[str]:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["view"]
 
-_BAR = 16
+_BAR = 12
 
 
 @reports
-def view(address: Address = DEFAULT_ADDRESS, timeout: Timeout = DEFAULT_TIMEOUT_S, output: Output = Format.TABLE) -> None:
+def view(
+    address: Address = DEFAULT_ADDRESS, timeout: Timeout = DEFAULT_TIMEOUT_S, output: Output = Format.TABLE
+) -> None:
     """Show the members of the cluster, their parts of the ring, and the state of the links between them."""
     from cachenode.cli.admin import ask_views
 
@@ -77,7 +79,7 @@ def _print(asked: Asked, answers: Mapping[str, pb.GetViewResponse | None], share
     noun = "member" if len(members) == 1 else "members"
     screen.print(f"View [bold]{asked.view.epoch}[/]: {len(members)} {noun}, seen by {asked.node_id}")
     table = new_table()
-    for heading in ("node", "address", "http", "part of the ring", "", "view", "links"):
+    for heading in ("node", "address", "http", "ring", "", "view", "links"):
         table.add_column(heading, justify="right" if heading in {"", "view"} else "left", no_wrap=heading != "links")
     largest, ascii_only = max(shares.values()), screen.options.ascii_only
     for member in members:

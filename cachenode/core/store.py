@@ -13,9 +13,10 @@ Expiry has no heap and no timers. A read finds an entry expired and drops it; `s
 drops the others. Between its deadline and the sweep an expired entry takes memory but is never served.
 
 Memory is counted, not guessed: what the allocators round objects up to, the arrays, and the dictionaries as they are.
-A dictionary takes 27 to 54 bytes an entry while it fills, and doubles once it is full and entries are replaced, as in
-every cache at its budget. So a sweep builds one dictionary anew if it has grown too loose, and each is measured again
-from time to time; changes are charged in small steps, for a big one would make `Memory` evict thousands at once.
+A dictionary takes 27 to 54 bytes an entry while it fills and twice that once it is full and entries are replaced, as in
+every cache at its budget. So each is measured again from time to time, and its change charged in small steps: a big one
+would make `Memory` evict thousands at once. Sweeps and evictions build those anew that lost most of their entries;
+else a namespace that was large once would lose its last entries to pay for empty tables.
 
 There are no locks: one loop uses a store.
 """
@@ -40,12 +41,15 @@ _SLOT_AND_DEADLINE = Struct("<I12xd")
 """A record's header without what the hot paths do not need: half the time of reading it all."""
 _ARRAYS = 19
 """Bytes of arrays per entry: 8 of keys, 9 of the policy, and what arrays are longer than they need be."""
+_OBJECT = 48
+"""What a bytes object takes beside its content, 33 bytes, and 15 to round up to the allocator's steps of 16."""
+_VALUE_COST = HEADER_BYTES + _OBJECT
 _MEASURE_MASK = 15
 _CHARGE_AT_MOST = 16 * 1024
-_LOOSE = 64
+_LOOSE = 160
 _LOOSE_AT_LEAST = 512
-"""Bytes of a dictionary, per entry and in all, above which it is built anew; a new one has 60 per entry at most."""
-_FREED_PER_SLOT = 8
+"""Bytes of a dictionary, per entry and in all, above which it has lost most of its entries."""
+_FREED_AT_ONCE = 2_000
 _FEWEST_SLOTS = 64
 _GROWTH = 8
 """Arrays grow by an eighth."""
@@ -54,9 +58,9 @@ _GROWTH = 8
 def cost_of(key_bytes: int, value_bytes: int) -> int:
     """Return what an entry costs in memory, without its share of the dictionaries.
 
-    That is two objects (33 bytes and their content, in steps of 16) and the arrays.
+    That is two objects and the arrays.
     """
-    return (key_bytes + 48 & -16) + (value_bytes + HEADER_BYTES + 48 & -16) + _ARRAYS
+    return (key_bytes + _OBJECT & -16) + (value_bytes + _VALUE_COST & -16) + _ARRAYS
 
 
 class Meter:
@@ -114,7 +118,7 @@ class Store:
     def __init__(self, policy: str = DEFAULT_POLICY, *, meter: Meter | None = None) -> None:
         self._make_policy = POLICIES[policy]
         self.meter = meter or Meter()
-        self._freeing: list[dict[bytes, bytes]] = []
+        self._freeing: list[dict[bytes, bytes] | list[bytes | None]] = []
         self.used_bytes = 0
         self.evictions = 0
         self.expirations = 0
@@ -141,7 +145,7 @@ class Store:
         """Return the record of each key, empty where there is none. A hit counts for the eviction order."""
         index, shift, unpack, policy = self._index, _SHIFT, _SLOT_AND_DEADLINE.unpack_from, self._policy
         marks = policy.marks
-        found = []
+        found: list[bytes] = []
         append = found.append
         for key in keys:
             record = index[hash(key) >> shift].get(key)
@@ -182,35 +186,37 @@ class Store:
     # Writing.
 
     def put(self, key: bytes, value: bytes, *, flags: int, version: int, deadline: float, now: float) -> bool:
-        """Store a value unless one as new or newer is there. An overwritten entry keeps its place in the eviction order.
+        """Store a value unless one as new or newer is there. What is overwritten keeps its place in the eviction order.
 
         Returns:
             False if the value was not stored: the entry there has this version or a higher one and has not expired; or
             the value does not fit the budget, in which case the older entry is removed.
         """
-        cost = (len(key) + 48 & -16) + (len(value) + HEADER_BYTES + 48 & -16) + _ARRAYS
-        at = hash(key) >> _SHIFT
-        entries = self._index[at]
+        cost = (len(key) + _OBJECT & -16) + (len(value) + _VALUE_COST & -16) + _ARRAYS  # cost_of, without the call
+        key_hash = hash(key)
+        entries = self._index[key_hash >> _SHIFT]
         old = entries.get(key)
-        if old is not None:
+        meter = self.meter
+        if old is None:
+            if cost > meter.max_bytes:
+                return False
+            slot = self._vacant.pop() if self._vacant else self._new_slot()
+            self._keys[slot] = key
+            self._policy.admitted(slot, key_hash)
+            self._size += 1
+            if not slot & _MEASURE_MASK:
+                cost += self._charge(key_hash >> _SHIFT)
+        else:
             slot, _, there, until = HEADER.unpack_from(old)
             if there >= version and until > now:
                 return False
-        if cost > self.meter.max_bytes:
-            self.remove(key)
-            return False
-        if old is not None:
+            if cost > meter.max_bytes:
+                self.remove(key)
+                return False
             cost -= cost_of(len(key), len(old) - HEADER_BYTES)
-        else:
-            slot = self._vacant.pop() if self._vacant else self._new_slot()
-            self._keys[slot] = key
-            self._policy.admitted(slot, hash(key))
-            self._size += 1
-            if not slot & _MEASURE_MASK:
-                cost += self._charge(at)
         entries[key] = HEADER.pack(slot, flags, version, deadline) + value
         self.used_bytes += cost
-        self.meter.used += cost
+        meter.used += cost
         return True
 
     def _new_slot(self) -> int:
@@ -223,7 +229,8 @@ class Store:
 
     def _charge(self, at: int) -> int:
         """Return what to add to the bytes used so that they follow the size of a dictionary."""
-        change = sys.getsizeof(self._index[at]) - self._charged[at]
+        entries = self._index[at]
+        change = (sys.getsizeof(entries) if entries else 0) - self._charged[at]
         change = max(-_CHARGE_AT_MOST, min(_CHARGE_AT_MOST, change))
         self._charged[at] += change
         return change
@@ -248,6 +255,8 @@ class Store:
     def clear(self) -> None:
         """Remove all entries at once. The next sweeps give their memory back: freeing a million takes 0.1 s."""
         self._freeing += [entries for entries in self._index if entries]
+        if self._size:
+            self._freeing.append(self._keys)
         self._begin()
         self.meter.used -= self.used_bytes
         self.used_bytes = 0
@@ -267,7 +276,7 @@ class Store:
             How many entries it dropped.
         """
         if self._freeing:
-            self._free(limit * _FREED_PER_SLOT)
+            self._free()
         self._tidy()
         keys, index, unpack = self._keys, self._index, _SLOT_AND_DEADLINE.unpack_from
         first = self._cursor if self._cursor < len(keys) else 0
@@ -289,11 +298,14 @@ class Store:
         self.used_bytes += change
         self.meter.used += change
 
-    def _free(self, limit: int) -> None:
-        entries = self._freeing[-1]
-        for _ in range(min(limit, len(entries))):
-            entries.popitem()
-        if not entries:
+    def _free(self) -> None:
+        part = self._freeing[-1]
+        if isinstance(part, list):
+            del part[-_FREED_AT_ONCE:]
+        else:
+            for _ in range(min(_FREED_AT_ONCE, len(part))):
+                part.popitem()
+        if not part:
             self._freeing.pop()
 
     def evict(self) -> bytes | None:
@@ -310,6 +322,8 @@ class Store:
             self.meter.used += change
         self.remove(key)
         self.evictions += 1
+        if not self.evictions & _MEASURE_MASK:
+            self._tidy()
         return key
 
     def scan(self, cursor: int, limit: int) -> tuple[list[bytes], int]:

@@ -213,8 +213,8 @@ def _print_verdict(report: Report, console: Console) -> None:
     reads = tally.errors - tally.not_stored
     if tally.errors:
         console.print(
-            f"Reads that no node answered, served by the origin instead: {reads:,}. "
-            f"Values not stored: {tally.not_stored:,}.",
+            f"Reads that no node answered, served by the origin instead: {reads:,}.\n"
+            f"Values that no node confirmed to have stored: {tally.not_stored:,}.",
             highlight=False,
         )
     colour = "red" if tally.failed or tally.wrong else "green"

@@ -189,23 +189,28 @@ class _Run:
         return time.monotonic() - self._start
 
     async def run(self, origin: Path) -> Report:
-        workers = [await self._start_worker(number, origin) for number in range(self._plan.processes)]
+        workers: list[asyncio.subprocess.Process] = []
+        ends: list[asyncio.Future[Any]] = []
         try:
+            for number in range(self._plan.processes):
+                workers += [await self._start_worker(number, origin)]  # one by one: a failure leaves none behind
             for worker in workers:
                 await _line_of(worker)  # ready
             self._start = time.monotonic()
             for worker in workers:
                 _pipe(worker.stdin).write(b"go\n")
-            watching = asyncio.create_task(self._watch())
             working = asyncio.gather(*(self._listen(worker) for worker in workers))
-            ends: list[asyncio.Future[Any]] = [watching, working]
+            ends = [asyncio.create_task(self._watch()), working]
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            watching.cancel()
             for ended in done:
                 ended.result()  # raises what ended it
+            seconds = self._now_s
         finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
             await _end(workers)
-        return self._report(self._now_s, await self._probe.keys())
+        return self._report(seconds, await self._probe.keys())
 
     async def _start_worker(self, number: int, origin: Path) -> asyncio.subprocess.Process:
         worker = await asyncio.create_subprocess_exec(

@@ -179,6 +179,7 @@ class Router:
             client_name=self._client_name,
             sdk_version=self._sdk_version,
             on_frame=self._frame,
+            on_end=self._ended,
             on_reply=self._on_reply,
         )
         self._sessions.add(session)
@@ -190,10 +191,12 @@ class Router:
         finally:
             self._sessions.discard(session)
             greeted = bool(session.node_id)
-            if self._ready.get(session.node_id) is session:
-                del self._ready[session.node_id]
-            self._refresh()
         return greeted
+
+    def _ended(self, session: Session) -> None:
+        if self._ready.get(session.node_id) is session:
+            del self._ready[session.node_id]
+        self._refresh()
 
     def _frame(self, session: Session, frame: ServerFrame) -> None:
         if frame.HasField("hello"):

@@ -60,6 +60,7 @@ class Session:
         client_name: Told to the node, for people.
         sdk_version: Told to the node.
         on_frame: Called with each frame that holds a hello, a view or the word that the node leaves.
+        on_end: Called first thing when the session ends: nothing should be sent here any more.
         on_reply: Called when batches have ended: the moment to send what has gathered elsewhere meanwhile.
     """
 
@@ -70,6 +71,7 @@ class Session:
         client_name: str,
         sdk_version: str,
         on_frame: Callable[[Session, ServerFrame], None],
+        on_end: Callable[[Session], None],
         on_reply: Callable[[], None],
     ) -> None:
         self.address = address
@@ -80,6 +82,7 @@ class Session:
         self.frames_sent = 0
         self._on_frame = on_frame
         self._on_reply = on_reply
+        self._on_end = on_end
         self._hello: session_pb2.ClientHello | None = session_pb2.ClientHello(
             client_name=client_name, sdk_version=sdk_version
         )
@@ -143,6 +146,10 @@ class Session:
     def _enqueue(self, batch: PendingBatch) -> None:
         self._next_id += 1
         batch.id = self._next_id
+        if self._closing:  # whoever still holds this session: fail the batch once the turn has filled it
+            self._queue.append(batch)
+            self._loop.call_soon(self._fail_all)
+            return
         batch.deadline = deadline = self._loop.time() + batch.group[2]
         if deadline < self._timer_at:
             self._arm(deadline)
@@ -214,6 +221,7 @@ class Session:
         finally:
             self.ready = False
             self._closing = True
+            self._on_end(self)
             for task in tasks:
                 task.cancel()
             call.cancel()
@@ -296,6 +304,7 @@ class Session:
     def _fail_all(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._timer, self._timer_at = None, math.inf
         for batch in self._sent.values():
             batch.fail(_lost_after_sending)
         for batch in self._queue:

@@ -69,7 +69,7 @@ def test_ratios_fit_the_columns() -> None:
     timeline = timeline_of(*[100] * 4, *[50] * 4, 0)
     assert timeline.ratios(9) == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0]
     assert timeline.column_s(5) == 2 * SLICE_S
-    assert timeline.ratios(5) == [1, 1, 0.5, 0.5, None]
+    assert timeline.ratios(5) == [1, 1, 0.5, 0.5, 0]
 
 
 def test_recovery_is_counted_to_the_end_of_the_last_bad_slice() -> None:

@@ -28,13 +28,17 @@ class EvictionPolicy(Protocol):
     arrays.
 
     Attributes:
-        marks: A number per slot whose bits `MAX_MARK` count reads, if counting is all that `hit` does; a store may
-            then count in its own loop instead of calling `hit`. None if `hit` must be called.
         extra_bytes: Memory beside what is proportional to slots.
     """
 
-    marks: bytearray | None
     extra_bytes: int
+
+    @property
+    def marks(self) -> bytearray | None:
+        """A number per slot whose bits `MAX_MARK` count reads, if counting is all that `hit` does, else None.
+
+        A store may then count in its own loop instead of calling `hit`.
+        """
 
     def grow(self, slots: int) -> None:
         """Make room for so many slots in all."""

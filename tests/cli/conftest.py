@@ -1,0 +1,27 @@
+"""Runs commands in this process, as the shell would, less the process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from cachenode.cli.main import app
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Return a function that runs ``cachenode`` with arguments, in an environment without settings of ours."""
+    for name in os.environ:
+        if name.startswith("CACHENODE_"):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(app, arguments, input=stdin, env={"COLUMNS": "200"})
+
+    return run
