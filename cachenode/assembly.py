@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Membership", "make_l2", "make_membership"]
 
 _CONTROL_TIMEOUT_S = 1.0
+_WRITE_LIMITS = 4
+"""A write to L2 may take so many times as long as a read (`RedisL2`)."""
 _RENEWALS_PER_LEASE = 4
 
 
@@ -44,9 +46,14 @@ def make_l2(config: NodeConfig) -> L2Store | None:
     url = config.l2_url()
     if url is None:
         return None
-    client = connect(url, timeout_s=config.l2.timeout_s, connect_timeout_s=config.l2.timeout_s)
+    write_timeout_s = config.l2.timeout_s * _WRITE_LIMITS
+    client = connect(url, timeout_s=write_timeout_s, connect_timeout_s=config.l2.timeout_s, max_connections=12)
     return RedisL2(
-        client, config.cluster.name, timeout_s=config.l2.timeout_s, tombstone_s=config.l2.tombstone_s
+        client,
+        config.cluster.name,
+        timeout_s=config.l2.timeout_s,
+        write_timeout_s=write_timeout_s,
+        tombstone_s=config.l2.tombstone_s,
     )
 
 

@@ -8,7 +8,7 @@ Rules that make it safe:
 
 1. A batch is a task of its own. A caller that is cancelled takes only its own future along; the others get what they
    asked for.
-2. A batch ends within `limit_s` from when it has a slot, and waits for one at most `WAIT_LIMITS` times as long: a bulk
+2. A batch ends within `limit_s` from when it has a slot, and waits for one at most `wait_limits` times as long: a bulk
    load that queues here says nothing about the health of the store. It is cancelled two turns after its deadline, not
    at it: when the *loop* was stuck for longer than the limit, replies that have arrived meanwhile are read first.
    Otherwise every long pause of this process would look like an outage of the store.
@@ -29,8 +29,6 @@ __all__ = ["TurnBatcher"]
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
 
-WAIT_LIMITS = 10
-
 _Call = tuple["asyncio.Future[list[R]]", Sequence[I]]
 
 
@@ -40,7 +38,7 @@ class TurnBatcher(Generic[I, R]):
     Args:
         run: Executes a batch; returns one result per item, in order. slots: Bounds the batches that run at once, so
             that a slow one does not hold up the next and many slow ones do not pile up. limit_s: Time limit of a
-            batch. max_items: Items in a batch, at most. max_bytes: Bytes in a batch, at most; a single item may
+            batch. wait_limits: So many limits it may wait for a slot. max_items: Items in a batch, at most. max_bytes: Bytes in a batch, at most; a single item may
             exceed it. size: Bytes of an item; None if only their number counts.
     """
 
@@ -50,6 +48,7 @@ class TurnBatcher(Generic[I, R]):
         slots: asyncio.Semaphore,
         *,
         limit_s: float,
+        wait_limits: int = 1,
         max_items: int = 1_000,
         max_bytes: int = 4 << 20,
         size: Callable[[I], int] | None = None,
@@ -57,6 +56,7 @@ class TurnBatcher(Generic[I, R]):
         self._run = run
         self._slots = slots
         self._limit_s = limit_s
+        self._wait_s = limit_s * wait_limits
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._size = size
@@ -139,7 +139,7 @@ class TurnBatcher(Generic[I, R]):
         items: list[I] = []
         for _, part in calls:
             items += part
-        timer = self._cancel_in(self._limit_s * WAIT_LIMITS)
+        timer = self._cancel_in(self._wait_s)
         try:
             async with self._slots:
                 timer.cancel()

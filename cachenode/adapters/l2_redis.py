@@ -34,6 +34,8 @@ _TIME: _Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
 
+_BULK_WAITS = 10
+"""A bulk load may queue for so many time limits."""
 _SCRIPTS_AT_ONCE = 128
 """Packing a thousand script calls holds the event loop up for 20 ms; these take 3."""
 
@@ -51,7 +53,9 @@ class RedisL2:
     Args:
         client: See `redis_client.connect`, to be called with the same `timeout_s`. Closed with the store.
         cluster: Name of the cluster; part of every key.
-        timeout_s: Time limit of a round trip, connecting included.
+        timeout_s: Time limit of a read's round trip, connecting included.
+        write_timeout_s: The same for a write. More than for a read: a reader has other ways to its value, but a write
+            that is late must be undone here before L2 is trusted again.
         tombstone_s: How long a drop refuses older writes.
         in_flight: Round trips that may be under way at once.
 
@@ -60,16 +64,28 @@ class RedisL2:
     """
 
     def __init__(
-        self, client: Redis, cluster: str, *, timeout_s: float = 0.05, tombstone_s: float = 60.0, in_flight: int = 4
+        self,
+        client: Redis,
+        cluster: str,
+        *,
+        timeout_s: float = 0.05,
+        write_timeout_s: float | None = None,
+        tombstone_s: float = 60.0,
+        in_flight: int = 4,
     ) -> None:
         self._client = client
         self._prefix = f"cn:{check_cluster(cluster)}:"
         self._prefixes: dict[str, bytes] = {}
         self._tombstone_ms = ttl_ms(tombstone_s)
-        slots = asyncio.Semaphore(in_flight)
+        slots, script_slots = asyncio.Semaphore(in_flight), asyncio.Semaphore(in_flight)
         self._reads: TurnBatcher[bytes, L2Entry | None] = TurnBatcher(self._mget, slots, limit_s=timeout_s)
         self._scripts: TurnBatcher[_Command, int] = TurnBatcher(
-            self._evaluate, slots, limit_s=timeout_s, max_items=_SCRIPTS_AT_ONCE, size=_command_bytes
+            self._evaluate,
+            script_slots,
+            limit_s=write_timeout_s or timeout_s,
+            wait_limits=_BULK_WAITS,
+            max_items=_SCRIPTS_AT_ONCE,
+            size=_command_bytes,
         )
         self._pings: TurnBatcher[None, None] = TurnBatcher(self._pong, slots, limit_s=timeout_s)
 

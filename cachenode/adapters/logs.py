@@ -7,6 +7,7 @@ to its kind where it is caught.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -25,7 +26,10 @@ def configure(level: str, log_format: str, node_id: str) -> None:
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if text
         else structlog.processors.JSONRenderer()
     )

@@ -151,7 +151,9 @@ class L2Config(_Section):
     registry_url: Annotated[str, _optional(parse_url), Secret()] = Field(
         "", description='URL of the Redis that keeps the membership; "" means that of L2'
     )
-    timeout_s: Seconds = Field(0.05, description="How long a call may wait for L2 before it goes on without")
+    timeout_s: Seconds = Field(
+        0.05, description="How long a read may wait for L2 before it goes on without; a write four times as long"
+    )
     tombstone_s: Seconds = Field(60.0, description="How long L2 remembers a removal, to refuse older values")
     breaker_failures: Count = Field(3, ge=1, le=1_000, description="Failures in a row after which L2 is left alone")
     breaker_retry_s: Seconds = Field(1.0, description="How long L2 is left alone before it is tried again")

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import structlog
+
 from cachenode.core.breaker import Breaker, BreakerState
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.errors import L2Unavailable
@@ -26,6 +28,8 @@ from cachenode.ports import Clock, L2Store
 __all__ = ["L2Tier"]
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 _REPLAY_CHUNK = 500
 
@@ -172,4 +176,7 @@ class L2Tier:
 
     def _fail(self) -> None:
         self.errors += 1
+        trusted = self.available
         self._breaker.failed(self._clock.now())
+        if trusted and not self.available:
+            _log.warning("l2_away", errors=self.errors)

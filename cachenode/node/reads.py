@@ -84,9 +84,7 @@ class Reads:
         parts: list[tuple[Sequence[int], Rest]] = []
         if own:
             parts.append((own, self._fill(batch, namespace, own, reply)))
-        parts += [
-            (indices, self._ask(owner, batch, namespace, indices, reply)) for owner, indices in away.items()
-        ]
+        parts += [(indices, self._ask(owner, batch, namespace, indices, reply)) for owner, indices in away.items()]
         return node.run_parts(batch, reply, parts)
 
     def _forget_moved(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
@@ -107,9 +105,7 @@ class Reads:
                 namespace.l2_hits += 1
         reply(BatchResult(indices=indices, records=records, layers=layers, now_s=self._node.clock.now()))
 
-    async def _ask(
-        self, owner: str, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply
-    ) -> None:
+    async def _ask(self, owner: str, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         """Ask a key's owner; if it cannot answer, look in L2 in its place."""
         try:
             result = await self._node.forward(owner, batch, indices)
@@ -134,9 +130,7 @@ class Reads:
                 )
             )
 
-    async def _pass_through(
-        self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply
-    ) -> None:
+    async def _pass_through(self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply) -> None:
         node = self._node
         tier = node.l2_for(namespace)
         entries: list[L2Entry | None] | None = None
@@ -162,4 +156,3 @@ class Reads:
                 now_s=now,
             )
         )
-

@@ -15,9 +15,7 @@ __all__ = ["LinkAcceptor", "PeerService"]
 class LinkAcceptor(Protocol):
     """Takes the streams that peers open."""
 
-    async def accept(
-        self, frames: AsyncIterator[peer_pb2.PeerFrame], context: aio.ServicerContext[Any, Any]
-    ) -> None:
+    async def accept(self, frames: AsyncIterator[peer_pb2.PeerFrame], context: aio.ServicerContext[Any, Any]) -> None:
         """Serve one stream until it ends."""
 
 

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from cachenode.cli.main import app
 

@@ -41,10 +41,10 @@ def test_bytes_go_to_a_pipe_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bytes_are_dumped_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal gets a dump, cut where it would flood the screen."""
     lines = written(b"\x1b[2Jhello" + bytes(2_000), monkeypatch, terminal=True).decode().splitlines()
-    assert lines[0] == "2,008 bytes"
+    assert lines[0] == "2,009 bytes"
     assert lines[1].startswith("00000000  1b 5b 32 4a 68 65 6c 6c 6f 00")
     assert lines[1].endswith("  .[2Jhello.......")
-    assert lines[-1].startswith("… and 984 bytes more")
+    assert lines[-1].startswith("… and 985 bytes more")
     assert len(lines) == 66
 
 

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import dataclasses
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from cachenode.adapters.metrics import NodeCollector
+from cachenode.core.stats import NamespaceCounters, NodeStats
+
+USERS = NamespaceCounters(
+    name="users",
+    entries=7,
+    used_bytes=700,
+    l1_hits=60,
+    l2_hits=30,
+    misses=10,
+    sets=5,
+    deletes=4,
+    evictions=3,
+    expirations=2,
+)
+STATS = NodeStats(
+    node_id="node-0",
+    incarnation="1",
+    version="9.9.9",
+    uptime_s=12.5,
+    max_bytes=1_000,
+    used_bytes=700,
+    sessions=8,
+    l2_state="half_open",
+    l2_errors=11,
+    forwarded=13,
+    view_epoch=17,
+    members=3,
+    namespaces=(USERS,),
+    errors={"overloaded": 2, "internal": 1},
+)
+
+
+def registry(stats: NodeStats) -> CollectorRegistry:
+    found = CollectorRegistry(auto_describe=False)
+    found.register(NodeCollector(lambda: stats))
+    return found
+
+
+def value(stats: NodeStats, name: str, **labels: str) -> float | None:
+    return registry(stats).get_sample_value(name, labels)
+
+
+def test_counters_of_a_namespace() -> None:
+    """Every number of a namespace is found under its name and labels."""
+    users = {"namespace": "users"}
+    assert value(STATS, "cache_hits_total", cache_layer="l1", **users) == 60
+    assert value(STATS, "cache_hits_total", cache_layer="l2", **users) == 30
+    assert value(STATS, "cache_misses_total", **users) == 10
+    assert value(STATS, "cache_hit_rate", **users) == 0.9
+    assert value(STATS, "cache_operations_total", operation="set", **users) == 5
+    assert value(STATS, "cache_operations_total", operation="delete", **users) == 4
+    assert value(STATS, "cache_memory_bytes", **users) == 700
+    assert value(STATS, "cache_keys_total", **users) == 7
+    assert value(STATS, "cache_evictions_total", reason="capacity", **users) == 3
+    assert value(STATS, "cache_evictions_total", reason="expired", **users) == 2
+
+
+def test_numbers_of_the_node() -> None:
+    """Every number of the node is found under its name."""
+    assert value(STATS, "cache_errors_total", reason="overloaded") == 2
+    assert value(STATS, "cache_errors_total", reason="internal") == 1
+    assert value(STATS, "cachenode_build_info", node_id="node-0", version="9.9.9") == 1
+    assert value(STATS, "cachenode_l2_errors_total") == 11
+    assert value(STATS, "cachenode_forwarded_total") == 13
+    assert value(STATS, "cachenode_sessions") == 8
+    assert value(STATS, "cachenode_view_epoch") == 17
+    assert value(STATS, "cachenode_members") == 3
+    assert value(STATS, "cachenode_memory_max_bytes") == 1_000
+    assert value(STATS, "cachenode_uptime_seconds") == 12.5
+
+
+def test_state_of_l2_is_one_of_all() -> None:
+    """Each state has a series; the present one is 1 and the others 0, so that alerts need no text."""
+    for state in ("off", "closed", "open", "half_open"):
+        stats = dataclasses.replace(STATS, l2_state=state)
+        shown = {
+            name: value(stats, "cachenode_l2_state", state=name) for name in ("off", "closed", "open", "half_open")
+        }
+        assert shown == {name: float(name == state) for name in shown}
+
+
+def test_namespace_without_reads_has_no_hit_rate_trouble() -> None:
+    """Nothing is divided by zero before the first read."""
+    idle = dataclasses.replace(USERS, l1_hits=0, l2_hits=0, misses=0)
+    assert value(dataclasses.replace(STATS, namespaces=(idle,)), "cache_hit_rate", namespace="users") == 0
+
+
+def test_registering_asks_for_nothing() -> None:
+    """The collector is registered before the node is built, and asks for its counters at the first scrape only."""
+
+    def too_early() -> NodeStats:
+        raise AssertionError
+
+    CollectorRegistry(auto_describe=True).register(NodeCollector(too_early))
+
+
+def test_both_formats_parse() -> None:
+    """Prometheus can read what is written, as text and as OpenMetrics, and every metric has a help text."""
+    for accept, parse in (("", parse_text), ("application/openmetrics-text; version=1.0.0", parse_openmetrics)):
+        encode, _ = choose_encoder(accept)
+        families = {family.name: family for family in parse(encode(registry(STATS)).decode())}
+        assert {"cache_misses", "cachenode_sessions"} <= {name.removesuffix("_total") for name in families}
+        assert all(family.documentation for family in families.values())

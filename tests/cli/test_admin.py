@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from grpc import aio
+
+from cachenode.cli import stats, view
+from cachenode.cli.admin import Asked, ask_stats, ask_views
+from cachenode.cli.errors import CliError
+from cachenode.cli.output import console
+from cachenode.wire import view_to_wire
+from cachenode_api.v1 import admin_pb2 as pb
+from cachenode_api.v1 import admin_pb2_grpc, common_pb2
+from cachenode_api.view import Member, View
+
+GONE = "127.0.0.1:1"
+SEED = b"0123456789abcdef"
+
+
+class Admin(admin_pb2_grpc.AdminServiceServicer):
+    """Answers as a node would."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.view: View | None = None
+        self.peers: list[pb.PeerState] = []
+
+    def header(self) -> common_pb2.ResponseHeader:
+        return common_pb2.ResponseHeader(node_id=self.node_id, view_epoch=self.view.epoch if self.view else 0)
+
+    async def GetView(self, request: Any, context: Any) -> pb.GetViewResponse:  # noqa: N802 - the wire's name
+        shown = view_to_wire(self.view) if self.view is not None else None
+        return pb.GetViewResponse(header=self.header(), view=shown, peers=self.peers)
+
+    async def GetStats(self, request: Any, context: Any) -> pb.GetStatsResponse:  # noqa: N802 - the wire's name
+        space = pb.NamespaceStats(name="default", entries=2, used_bytes=2_048, l1_hits=6, l2_hits=3, misses=1, sets=2)
+        return pb.GetStatsResponse(
+            header=self.header(),
+            uptime_s=61,
+            max_bytes=1 << 20,
+            used_bytes=2_048,
+            l2_state="closed",
+            namespaces=[space],
+        )
+
+
+@asynccontextmanager
+async def serving(*admins: Admin) -> AsyncIterator[list[str]]:
+    """Serve each of them; yield their addresses."""
+    servers, addresses = [], []
+    for admin in admins:
+        server = aio.server()
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        await server.start()
+        servers.append(server)
+    try:
+        yield addresses
+    finally:
+        for server in servers:
+            await server.stop(None)
+
+
+def members(*addresses: str) -> View:
+    found = tuple(Member(f"node-{at}", "1", address) for at, address in enumerate(addresses))
+    return View(7, SEED, found)
+
+
+async def test_every_member_is_asked() -> None:
+    """The members come from the first node that answers; one that does not is None, not a failure."""
+    first, second = Admin("node-0"), Admin("node-1")
+    async with serving(first, second) as addresses:
+        first.view = second.view = members(*addresses, GONE)
+        asked, views = await ask_views(f"{GONE},{addresses[0]}", 2.0)
+        assert (asked.node_id, asked.view) == ("node-0", first.view)
+        assert {name: reply is not None for name, reply in views.items()} == {
+            "node-0": True,
+            "node-1": True,
+            "node-2": False,
+        }
+        _, counters = await ask_stats(addresses[1], 2.0)
+        assert counters["node-2"] is None
+        assert counters["node-1"] is not None
+        assert counters["node-1"].header.node_id == "node-1"
+
+
+async def test_node_behind_a_forwarded_port_is_asked_there() -> None:
+    """The node that answered is asked where it was found: its own address may lead nowhere from here."""
+    admin = Admin("node-0")
+    async with serving(admin) as addresses:
+        admin.view = members(GONE)
+        _, counters = await ask_stats(addresses[0], 2.0)
+        assert counters["node-0"] is not None
+
+
+async def test_node_without_a_view_is_named() -> None:
+    """A node that has not joined is told from one that does not answer."""
+    async with serving(Admin("node-0")) as addresses:
+        with pytest.raises(CliError, match="node-0 has not joined") as refused:
+            await ask_views(addresses[0], 2.0)
+    assert refused.value.code == 4
+
+
+async def test_nobody_answers() -> None:
+    """Without any node the error is that of an unreachable cluster."""
+    with pytest.raises(CliError, match=f"no node answers at {GONE}") as refused:
+        await ask_stats(GONE, 2.0)
+    assert refused.value.code == 4
+
+
+async def test_other_servers_are_recognised() -> None:
+    """Another gRPC server at the address is told from a dead one."""
+    server = aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        with pytest.raises(CliError, match="something else"):
+            await ask_views(f"127.0.0.1:{port}", 2.0)
+    finally:
+        await server.stop(None)
+
+
+def reply(node_id: str, epoch: int, *peers: tuple[str, bool, float]) -> pb.GetViewResponse:
+    return pb.GetViewResponse(
+        header=common_pb2.ResponseHeader(node_id=node_id, view_epoch=epoch),
+        peers=[pb.PeerState(node_id=name, linked=linked, silent_s=silent_s) for name, linked, silent_s in peers],
+    )
+
+
+def test_view_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table shows each member's part of the ring, and who does not hear or answer whom."""
+    asked = Asked(members("a:1", "b:1", "c:1"), "node-0", "a:1")
+    answers = {
+        "node-0": reply("node-0", 7, ("node-1", True, 0.1), ("node-2", False, 3.25)),
+        "node-1": reply("node-1", 6, ("node-0", True, 0.1), ("node-2", False, -1)),
+        "node-2": None,
+    }
+    shares = view._shares(asked.view)
+    view._print(asked, answers, shares)
+    text = capsys.readouterr().out
+    assert "View 7: 3 members, seen by node-0" in text
+    assert "node-2 not heard from for 3.2 s" in text
+    assert "node-2 not heard from yet" in text
+    assert "does not answer" in text
+    assert "different views" in text
+    assert all(f"{share:.1%}" in text for share in shares.values())
+    document = json.loads(json.dumps(view._document(asked, answers, shares)))
+    assert sum(member["ring_share"] for member in document["members"]) == pytest.approx(1, abs=1e-5)
+    assert [member["answers"] for member in document["members"]] == [True, True, False]
+    assert document["members"][1]["epoch"] == 6
+
+
+async def test_stats_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Counters are shown by node and namespace, with sums and hit ratios; who does not answer is shown as such."""
+    answer = await Admin("node-0").GetStats(None, None)
+    answers = {"node-0": answer, "node-1": answer, "node-2": None}
+    screen = console()
+    stats._print_nodes(screen, answers)
+    stats._print_namespaces(screen, answers)
+    lines = capsys.readouterr().out.splitlines()
+    total = next(line.split() for line in lines if line.split()[:1] == ["all"])
+    assert total == ["all", "4", "4.0", "KiB", "12", "6", "2", "90.0%", "4", "0", "0", "0"]
+    assert any("node-2" in line and "does not answer" in line for line in lines)
+    assert any("node-0" in line and "1m 1s" in line and "healthy" in line for line in lines)
+    document = stats._document("node-0", answer)
+    assert document["namespaces"][0]["hit_ratio"] == 0.9
+    assert stats._document("node-2", None) == {"id": "node-2", "answers": False}
