@@ -8,7 +8,7 @@ from typing import Protocol
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write
 from cachenode_api.view import Member, View
 
-__all__ = ["Clock", "L2Store", "PeerEvents", "Peers", "Registry"]
+__all__ = ["LOST_HISTORY_STRIDE", "Clock", "L2Store", "PeerEvents", "Peers", "Registry"]
 
 
 class Clock(Protocol):
@@ -49,6 +49,10 @@ class L2Store(Protocol):
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""
+
+
+LOST_HISTORY_STRIDE = 100
+"""By so much a registry that has lost its history raises the epoch that a member knows."""
 
 
 class Registry(Protocol):

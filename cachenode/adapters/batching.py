@@ -38,8 +38,9 @@ class TurnBatcher(Generic[I, R]):
     Args:
         run: Executes a batch; returns one result per item, in order. slots: Bounds the batches that run at once, so
             that a slow one does not hold up the next and many slow ones do not pile up. limit_s: Time limit of a
-            batch. wait_limits: So many limits it may wait for a slot. max_items: Items in a batch, at most. max_bytes: Bytes in a batch, at most; a single item may
-            exceed it. size: Bytes of an item; None if only their number counts.
+            batch. wait_limits: So many limits it may wait for a slot. max_items: Items in a batch, at most.
+            max_bytes: Bytes in a batch, at most; a single item may exceed it. size: Bytes of an item; None if only
+                their number counts.
     """
 
     def __init__(

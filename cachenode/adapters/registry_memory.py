@@ -6,13 +6,12 @@ import secrets
 from collections.abc import Callable
 
 from cachenode.errors import RegistryError
-from cachenode.ports import Clock
+from cachenode.ports import LOST_HISTORY_STRIDE, Clock
 from cachenode_api.view import Member, View
 
-__all__ = ["LOST_HISTORY_STRIDE", "SEED_BYTES", "MemoryRegistry", "identity", "new_seed", "twin_text"]
+__all__ = ["SEED_BYTES", "MemoryRegistry", "identity", "new_seed", "twin_text"]
 
 SEED_BYTES = 16
-LOST_HISTORY_STRIDE = 100
 """How far the epoch jumps when history was lost: above the epochs that existed and that the caller had not seen."""
 
 

@@ -23,8 +23,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cachenode.adapters.redis_client import FAILURES, check_cluster, reason
-from cachenode.adapters.registry_memory import LOST_HISTORY_STRIDE, new_seed, twin_text
+from cachenode.adapters.registry_memory import new_seed, twin_text
 from cachenode.errors import RegistryError
+from cachenode.ports import LOST_HISTORY_STRIDE
 from cachenode_api.errors import InvalidView
 from cachenode_api.view import Member, View
 

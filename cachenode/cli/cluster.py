@@ -90,7 +90,7 @@ async def _run(local: LocalCluster) -> None:
 
     def on_signal() -> None:
         if asked.is_set():
-            pass
+            local.kill_all()
         asked.set()
 
     loop = asyncio.get_running_loop()

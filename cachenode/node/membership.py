@@ -14,7 +14,7 @@ import structlog
 
 from cachenode.errors import RegistryError
 from cachenode.node.placement import Placement
-from cachenode.ports import Registry
+from cachenode.ports import LOST_HISTORY_STRIDE, Registry
 from cachenode_api.view import Member, View
 
 __all__ = ["RegistryMembership"]
@@ -38,6 +38,11 @@ class RegistryMembership:
         self._poke = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
+        self._linked: set[str] = set()
+        self._told: set[int] = set()
+        """Epochs that peers told since the view in force was applied."""
+        self._unheard = False
+        """True if a link was lost since then."""
 
     async def start(self) -> None:
         """Begin to renew. Returns at once; `Placement.ready` tells when the node is in."""
@@ -68,22 +73,43 @@ class RegistryMembership:
                 if self._failing:
                     _log.info("registry_back", epoch=view.epoch)
                 self._failing = False
-                if self._placement.apply(view):
+                if self._placement.apply(view, follows=self._follows(view)):
+                    self._told.clear()
+                    self._unheard = False
                     _log.info("view", epoch=view.epoch, members=[member.id for member in view.members])
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._poke.wait(), self._renew_s)
             self._poke.clear()
 
+    def _follows(self, view: View) -> bool:
+        """Return True if no other view can have been in force since the present one.
+
+        The epoch is the next one; or the registry has lost its history and took over the members that all know, and no
+        peer has told of another epoch meanwhile, all links having been up. Otherwise somebody may have owned this
+        node's keys in between, and what it has in memory may be old.
+        """
+        former = self._placement.view
+        if former is None or view.epoch == former.epoch + 1:
+            return True
+        lost_history = view.epoch == former.epoch + LOST_HISTORY_STRIDE and view.members == former.members
+        others = {member.id for member in former.members} - {self._placement.me.id}
+        heard = not self._unheard and others <= self._linked
+        return lost_history and heard and self._told <= {former.epoch, view.epoch}
+
     # As `PeerEvents`: a peer that knows more is a reason to ask the registry now.
 
     def peer_up(self, peer: Member) -> None:
-        """Nothing to do: the registry says who is a member."""
+        """Take note: the registry says who is a member, but a peer that is linked tells its views."""
+        self._linked.add(peer.id)
 
     def peer_down(self, peer: Member) -> None:
-        """Nothing to do: the lease says when a member is gone."""
+        """Take note: what views the peer has now is not known."""
+        self._linked.discard(peer.id)
+        self._unheard = True
 
     def peer_view(self, peer: Member, view: View) -> None:
         """Ask the registry at once if a peer has a newer view."""
+        self._told.add(view.epoch)
         if view.epoch > self._placement.epoch:
             self._poke.set()
 

@@ -40,7 +40,7 @@ class Mover:
             return
         for namespace in self._namespaces:
             namespace.fills.void_all()
-        if view.epoch > former.epoch + 1:
+        if not self._placement.follows:
             for namespace in self._namespaces:
                 self.moved += len(namespace.store)
                 namespace.store.clear()

@@ -26,6 +26,8 @@ class Placement:
         self.me = me
         self.view: View | None = None
         self.ring: Ring | None = None
+        self.follows = True
+        """True if no other view was in force between the former and this one."""
         self.alone = False
         """True if this node is the only member, so that it owns every key."""
         self.listeners: list[Callable[[View | None, View], None]] = []
@@ -44,10 +46,17 @@ class Placement:
         seen = self.view.by_id.get(self.me.id)
         return seen is not None and seen.incarnation == self.me.incarnation
 
-    def apply(self, view: View) -> bool:
-        """Put a view in force if it is newer. Return True if it is."""
+    def apply(self, view: View, *, follows: bool | None = None) -> bool:
+        """Put a view in force if it is newer. Return True if it is.
+
+        Args:
+            view: The view.
+            follows: Whether no other view was in force in between, so that what did not move is still this node's. By
+                default that is so if the epoch is the next one.
+        """
         if view.epoch <= self.epoch:
             return False
+        self.follows = view.epoch == self.epoch + 1 if follows is None else follows
         former, self.view, self.ring = self.view, view, Ring(view)
         self.alone = [member.id for member in view.members] == [self.me.id]
         for listener in self.listeners:
