@@ -293,7 +293,7 @@ class Store:
         at = self._tidied = (self._tidied + 1) % _DICTS
         entries = self._index[at]
         if sys.getsizeof(entries) > _LOOSE * len(entries) + _LOOSE_AT_LEAST:
-            self._index[at] = {**entries}  # dict(entries) and entries.copy() would copy a loose table as it is
+            self._index[at] = {**entries}  # dict(entries) may copy a loose table as it is
         change = self._charge(at)
         self.used_bytes += change
         self.meter.used += change

@@ -1,8 +1,10 @@
 """How gRPC is set up in processes that speak cachenode's protocol.
 
-gRPC's event engine hands every message over between threads of its own pool. Without it the thread that waits for a completion reads the socket itself, which was
-measured to take a third off the round trip of a stream on loopback (250 µs to 160 µs). The switch is an environment variable that gRPC reads when it first needs
-it. It is set only for releases in which it was tried, and never over a choice of the user's own; ``CACHENODE_GRPC_TUNING=off`` leaves gRPC alone.
+gRPC's event engine hands every message over between threads of its own pool. Without it the thread that waits for a
+completion reads the socket itself, which was measured to take a third off the round trip of a stream on loopback (250
+µs to 160 µs). The switch is an environment variable that gRPC reads when it first needs it. It is set only for
+releases in which it was tried, and never over a choice of the user's own; ``CACHENODE_GRPC_TUNING=off`` leaves gRPC
+alone.
 """
 
 from __future__ import annotations

@@ -59,8 +59,7 @@ def checked_ttl(ttl_s: float | None) -> int:
 
 def checked_timeout(timeout_s: float) -> float:
     """Return a timeout."""
-    number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
-    if not number or not 0 < timeout_s <= _MAX_TIMEOUT_S:
+    if type(timeout_s) not in (int, float) or not 0 < timeout_s <= _MAX_TIMEOUT_S:
         raise InvalidArgument("timeout_s: must be above 0 and at most 86,400 seconds")
     return float(timeout_s)
 

@@ -74,6 +74,31 @@ def test_space_goes_back_to_those_within_their_share() -> None:
         store.check_invariants()
 
 
+def test_who_uses_most_for_its_share_gives() -> None:
+    """Of two namespaces beyond their shares the larger gives until they are level, then both do."""
+    memory, stores = memory_with(1_000_000, {"a": 1.0, "b": 1.0, "c": 3.0})
+    fill(memory, stores["a"], 0, 5_000)
+    while stores["b"].used_bytes < 400_000:
+        fill(memory, stores["b"], len(stores["b"]), 1)
+    assert stores["b"].evictions == 0
+    while stores["c"].used_bytes < 400_000:
+        fill(memory, stores["c"], len(stores["c"]), 1)
+    assert stores["a"].used_bytes == pytest.approx(300_000, rel=0.03)
+    assert stores["b"].used_bytes == pytest.approx(300_000, rel=0.03)
+    assert stores["c"].evictions == 0
+
+
+def test_who_gave_stops_at_its_share() -> None:
+    """Few large entries are not taken beyond their namespace's share to make room for many small ones."""
+    memory, stores = memory_with(100_000, {"a": 1.0, "b": 1.0})
+    for number in range(100):
+        put(stores["a"], number, size=2_000)
+        memory.make_room()
+    fill(memory, stores["b"], 0, 1_000)
+    assert stores["a"].used_bytes > 50_000 - 2 * cost_of(8, 2_000)
+    assert stores["b"].evictions > 0
+
+
 def test_a_budget_of_one_entry() -> None:
     """With room for one entry the newest is kept."""
     memory, stores = memory_with(2 * ENTRY - 1, {"a": 1.0})

@@ -7,6 +7,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 from cachenode_client import CacheClient, CacheError
 
@@ -43,7 +44,7 @@ class Load:
         """Store every key."""
         await self.client.set_many({f"k{n}": self.value(n) for n in range(self.keys)}, timeout_s=10.0)
 
-    async def __aenter__(self) -> Load:
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._call_forever(random.Random(seed))) for seed in range(self.callers)]
         return self
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from grpc import aio
-from tests.integration.load import until
 
 from cachenode.cli.child import Child
 from cachenode_api.v1 import admin_pb2, admin_pb2_grpc
 from cachenode_client import CacheClient
+from tests.integration.load import until
 
 
 def free_ports(count: int) -> list[int]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from grpc import aio
-from tests.integration.load import Load, until
-from tests.support.redis_server import RedisServer, server
 
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode_api.v1 import admin_pb2, admin_pb2_grpc
 from cachenode_client import CacheClient, CacheTimeout, CacheUnavailable
+from tests.integration.load import Load, until
+from tests.support.redis_server import RedisServer, server
 
 VIEW_S = 6.0
 """A dead member is out of the view, and errors are over, within this time."""

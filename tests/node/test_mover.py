@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from cachenode.node.service import Node
 from cachenode_api.ring import Ring
 from tests.support.clock import ManualClock
 from tests.support.cluster import DirectPeers, fetch, new_node, owned_by, put, view_of
 
 
-async def filled(count: int = 300) -> tuple[object, list[bytes]]:
+async def filled(count: int = 300) -> tuple[Node, list[bytes]]:
     """Return a lone node with some entries."""
     node = new_node("a", ManualClock(), peers=DirectPeers())
     keys = [b"key-%d" % number for number in range(count)]

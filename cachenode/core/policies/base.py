@@ -80,7 +80,10 @@ class Links:
 
 
 class Ring:
-    """A queue of slots linked in a circle: the tail precedes the head, so that the tail becomes the head at no cost."""
+    """A queue of slots linked in a circle: the tail precedes the head, so that the tail becomes the head at no cost.
+
+    `head` means nothing while `size` is 0.
+    """
 
     __slots__ = ("_links", "head", "size")
 
@@ -120,7 +123,7 @@ class Ring:
         previous[after] = before
         self.size -= 1
         if slot == self.head:
-            self.head = after if self.size else NIL
+            self.head = after
 
     def before(self, slot: int) -> int:
         """Return the slot next to this one on the way to the head; before the head comes the tail."""
