@@ -109,6 +109,7 @@ class Server:
             )
         )
         self._add_services()
+        await self._set_health(ready=False)  # the health service itself begins with SERVING
         await self._grpc.start()
         self._links.start()
         await self._membership.start()

@@ -234,7 +234,8 @@ class PeerLinks:
     async def _dial(self, address: str) -> None:
         async with aio.insecure_channel(address, options=_OPTIONS) as channel:
             try:
-                await asyncio.wait_for(channel.channel_ready(), _DIAL_TIMEOUT_S)
+                async with asyncio.timeout(_DIAL_TIMEOUT_S):
+                    await channel.channel_ready()
             except TimeoutError:
                 return
             call = peer_pb2_grpc.PeerServiceStub(channel).Link()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ __all__ = ["demo"]
 def demo(
     requests: Annotated[
         int, typer.Option("--requests", min=100, help="Reads, all client processes together.")
-    ] = 60_000,
+    ] = 40_000,
     processes: Annotated[int, typer.Option("--processes", min=1, max=64, help="Client processes.")] = 3,
     kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill a node half-way, as a crash would.")] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Write the report as one JSON document.")] = False,
@@ -39,6 +40,8 @@ def demo(
         raise CliError(text, hint="Run: pip install 'cachenode[demo]'") from None
     from cachenode.demo import run_demo
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end in the way that Ctrl-C ends: with everything cleared away
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     raise typer.Exit(
         run_demo(_start_cluster, json_output=json_output, requests=requests, processes=processes, kill=kill)
     )

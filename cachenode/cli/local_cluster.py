@@ -170,6 +170,8 @@ class LocalCluster:
     async def restart(self, node_id: str, /) -> LocalNode:
         """Start a node that has ended, or end it in good order first, under its old name and address.
 
+        It waits for all running nodes to have one view, so let frozen ones go on before.
+
         Raises:
             ClusterError: It did not start, or the others did not take it in.
         """

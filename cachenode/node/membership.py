@@ -78,7 +78,8 @@ class RegistryMembership:
                     self._unheard = False
                     _log.info("view", epoch=view.epoch, members=[member.id for member in view.members])
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poke.wait(), self._renew_s)
+                async with asyncio.timeout(self._renew_s):  # wait_for swallows a cancellation in Python 3.11
+                    await self._poke.wait()
             self._poke.clear()
 
     def _follows(self, view: View) -> bool:

@@ -11,15 +11,18 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+from cachenode_api.records import HEADER_BYTES
 from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
 from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
-from cachenode_client._core import ClientCore, K, many_keys, many_values
+from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, many_keys, many_values
 from cachenode_client._engine import Encoded, Engine
 from cachenode_client._results import Lookup
 from cachenode_client.errors import CacheError, CacheUnavailable
 
 __all__ = ["CacheClient"]
+
+_running_loop = asyncio.get_running_loop
 
 
 class CacheClient(ClientCore):
@@ -71,7 +74,7 @@ class CacheClient(ClientCore):
             group = self._group(GET, namespace, timeout_s)
         engine = self._engine
         try:
-            if engine is None or engine.loop is not asyncio.get_running_loop():
+            if engine is None or engine.loop is not _running_loop():
                 engine = self._started()
             future = engine.try_read(group, raw)
             if future is None:
@@ -80,6 +83,9 @@ class CacheClient(ClientCore):
                 record = await future
             except CacheError as error:
                 record = await engine.again(error, group, raw)
+            if record.startswith(PLAIN, FLAGS_AT):  # bytes, as they are
+                self._stats.hits += 1
+                return record[HEADER_BYTES:]
             return self._found(record, default)
         except CacheError as error:
             return self._missed(error, default)
@@ -276,7 +282,7 @@ class CacheClient(ClientCore):
     async def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:
         """Send one key at once if there is a session for it; leave the rest to the engine."""
         engine = self._engine
-        if engine is None or engine.loop is not asyncio.get_running_loop():
+        if engine is None or engine.loop is not _running_loop():
             engine = self._started()
         future: asyncio.Future[Any] = engine.loop.create_future()
         if not engine.try_submit(group, raw, future, encoded, ttl_ms):
@@ -299,7 +305,7 @@ class CacheClient(ClientCore):
             self._engine = Engine(
                 self._addresses, client_name=self._client_name, sdk_version=sdk_version(), stats=self._stats
             )
-        elif self._engine.loop is not asyncio.get_running_loop():
+        elif self._engine.loop is not _running_loop():
             text = "The client belongs to the event loop of its first call; create one client per event loop."
             raise CacheError(text, reason="wrong_loop")
         return self._engine

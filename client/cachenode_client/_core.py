@@ -27,8 +27,8 @@ K = TypeVar("K", bound=Key)
 Detailed = tuple[bytes, int, float]
 """A record, its layer, and the clock against which its deadline counts."""
 
-_PLAIN = b"\x00\x00\x00\x00"
-_FLAGS_AT = 4
+PLAIN = b"\x00\x00\x00\x00"
+FLAGS_AT = 4
 _LAYERS: dict[int, Literal["l1", "l2"]] = {1: "l1", 2: "l2"}
 
 
@@ -102,7 +102,7 @@ class ClientCore:
             self._stats.misses += 1
             return default
         self._stats.hits += 1
-        if record.startswith(_PLAIN, _FLAGS_AT):
+        if record.startswith(PLAIN, FLAGS_AT):
             return record[HEADER_BYTES:]
         return self._decode(record)
 
@@ -133,7 +133,7 @@ class ClientCore:
     def _found_many(self, keys: list[K], results: list[Any], errors: dict[int, CacheError]) -> dict[K, Any]:
         decode, value_at = self._decode, HEADER_BYTES
         found = {
-            key: record[value_at:] if record.startswith(_PLAIN, _FLAGS_AT) else decode(record)
+            key: record[value_at:] if record.startswith(PLAIN, FLAGS_AT) else decode(record)
             for key, record in zip(keys, results, strict=True)
             if record
         }

@@ -59,6 +59,7 @@ class Engine:
         on_reply: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._new_future = self.loop.create_future
         self.router = Router(addresses, client_name=client_name, sdk_version=sdk_version, on_reply=on_reply)
         self._budget = RetryBudget()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -73,10 +74,11 @@ class Engine:
 
     def try_read(self, group: Group, raw: bytes) -> asyncio.Future[Any] | None:
         """Read one key once, if there is a session for it: `try_submit` for the hot path."""
-        session = self.router.route(raw)
+        router = self.router
+        session = router.only or router.route(raw)
         if session is None:
             return None
-        future: asyncio.Future[Any] = self.loop.create_future()
+        future: asyncio.Future[Any] = self._new_future()
         session.join(group, raw, future)
         return future
 

@@ -53,7 +53,8 @@ class Router:
         self._ring: Ring | None = None
         self._ready: dict[str, Session] = {}
         self._any: Session | None = None
-        self._only = False
+        self.only: Session | None = None
+        """The session that every key goes to, if there is one member."""
         self._changed = asyncio.Event()
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._sessions: set[Session] = set()
@@ -78,14 +79,9 @@ class Router:
 
     def route(self, key: bytes) -> Session | None:
         """Return the session of the key's owner, else any that is ready, else None."""
-        if self._only or self._ring is None:
+        if self._ring is None:
             return self._any
         return self._ready.get(self._ring.owner(key) or "") or self._any
-
-    @property
-    def only(self) -> Session | None:
-        """The session that every key goes to, if there is one member."""
-        return self._any if self._only else None
 
     async def wait_route(self, key: bytes, timeout_s: float) -> Session:
         """Return a session for the key, waiting for one to become ready.
@@ -118,7 +114,7 @@ class Router:
 
     def _refresh(self) -> None:
         self._any = next((session for session in self._ready.values() if session.ready), None)
-        self._only = self.view is not None and len(self.view.members) == 1 and self._any is not None
+        self.only = self._any if self.view is not None and len(self.view.members) == 1 else None
         self._changed.set()
 
     # Sessions.
@@ -137,7 +133,10 @@ class Router:
                     holding.add(asyncio.create_task(self._hold(address)))
                     self._changed.clear()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _NEXT_SEED_S)
+                        # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the event, and `close`
+                        # would then wait for this task for ever.
+                        async with asyncio.timeout(_NEXT_SEED_S):
+                            await self._changed.wait()
                     if self._ready:
                         break
                 attempt = 0 if self._ready else attempt + 1

@@ -9,27 +9,35 @@ from cachenode.cli.child import Child, ended
 
 @pytest.mark.parametrize(
     ("code", "text"),
-    [(0, "with code 0"), (2, "with code 2"), (-9, "by SIGKILL"), (-15, "by SIGTERM"), (-99, "signal 99")],
+    [(0, "it ended with code 0"), (2, "it ended with code 2"), (-9, "it was killed by SIGKILL"), (-99, "signal 99")],
 )
-def test_how_a_process_ended(code: int, text: str) -> None:
-    """Exit codes and signals are told apart, signals by name."""
+def test_ends_are_told(code: int, text: str) -> None:
+    """An exit code is told from a signal, and signals have names."""
     assert text in ended(code)
 
 
 def test_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
-    """A long log is cut to its end; one that is empty or missing is said to be."""
+    """Only the end of a long log is shown, also if it is not all text."""
     log = tmp_path / "node-0.log"
-    child = Child("node-0", log, {})
-    assert "Nothing is in" in child.last_words()
-    log.write_text("".join(f"line {number}\n" for number in range(5_000)))
-    words = child.last_words().splitlines()
+    log.write_bytes(b"".join(b"line %d \xff\n" % number for number in range(5_000)))
+    words = Child("node-0", log, {}).last_words().splitlines()
+    assert words[0] == f" The end of {log}:"
     assert len(words) == 16
-    assert words[-1].strip() == "line 4999"
+    assert words[-1].startswith("    line 4999")
 
 
-async def test_a_child_that_was_not_started_can_be_stopped(tmp_path: Path) -> None:
-    """Stopping and signalling what does not run does nothing."""
-    child = Child("node-0", tmp_path / "log", {})
-    child.send(9)  # type: ignore[arg-type]
-    await child.stop(1.0)
+@pytest.mark.parametrize("content", [None, b"", b"\n"])
+def test_silent_child_is_said_to_be_silent(tmp_path: Path, content: bytes | None) -> None:
+    """A log without a word, or none at all, is named all the same."""
+    log = tmp_path / "node-0.log"
+    if content is not None:
+        log.write_bytes(content)
+    assert Child("node-0", log, {}).last_words() == f" Nothing is in {log}."
+
+
+async def test_child_that_was_never_started_can_be_stopped(tmp_path: Path) -> None:
+    """After a start that failed early, some children exist and do not run."""
+    child = Child("node-0", tmp_path / "node-0.log", {})
     assert not child.running
+    await child.stop(1.0)
+    assert await child.wait() == 0

@@ -23,6 +23,8 @@ VALUES = {
     "l2.url": "redis://r:6379/0",
     "log.level": "debug",
     "log.format": "json",
+    "memory.policy": "lru",
+    "node.reflection": True,
 }
 EXPECTED = VALUES | {"cluster.seeds": ("a:1", "b:2"), "memory.max_bytes": 64 << 20}
 

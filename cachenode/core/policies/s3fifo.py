@@ -4,7 +4,7 @@ A new entry enters the small queue, a tenth of all entries. If it has been read 
 to the main queue; else it is evicted and remembered as a "ghost": should its key come back soon, it enters the main
 queue at once. The main queue gives an entry another round for each read since its last one, three at most. A scan
 passes through the small queue and leaves the main one alone. (Yang et al., SOSP'23; they ask for two reads in the small
-queue. One read was as good or better on every trace of the benchmark, most so where popularity shifts.)
+queue. On the traces of the benchmark one read did as well, and up to a point better where popularity shifts.)
 
 Ghosts lie in a table indexed by the key's hash, made when the first entry is evicted: 8 bytes an entry, in two cells,
 of which half are in use. A cell holds 16 bits of the hash and 16 bits of time, which runs in steps of some thousandth

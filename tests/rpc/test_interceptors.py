@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from structlog.testing import capture_logs
+
+from cachenode.rpc.interceptors import ErrorInterceptor
+from cachenode.rpc.status import REASON_KEY
+from cachenode.server import Server
+from cachenode_api.v1 import cache_pb2, common_pb2, session_pb2
+
+CANARY = "secret-canary"
+
+
+def fail(*_args: object, **_named: object) -> None:
+    raise ValueError(CANARY)
+
+
+async def test_unary_call_hides_the_exception(server: Server, cache: Any, monkeypatch: Any) -> None:
+    """A defect ends a call with INTERNAL and a request id; the exception's text stays in the log under that id."""
+    monkeypatch.setattr(server.node, "execute", fail)
+    with capture_logs() as logs, pytest.raises(aio.AioRpcError) as failed:
+        await cache.Get(cache_pb2.GetRequest(key=b"k"))
+    error = failed.value
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert CANARY not in repr(error) + str(error.details()) + str(error.debug_error_string())
+    assert dict(error.trailing_metadata() or ())[REASON_KEY] == "INTERNAL"
+    (line,) = [line for line in logs if line["event"] == "request_failed"]
+    assert line["request_id"] in str(error.details())
+    assert line["error_type"] == "ValueError"
+
+
+async def test_session_hides_the_exception(server: Server, sessions: Any, monkeypatch: Any) -> None:
+    """A defect ends a session with INTERNAL and without the exception's text; the next session works."""
+    call = sessions.Session()
+    await call.read()
+    with monkeypatch.context() as patch:
+        patch.setattr(server.node, "execute", fail)
+        batch = common_pb2.Batch(id=1, operation=common_pb2.OPERATION_GET, keys=[b"k"])
+        await call.write(session_pb2.ClientFrame(batches=[batch]))
+        with pytest.raises(aio.AioRpcError) as failed:
+            while await asyncio.wait_for(call.read(), 10) is not aio.EOF:
+                pass
+    error = failed.value
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert CANARY not in repr(error) + str(error.details()) + str(error.debug_error_string())
+    assert len(server._sessions) == 0
+    again = sessions.Session()
+    assert (await again.read()).HasField("hello")
+    again.cancel()
+
+
+async def test_own_statuses_pass(cache: Any) -> None:
+    """A handler's own refusal is not taken for a defect."""
+    with pytest.raises(aio.AioRpcError) as failed:
+        await cache.Get(cache_pb2.GetRequest(key=b""))
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_unknown_method_is_unimplemented(channel: aio.Channel) -> None:
+    """A method that the node does not have is answered by gRPC, and its name is not kept."""
+    method: Any = channel.unary_unary("/no.such.Service/Method")
+    with pytest.raises(aio.AioRpcError) as failed:
+        await method(b"")
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_handlers_are_wrapped_once() -> None:
+    """The wrapped handler of a method is made at its first call; unknown methods are not remembered."""
+
+    async def behaviour(request: object, context: object) -> object:
+        return request
+
+    handlers: dict[str, Any] = {"/s/m": grpc.unary_unary_rpc_method_handler(behaviour)}
+    asked: list[str] = []
+
+    class Details:
+        def __init__(self, method: str) -> None:
+            self.method = method
+
+    async def continuation(details: Any) -> Any:
+        asked.append(details.method)
+        return handlers.get(details.method)
+
+    interceptor = ErrorInterceptor()
+    found = [await interceptor.intercept_service(continuation, Details("/s/m")) for _ in range(2)]  # type: ignore[arg-type]
+    assert found[0] is found[1]
+    assert found[0] is not handlers["/s/m"]
+    for _ in range(2):
+        absent: Any = await interceptor.intercept_service(continuation, Details("/s/other"))  # type: ignore[arg-type]
+        assert absent is None
+    assert asked == ["/s/m", "/s/other", "/s/other"]
+    assert list(interceptor._wrapped) == ["/s/m"]
+
+
+async def test_reflection_works_behind_the_interceptor(start_server: Any) -> None:
+    """With reflection on, tools can list the services; peers' own service is not among them."""
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    server = await start_server({"node.reflection": True})
+    async with aio.insecure_channel(server.address) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await asyncio.wait_for(call.read(), 10)
+        names = {service.name for service in answer.list_services_response.service}
+        call.cancel()
+    assert {"cachenode.v1.CacheService", "cachenode.v1.SessionService", "cachenode.v1.AdminService"} <= names
+    assert "cachenode.v1.PeerService" not in names
