@@ -140,8 +140,8 @@ def merge_reply(into: BatchResult, reply: pb.Reply, count: int) -> int:
 def _spread(column: Sequence[Any], indices: Sequence[int], values: Sequence[Any]) -> None:
     if not values:
         return
-    if len(values) != len(indices):
-        raise ValueError("reply: columns of different lengths")
+    if len(values) != len(indices) or not column:
+        raise ValueError("reply: columns of different lengths, or of another operation")
     for index, value in zip(indices, values, strict=True):
         column[index] = value  # type: ignore[index]
 

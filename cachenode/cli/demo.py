@@ -41,7 +41,7 @@ def demo(
     from cachenode.demo import run_demo
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # end in the way that Ctrl-C ends: with everything cleared away
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(number, signal.default_int_handler)
     raise typer.Exit(
         run_demo(_start_cluster, json_output=json_output, requests=requests, processes=processes, kill=kill)
     )

@@ -11,6 +11,7 @@ minutes otherwise.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ __all__ = ["SessionLimits", "SessionService"]
 _FRAME_SOFT_BYTES = 1 << 20
 _MAX_PENDING_KEYS = 100_000
 _SILENCE_S = 10.0
+_FAREWELL_S = 0.5
 
 
 class SessionLimits:
@@ -86,9 +88,14 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._sessions.add(session)
         try:
             await session.run(request_iterator)
+        except asyncio.CancelledError:
+            if not session.ended:
+                raise
         finally:
             self._sessions.discard(session)
             session.close()
+        if session.ended:
+            await _say_ended(context)
 
     def _view_changed(self, _former: View | None, view: View) -> None:
         message = view_to_wire(view)
@@ -124,6 +131,7 @@ class _Session:
         context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame],
     ) -> None:
         self.heard_at = node.clock.now()
+        self.ended = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._node = node
         self._limits = limits
@@ -228,13 +236,24 @@ class _Session:
 
     def end(self) -> None:
         """End the stream."""
-        if self._reader is not None:
+        if self._reader is not None and not self.ended:
+            self.ended = True
             self._reader.cancel()
 
     def close(self) -> None:
         """Stop what is still under way for a stream that has ended."""
         for task in list(self.tasks):
             task.cancel()
+
+
+async def _say_ended(context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame]) -> None:
+    """Tell the client that the node has ended the stream: grpc.aio says nothing when a handler is cancelled.
+
+    Not for long: the status waits behind what a client that does not read has not taken.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FAREWELL_S):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the node has ended the session; open a new one")
 
 
 def refusal(message: common_pb2.Batch, text: str) -> common_pb2.Reply:
