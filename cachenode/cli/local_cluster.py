@@ -147,9 +147,9 @@ class LocalCluster:
             task.cancel()
         self._watching.clear()
         await asyncio.gather(*(child.stop(_STOP_S) for child in self._children.values()))
-        if self._valkey is not None:
-            self.stop_l2()
-        if self._lock is not None:
+        if self._lock is not None:  # without it the files here, the Valkey's socket too, are another cluster's
+            if self._valkey is not None:
+                self.stop_l2()
             self.file.unlink(missing_ok=True)
             self._lock.close()
             self._lock = None

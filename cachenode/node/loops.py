@@ -68,10 +68,9 @@ class Loops:
         now = node.clock.now()
         self.ticked_at = now
         for namespace in node.namespaces:
-            slots = len(namespace.store) * TICK_S / SWEEP_ROUND_S
-            if len(namespace.store):
-                namespace.store.sweep(now, int(min(_SWEEP_AT_MOST, max(_SWEEP_AT_LEAST, 2 * slots))))
-                await asyncio.sleep(0)
+            slots = 2 * len(namespace.store) * TICK_S / SWEEP_ROUND_S
+            namespace.store.sweep(now, int(min(_SWEEP_AT_MOST, max(_SWEEP_AT_LEAST, slots))))
+            await asyncio.sleep(0)
         while node.mover.moving:
             node.mover.step(_MOVE_SLICE)
             await asyncio.sleep(0)
