@@ -242,7 +242,7 @@ class PeerLinks:
             link = Link(self, call.write, dialled=True)
             try:
                 await link.run(call)
-            except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever a peer sends or gRPC raises, the address is dialled again
                 _log.info("link_ended", address=address, error_type=type(error).__name__)
             finally:
                 call.cancel()

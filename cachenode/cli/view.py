@@ -106,7 +106,7 @@ def _links(answer: pb.GetViewResponse | None) -> str:
     if answer is None:
         return "[red]does not answer[/]"
     down = [
-        f"{peer.node_id} not heard from" + (f" for {peer.silent_s:.1f} s" if peer.silent_s >= 0 else " yet")
+        f"{peer.node_id} " + (f"silent for {peer.silent_s:.1f} s" if peer.silent_s >= 0 else "never heard")
         for peer in answer.peers
         if not peer.linked
     ]

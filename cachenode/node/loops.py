@@ -78,5 +78,7 @@ class Loops:
 
     async def _recover_l2(self) -> None:
         tier = self._node.tier
-        if tier is not None and not tier.available and await tier.recover():
-            _log.info("l2_back")
+        if tier is not None and tier.behind:
+            away = not tier.available
+            if await tier.recover() and away:
+                _log.info("l2_back")

@@ -143,8 +143,8 @@ def test_view_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     view._print(asked, answers, shares)
     text = capsys.readouterr().out
     assert "View 7: 3 members, seen by node-0" in text
-    assert "node-2 not heard from for 3.2 s" in text
-    assert "node-2 not heard from yet" in text
+    assert "node-2 silent for 3.2 s" in text
+    assert "node-2 never heard" in text
     assert "does not answer" in text
     assert "different views" in text
     assert all(f"{share:.1%}" in text for share in shares.values())

@@ -73,6 +73,34 @@ async def test_writes_while_away_are_replayed_before_trust() -> None:
     assert await rig.get(b"other") == b"kept"
 
 
+async def test_a_single_lost_write_is_not_read_back_old() -> None:
+    """A write that L2 did not get, though the breaker stayed closed, is not answered with its former value."""
+    rig = Rig()
+    await rig.set(b"k", b"old")
+    rig.chaos.down = True
+    await rig.set(b"k", b"new")
+    rig.chaos.down = False
+    assert rig.tier.available
+    assert rig.tier.behind
+    assert await rig.get(b"k") is None
+    assert await rig.tier.recover()
+    assert not rig.tier.behind
+    assert await rig.get(b"k") is None
+
+
+async def test_a_later_write_strikes_the_lost_one_out() -> None:
+    """Once L2 has taken a newer value of a key, it is believed about the key again."""
+    rig = Rig()
+    rig.chaos.down = True
+    await rig.set(b"k", b"lost")
+    await rig.tier.drop("n", [(b"d", rig.next_version())])
+    rig.chaos.down = False
+    await rig.set(b"k", b"new")
+    await rig.tier.drop("n", [(b"d", rig.next_version())])
+    assert rig.tier.journal_size == 0
+    assert await rig.get(b"k") == b"new"
+
+
 async def test_write_during_replay_is_replayed() -> None:
     """A write that comes while the journal is being replayed is covered by the same replay."""
     rig = Rig()
