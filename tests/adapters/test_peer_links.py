@@ -254,26 +254,35 @@ async def test_requests_under_way_fail_when_the_peer_goes(start: Any) -> None:
     assert lost.value.sent
 
 
-async def test_silent_peer_is_dropped_and_its_silence_told(start: Any) -> None:
-    """A peer whose heartbeats stop is given up after two seconds of the clock; `silences` tells how long."""
+async def test_silent_peer_is_dropped(start: Any) -> None:
+    """A peer from which nothing comes is given up after two seconds of the clock, and the log says which."""
+    a, b = await start("a"), await start("b")
+    await join(1, a, b)
+    never = asyncio.Event()
+
+    async def frozen(frame: object) -> None:
+        await never.wait()
+
+    b.links._links["a"]._outbox._write = frozen
+    with capture_logs() as logs:
+        await asyncio.sleep(0)
+        a.clock.advance(2.5)
+        await eventually(lambda: "down b" in a.events)
+    assert [line["peer"] for line in logs if line["event"] == "peer_silent"] == ["b"]
+
+
+async def test_silences_of_the_other_members(start: Any) -> None:
+    """For each other member of the view the time since it was heard from is known, negative if it never was."""
     a, b = await start("a"), await start("b")
     assert a.links.silences() == {}
-    view = view_with(1, a, b)
-    a.placement.apply(view)
-    assert -1.0 <= a.links.silences()["b"] <= 0.0
-    await join(2, a, b)
-    await eventually(lambda: a.links.silences() == {"b": 0.0})
-    a.links._adjust_dialers = lambda: None
-    for task in a.links._dialers.values():
-        task.cancel()
-    with capture_logs() as logs:
-        link = a.links._links["b"]
-        link.heard_at -= 2.5
-        await eventually(lambda: link.closed or link.heard_at == a.clock.now())
-        if not link.closed:  # an answer came between; nothing comes any more from here on
-            link.heard_at = -1e9
-        await eventually(lambda: "down b" in a.events)
-    del logs
+    c = Member("c", "1", "127.0.0.1:1")
+    a.placement.apply(View(1, SEED, (a.me, b.me, c)))
+    b.placement.apply(View(1, SEED, (a.me, b.me)))
+    await eventually(lambda: a.links.silences() == {"b": 0.0, "c": -1.0})
+    await b.vanish()
+    await eventually(lambda: "down b" in a.events)
+    a.clock.advance(7.0)
+    assert a.links.silences() == {"b": 7.0, "c": -1.0}
 
 
 async def test_stop_says_goodbye_and_ends_all_tasks(start: Any) -> None:

@@ -90,8 +90,8 @@ async def test_joined_is_set_by_the_first_view(start_server: Any) -> None:
     """Who waits for the node to join is woken by its first view, not before."""
     server = await start_server(NEVER_JOINS, joined=False)
     assert not server.joined.is_set()
-    from tests.support.cluster import SEED
     from cachenode_api.view import View
+    from tests.support.cluster import SEED
 
     server.node.placement.apply(View(1, SEED, (server.node.placement.me,)))
     await eventually(server.joined.is_set)
