@@ -86,7 +86,7 @@ class RegistryMembership:
         """Return True if no other view can have been in force since the present one.
 
         The epoch is the next one; or the registry has lost its history and took over the members that all know, and no
-        peer has told of another epoch meanwhile, all links having been up. Otherwise somebody may have owned this
+        peer has told of a later epoch meanwhile, all links having been up. Otherwise somebody may have owned this
         node's keys in between, and what it has in memory may be old.
         """
         former = self._placement.view
@@ -95,7 +95,7 @@ class RegistryMembership:
         lost_history = view.epoch == former.epoch + LOST_HISTORY_STRIDE and view.members == former.members
         others = {member.id for member in former.members} - {self._placement.me.id}
         heard = not self._unheard and others <= self._linked
-        return lost_history and heard and self._told <= {former.epoch, view.epoch}
+        return lost_history and heard and all(told <= former.epoch or told == view.epoch for told in self._told)
 
     # As `PeerEvents`: a peer that knows more is a reason to ask the registry now.
 

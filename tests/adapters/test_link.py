@@ -9,6 +9,7 @@ import pytest
 from cachenode.adapters.link import SILENCE_S, Link
 from cachenode.core.entries import Batch, BatchResult, Operation
 from cachenode.errors import PeerUnavailable
+from cachenode.ports import Clock
 from cachenode.wire import member_to_wire, view_to_wire
 from cachenode_api.reasons import Reason
 from cachenode_api.v1 import common_pb2, peer_pb2
@@ -24,7 +25,7 @@ class Owner:
     def __init__(self, name: str, clock: ManualClock, *, cluster: str = "c", greets: bool = True) -> None:
         self.me = member(name)
         self.cluster = cluster
-        self.clock = clock
+        self.clock: Clock = clock
         self.view: View | None = None
         self.greets = greets
         self.views: list[tuple[str, int]] = []

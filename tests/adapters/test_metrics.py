@@ -111,3 +111,27 @@ def test_both_formats_parse() -> None:
         families = {family.name: family for family in parse(encode(registry(STATS)).decode())}
         assert {"cache_misses", "cachenode_sessions"} <= {name.removesuffix("_total") for name in families}
         assert all(family.documentation for family in families.values())
+
+
+def test_names_and_labels_are_a_closed_set() -> None:
+    """Metrics and their labels are those documented; no label can grow with keys or clients."""
+    labels = {sample.name: sorted(sample.labels) for family in registry(STATS).collect() for sample in family.samples}
+    assert labels == {
+        "cache_hits_total": ["cache_layer", "namespace"],
+        "cache_misses_total": ["namespace"],
+        "cache_hit_rate": ["namespace"],
+        "cache_operations_total": ["namespace", "operation"],
+        "cache_memory_bytes": ["namespace"],
+        "cache_keys_total": ["namespace"],
+        "cache_evictions_total": ["namespace", "reason"],
+        "cache_errors_total": ["reason"],
+        "cachenode_l2_state": ["state"],
+        "cachenode_build_info": ["node_id", "version"],
+        "cachenode_l2_errors_total": [],
+        "cachenode_forwarded_total": [],
+        "cachenode_sessions": [],
+        "cachenode_view_epoch": [],
+        "cachenode_members": [],
+        "cachenode_memory_max_bytes": [],
+        "cachenode_uptime_seconds": [],
+    }

@@ -10,6 +10,7 @@ import pytest
 from grpc import aio
 from structlog.testing import capture_logs
 
+from cachenode.adapters.link import Link
 from cachenode.adapters.peer_links import PeerLinks
 from cachenode.core.entries import Batch, Operation
 from cachenode.errors import PeerUnavailable
@@ -223,6 +224,40 @@ async def test_two_links_between_a_pair_end_as_one(start: Any) -> None:
     assert (a.links.unanswered_seeds(), b.links.unanswered_seeds()) == (set(), set())
 
 
+async def test_lesser_link_is_closed_when_the_better_comes() -> None:
+    """Whichever of two links comes first, the one that the smaller id dialled stays open, and the other ends."""
+    me, peer = Member("a", "1", "a:1"), Member("b", "1", "b:1")
+    links = PeerLinks(me=me, cluster="c", clock=ManualClock(), execute=lambda *_: None)
+
+    async def write(frame: object) -> None:
+        del frame
+
+    accepted, dialled, late = (Link(links, write, dialled=mine) for mine in (False, True, False))
+    accepted.peer = dialled.peer = late.peer = peer
+    assert links.greeted(accepted)
+    assert links.greeted(dialled)
+    assert accepted.closed
+    assert not links.greeted(late)
+    assert not dialled.closed
+    assert links.linked() == [peer]
+
+
+async def test_new_incarnation_takes_the_link_over() -> None:
+    """A peer that has restarted gets its link at once, though that of its former life has not ended yet."""
+    me = Member("a", "1", "a:1")
+    links = PeerLinks(me=me, cluster="c", clock=ManualClock(), execute=lambda *_: None)
+
+    async def write(frame: object) -> None:
+        del frame
+
+    former, present = (Link(links, write, dialled=mine) for mine in (True, False))
+    former.peer, present.peer = Member("b", "1", "b:1"), Member("b", "2", "b:1")
+    assert links.greeted(former)
+    assert links.greeted(present)
+    assert (former.closed, present.closed) == (True, False)
+    assert links.linked() == [present.peer]
+
+
 async def test_dialler_dials_again_after_a_restart(start: Any) -> None:
     """When the other side comes back at its address under another incarnation, the link does too."""
     a, b = await start("a"), await start("b")
@@ -324,7 +359,7 @@ async def test_peer_that_breaks_the_contract_is_dialled_again(start: Any) -> Non
     view.ring_hash = "other"
 
     class Broken(peer_pb2_grpc.PeerServiceServicer):
-        async def Link(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        async def Link(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
             nonlocal calls
             calls += 1
             hello = peer_pb2.PeerHello(member=member_to_wire(Member("z", "1", "z:1")), cluster="c")

@@ -43,8 +43,7 @@ async def test_session_hides_the_exception(server: Server, sessions: Any, monkey
         batch = common_pb2.Batch(id=1, operation=common_pb2.OPERATION_GET, keys=[b"k"])
         await call.write(session_pb2.ClientFrame(batches=[batch]))
         with pytest.raises(aio.AioRpcError) as failed:
-            while await asyncio.wait_for(call.read(), 10) is not aio.EOF:
-                pass
+            await asyncio.wait_for(call.read(), 10)
     error = failed.value
     assert error.code() is grpc.StatusCode.INTERNAL
     assert CANARY not in repr(error) + str(error.details()) + str(error.debug_error_string())
@@ -103,7 +102,8 @@ async def test_reflection_works_behind_the_interceptor(start_server: Any) -> Non
 
     server = await start_server({"node.reflection": True})
     async with aio.insecure_channel(server.address) as channel:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        opened: Any = channel
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(opened)
         call = stub.ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         answer = await asyncio.wait_for(call.read(), 10)

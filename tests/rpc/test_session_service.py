@@ -111,7 +111,7 @@ async def test_new_view_is_told(server: Server, call: Any) -> None:
 @pytest.mark.parametrize(
     ("batch", "text", "answers"),
     [
-        (common_pb2.Batch(id=9, operation=99, keys=[b"a", b"b"]), "operation", 2),
+        (common_pb2.Batch(id=9, operation=99, keys=[b"a", b"b"]), "operation", 2),  # type: ignore[arg-type]
         (common_pb2.Batch(id=9, operation=GET), "keys: 0", 1),
         (common_pb2.Batch(id=9, operation=GET, keys=[b"k"] * 10_001), "10,001", 10_001),
         (common_pb2.Batch(id=9, operation=SET, keys=[b"a", b"b"], values=[b"1"]), "values: 1 for 2", 2),

@@ -62,6 +62,8 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         self.batches: asyncio.Queue[pb.Batch] = asyncio.Queue()
         self.greets = asyncio.Event()
         self.greets.set()
+        self._reader: asyncio.Task[Any] | None = None
+        self._hung_up = False
         self._context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame] | None = None
 
     async def Session(  # type: ignore[override]  # noqa: N802 - the wire's name; writes through the context
@@ -74,8 +76,16 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         hello = session_pb2.ServerHello(node_id=self.name, incarnation="1", max_frame_bytes=self.max_frame_bytes)
         view = view_message(1, (self.name, self.address)) if self.view is None else self.view
         await self.greets.wait()
-        await self.send(hello=hello, view=view)
-        await self._read(request_iterator, context)
+        await context.write(session_pb2.ServerFrame(hello=hello, view=view))
+        self._reader = asyncio.current_task()
+        try:
+            await self._read(request_iterator, context)
+        except asyncio.CancelledError:
+            if not self._hung_up:
+                raise
+        if self._hung_up:
+            self._hung_up = False
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "as the test says")
 
     async def _read(
         self,
@@ -92,7 +102,8 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "as the script says")
                 self.batches.put_nowait(batch)
             if frame.HasField("heartbeat"):
-                await self.send(heartbeat=pb.Heartbeat(nonce=frame.heartbeat.nonce, answer=True))
+                beat = pb.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
+                await context.write(session_pb2.ServerFrame(heartbeat=beat))
 
     async def next_batch(self) -> pb.Batch:
         """Return the next batch that a client sent."""
@@ -102,10 +113,10 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         """Send a frame to the client that connected last."""
         await self._context.write(session_pb2.ServerFrame(**fields))
 
-    async def hang_up(self) -> None:
+    def hang_up(self) -> None:
         """End the session of the client that connected last."""
-        self._task.cancel()
-        await self._context.abort(grpc.StatusCode.UNAVAILABLE, "as the test says")
+        self._hung_up = True
+        self._reader.cancel()
 
     async def reply(self, batch: pb.Batch, **columns: Any) -> None:
         """Answer some or all keys of a batch."""
