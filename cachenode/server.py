@@ -43,7 +43,7 @@ from cachenode.node.placement import Placement
 from cachenode.node.service import Node
 from cachenode.rpc.admin import AdminService
 from cachenode.rpc.cache import CacheService
-from cachenode.rpc.interceptors import ErrorInterceptor
+from cachenode.rpc.guard import GuardedServer
 from cachenode.rpc.peer import PeerService
 from cachenode.rpc.session import SessionLimits, SessionService
 from cachenode_api.transport import tune_grpc
@@ -87,7 +87,7 @@ class Server:
         """
         config = self.config
         self._started_at = time.monotonic()
-        self._grpc = aio.server(interceptors=[ErrorInterceptor()], options=_options(config))
+        self._grpc = aio.server(options=_options(config))
         self.address = _bind(self._grpc, config.node.listen, config.node.advertise)
         self._http = HttpServer(
             config.node.http_listen,
@@ -162,7 +162,8 @@ class Server:
         self._loops = Loops(self._node, self._sessions.reap)
 
     def _add_services(self) -> None:
-        server, node = self._grpc, self._node
+        server: Any = GuardedServer(self._grpc)  # has what the generated functions use of a server
+        node = self._node
         session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         cache_pb2_grpc.add_CacheServiceServicer_to_server(
             CacheService(node, max_batch_keys=self.config.limits.max_batch_keys), server
@@ -175,7 +176,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._placement.listeners.append(lambda _former, _view: self._report_health())
         if self.config.node.reflection:
-            _add_reflection(server)
+            _add_reflection(self._grpc)
 
     def _report_health(self) -> None:
         if self.ready:

@@ -33,6 +33,7 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
     def __init__(self, node: Node, *, max_batch_keys: int) -> None:
         self._node = node
         self._max_batch_keys = max_batch_keys
+        self._last_header = common_pb2.ResponseHeader()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
         """Read one value."""
@@ -98,8 +99,10 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         return pb.TouchResponse(header=self._header(), found=result.versions[0] != 0)
 
     def _header(self) -> common_pb2.ResponseHeader:
-        placement = self._node.placement
-        return common_pb2.ResponseHeader(node_id=placement.me.id, view_epoch=placement.epoch)
+        epoch = self._node.placement.epoch
+        if self._last_header.view_epoch != epoch or not self._last_header.node_id:
+            self._last_header = common_pb2.ResponseHeader(node_id=self._node.placement.me.id, view_epoch=epoch)
+        return self._last_header
 
     async def _one(self, batch: Batch, context: Context) -> BatchResult:
         """Execute a batch of one key; its failure is the call's."""

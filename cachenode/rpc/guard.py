@@ -1,18 +1,19 @@
-"""The outermost interceptor: no exception text leaves the node.
+"""The border: no exception text leaves the node.
 
 grpc.aio sends the text of an exception that a handler raises to the client (``Unexpected <class 'ValueError'>: …``),
-whatever secret it holds. Here such an exception becomes INTERNAL with a request id, and its text goes to the log
-under the same id.
+whatever secret it holds. Here such an exception becomes INTERNAL with a request id, and its text goes to the log under
+the same id.
 
-Handlers are wrapped once per method and remembered, so that a call pays one dictionary look-up.
+Handlers are wrapped where they are registered, which is as far out as an interceptor and costs a call nothing:
+grpc.aio runs interceptors as coroutines for each call anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import structlog
@@ -21,35 +22,52 @@ from grpc import aio
 from cachenode.rpc.status import REASON_KEY
 from cachenode_api.reasons import Reason
 
-__all__ = ["ErrorInterceptor"]
+__all__ = ["GuardedServer"]
 
 _log = structlog.get_logger(__name__)
 
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
 
-class ErrorInterceptor(aio.ServerInterceptor):
-    """Maps what handlers raise to a status without its text."""
 
-    def __init__(self) -> None:
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
+class GuardedServer:
+    """Takes the place of a server in ``add_…Servicer_to_server``: registers each handler wrapped.
 
-    async def intercept_service(  # type: ignore[override]  # noqa: D102 - inherited; handlers of any types
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    Args:
+        server: Gets the handlers.
+    """
+
+    def __init__(self, server: aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]) -> None:
+        """Register the handlers of a service."""
+        self._server.add_generic_rpc_handlers([_Guarded(handler) for handler in handlers])
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Nothing: grpc.aio serves the same methods from the generic handlers."""
+
+
+class _Guarded(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not subscriptable when it runs
+    """The handlers of one service, each wrapped once, at its first call."""
+
+    def __init__(self, inner: grpc.GenericRpcHandler[Any, Any]) -> None:
+        self._inner = inner
+        self._wrapped: dict[str, Handler] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return the wrapped handler of a method, None if the service does not have it."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
-            handler: grpc.RpcMethodHandler[Any, Any] | None = await continuation(handler_call_details)
-            if (
-                handler is None
-            ):  # an unknown method: answered by gRPC, and not remembered, since strangers choose its name
-                return handler  # type: ignore[return-value]
+            handler = self._inner.service(handler_call_details)
+            if handler is None:  # not remembered: strangers choose the names of methods that do not exist
+                return None
             wrapped = self._wrapped[method] = _wrap(handler)
         return wrapped
 
 
-def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(handler: Handler) -> Handler:
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
             _guarded(handler.unary_unary), handler.request_deserializer, handler.response_serializer

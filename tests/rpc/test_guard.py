@@ -8,7 +8,7 @@ import pytest
 from grpc import aio
 from structlog.testing import capture_logs
 
-from cachenode.rpc.interceptors import ErrorInterceptor
+from cachenode.rpc.guard import _Guarded
 from cachenode.rpc.status import REASON_KEY
 from cachenode.server import Server
 from cachenode_api.v1 import cache_pb2, common_pb2, session_pb2
@@ -68,35 +68,34 @@ async def test_unknown_method_is_unimplemented(channel: aio.Channel) -> None:
     assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_handlers_are_wrapped_once() -> None:
+def test_handlers_are_wrapped_once() -> None:
     """The wrapped handler of a method is made at its first call; unknown methods are not remembered."""
 
     async def behaviour(request: object, context: object) -> object:
         return request
 
-    handlers: dict[str, Any] = {"/s/m": grpc.unary_unary_rpc_method_handler(behaviour)}
+    inner: Any = grpc.unary_unary_rpc_method_handler(behaviour)
     asked: list[str] = []
+
+    class Service:
+        def service(self, details: Any) -> Any:
+            asked.append(details.method)
+            return inner if details.method == "/s/m" else None
 
     class Details:
         def __init__(self, method: str) -> None:
             self.method = method
 
-    async def continuation(details: Any) -> Any:
-        asked.append(details.method)
-        return handlers.get(details.method)
-
-    interceptor = ErrorInterceptor()
-    found = [await interceptor.intercept_service(continuation, Details("/s/m")) for _ in range(2)]  # type: ignore[arg-type]
+    guarded: Any = _Guarded(Service())  # type: ignore[arg-type]
+    found = [guarded.service(Details("/s/m")) for _ in range(2)]
     assert found[0] is found[1]
-    assert found[0] is not handlers["/s/m"]
-    for _ in range(2):
-        absent: Any = await interceptor.intercept_service(continuation, Details("/s/other"))  # type: ignore[arg-type]
-        assert absent is None
+    assert found[0] is not inner
+    assert [guarded.service(Details("/s/other")) for _ in range(2)] == [None, None]
     assert asked == ["/s/m", "/s/other", "/s/other"]
-    assert list(interceptor._wrapped) == ["/s/m"]
+    assert list(guarded._wrapped) == ["/s/m"]
 
 
-async def test_reflection_works_behind_the_interceptor(start_server: Any) -> None:
+async def test_reflection_works_behind_the_guard(start_server: Any) -> None:
     """With reflection on, tools can list the services; peers' own service is not among them."""
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
