@@ -40,7 +40,7 @@ class GuardedServer:
     def __init__(self, server: aio.Server) -> None:
         self._server = server
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]) -> None:
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Register the handlers of a service."""
         self._server.add_generic_rpc_handlers([_Guarded(handler) for handler in handlers])
 
@@ -48,10 +48,10 @@ class GuardedServer:
         """Nothing: grpc.aio serves the same methods from the generic handlers."""
 
 
-class _Guarded(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not subscriptable when it runs
+class _Guarded(grpc.GenericRpcHandler):
     """The handlers of one service, each wrapped once, at its first call."""
 
-    def __init__(self, inner: grpc.GenericRpcHandler[Any, Any]) -> None:
+    def __init__(self, inner: grpc.GenericRpcHandler) -> None:
         self._inner = inner
         self._wrapped: dict[str, Handler] = {}
 

@@ -23,6 +23,9 @@ SET = pb.OPERATION_SET
 DELETE = pb.OPERATION_DELETE
 TOUCH = pb.OPERATION_TOUCH
 
+KEY_OVERHEAD = 24
+"""Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
+
 Group = tuple[int, str, float, bool]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted."""
 
@@ -57,6 +60,11 @@ class PendingBatch:
         self.sent = False
         self.deadline = 0.0
 
+    def measure(self) -> int:
+        """Return about how many bytes the batch takes in a frame, rather more than less."""
+        size = sum(map(len, self.keys)) + KEY_OVERHEAD * len(self.keys)
+        return size + sum(map(len, self.values)) if self.values else size
+
     def to_wire(self) -> pb.Batch:
         """Return the message, and take note that the batch is sent."""
         self.sent = True
@@ -74,7 +82,11 @@ class PendingBatch:
         )
 
     def take(self, reply: pb.Reply) -> bool:
-        """Hand a reply to whom it concerns. Return True if the batch is complete."""
+        """Hand a reply to whom it concerns. Return True if the batch is complete.
+
+        Raises:
+            ValueError: The reply does not fit the batch (also IndexError).
+        """
         raise NotImplementedError
 
     def fail(self, make_error: type[CacheError] | Any) -> None:
@@ -97,7 +109,7 @@ class EachBatch(PendingBatch):
 
     def take(self, reply: pb.Reply) -> bool:
         """Hand each answered key's result to its waiter."""
-        results: Sequence[Any] = reply.records or reply.versions
+        results: Sequence[Any] = reply.records if self.group[0] == GET else reply.versions
         if self.group[3]:
             layers, now_s = reply.layers, reply.now_s
             results = [(record, layers[at] if layers else 1, now_s) for at, record in enumerate(results)]
@@ -107,6 +119,8 @@ class EachBatch(PendingBatch):
         if reply.reasons:
             _deliver_some(waiters, results, reply)
         else:
+            if len(results) != len(waiters):
+                raise ValueError
             for waiter, result in zip(waiters, results, strict=True):
                 if not waiter.done():
                     waiter.set_result(result)
@@ -152,8 +166,10 @@ class ManyBatch(PendingBatch):
 
     def take(self, reply: pb.Reply) -> bool:
         """Collect the answered keys; hand all over when the last has come."""
-        results: Sequence[Any] = reply.records or reply.versions
+        results: Sequence[Any] = reply.records if self.group[0] == GET else reply.versions
         if not reply.indices and not reply.reasons:
+            if len(results) != len(self.keys):
+                raise ValueError
             whole = ManyResult(0)
             whole.results = list(results)
             self._finish(whole)

@@ -76,13 +76,14 @@ class CacheClient(ClientCore):
         try:
             if engine is None or engine.loop is not _running_loop():
                 engine = self._started()
+            began = engine.loop.time()
             future = engine.try_read(group, raw)
             if future is None:
                 return self._found(await engine.persist(group, raw), default)
             try:
                 record = await future
             except CacheError as error:
-                record = await engine.again(error, group, raw)
+                record = await engine.again(error, began, group, raw)
             if record.startswith(PLAIN, FLAGS_AT):  # bytes, as they are
                 self._stats.hits += 1
                 return record[HEADER_BYTES:]
@@ -284,13 +285,14 @@ class CacheClient(ClientCore):
         engine = self._engine
         if engine is None or engine.loop is not _running_loop():
             engine = self._started()
+        began = engine.loop.time()
         future: asyncio.Future[Any] = engine.loop.create_future()
         if not engine.try_submit(group, raw, future, encoded, ttl_ms):
             return await engine.persist(group, raw, encoded, ttl_ms)
         try:
             return await future
         except CacheError as error:
-            return await engine.again(error, group, raw, encoded, ttl_ms)
+            return await engine.again(error, began, group, raw, encoded, ttl_ms)
 
     def _started(self) -> Engine:
         """Return the engine, starting it with the first call.

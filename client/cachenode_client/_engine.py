@@ -11,8 +11,9 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_client._backoff import RetryBudget, Schedule
-from cachenode_client._batches import SET, Group, ManyBatch, ManyResult, Waiter
+from cachenode_client._batches import KEY_OVERHEAD, SET, Group, ManyBatch, ManyResult, Waiter
 from cachenode_client._router import Router
 from cachenode_client.errors import (
     CacheError,
@@ -36,6 +37,8 @@ Encoded = tuple[bytes, int]
 _RETRIES = Schedule(first_s=0.02, max_s=0.25, retries=5)
 _PORTION_BYTES = 1 << 20
 _PORTION_KEYS = 4_096
+_TIMEOUT_DIGITS = 2
+"""Calls whose remaining time is equal to so many digits may share a batch: after a reconnect hundreds come at once."""
 
 
 class Engine:
@@ -95,7 +98,14 @@ class Engine:
         return True
 
     async def persist(
-        self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0, *, retry: int = -1
+        self,
+        group: Group,
+        raw: bytes,
+        encoded: Encoded | None = None,
+        ttl_ms: int = 0,
+        *,
+        retry: int = -1,
+        deadline: float | None = None,
     ) -> Any:
         """Send one key, again if that is safe and promises something, until the call's time is over.
 
@@ -105,17 +115,19 @@ class Engine:
             encoded: The value of a set.
             ttl_ms: The life of a set or touch.
             retry: How many tries have failed already, less one.
+            deadline: When the call's time is over, on the loop's clock; None if it begins now.
         """
-        deadline = self.loop.time() + group[2]
+        if deadline is None:
+            deadline = self.loop.time() + group[2]
         self._budget.record_call()
+        if retry >= 0:
+            await self._back_off(retry, deadline)
         while True:
-            if retry >= 0:
-                await self._back_off(retry, deadline)
             left = deadline - self.loop.time()
             if left <= 0:
                 raise CacheTimeout
             future: asyncio.Future[Any] = self.loop.create_future()
-            timed = group if retry < 0 else (group[0], group[1], left, group[3])
+            timed = (group[0], group[1], max(0.01, round(left, _TIMEOUT_DIGITS)), group[3])
             if not self.try_submit(timed, raw, future, encoded, ttl_ms):
                 await self.router.wait_route(raw, left)
                 continue
@@ -125,14 +137,25 @@ class Engine:
                 if not may_retry(group[0], error) or self._closed or not self._worth_it(retry + 1, deadline):
                     raise
                 retry += 1
+                await self._back_off(retry, deadline)
 
     async def again(
-        self, error: CacheError, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0
+        self,
+        error: CacheError,
+        began: float,
+        group: Group,
+        raw: bytes,
+        encoded: Encoded | None = None,
+        ttl_ms: int = 0,
     ) -> Any:
-        """Go on after the first try of a key has failed with `error`; raise it if trying again is not safe."""
-        if not may_retry(group[0], error):
+        """Go on after the first try of a key has failed with `error`; raise it if trying again is not safe.
+
+        The call's time counts from `began`, on the loop's clock: retries do not prolong it.
+        """
+        deadline = began + group[2]
+        if not may_retry(group[0], error) or self.loop.time() + _RETRIES.first_s >= deadline:
             raise error
-        return await self.persist(group, raw, encoded, ttl_ms, retry=0)
+        return await self.persist(group, raw, encoded, ttl_ms, retry=0, deadline=deadline)
 
     def _worth_it(self, retry: int, deadline: float) -> bool:
         if retry >= (_RETRIES.retries or 0) or self.loop.time() + _RETRIES.first_s >= deadline:
@@ -158,11 +181,13 @@ class Engine:
         errors: dict[int, CacheError] = {}
         if not raws:
             return results, errors
+        deadline = self.loop.time() + group[2]
         try:
-            shares = await self._shares(raws, group[2])
+            shares = await self._shares(raws, deadline)
         except CacheError as error:
             return results, dict.fromkeys(range(len(raws)), error)
-        sent = self._send_shares(shares, group, raws, encoded, ttl_ms)
+        left = max(0.01, round(deadline - self.loop.time(), _TIMEOUT_DIGITS))
+        sent = self._send_shares(shares, (group[0], group[1], left, group[3]), raws, encoded, ttl_ms)
         for part, done in sent:
             result = await done
             if len(sent) == 1:
@@ -172,7 +197,7 @@ class Engine:
                     results[index] = result.results[at]
             errors.update({part[at]: failure for at, failure in result.errors.items()})
         if errors:
-            await self._mend(group, raws, encoded, ttl_ms, results, errors)
+            await self._mend(group, raws, encoded, ttl_ms, results, errors, deadline=deadline)
         return results, errors
 
     def _send_shares(
@@ -191,17 +216,17 @@ class Engine:
         return [
             (part, self._send_many(session, group, raws, part, encoded, ttl_ms))
             for session, indices in shares.items()
-            for part in parts(indices, encoded)
+            for part in parts(indices, raws, encoded, most_bytes=min(_PORTION_BYTES, session.max_value_bytes))
         ]
 
-    async def _shares(self, raws: list[bytes], timeout_s: float) -> dict[Session, list[int]]:
+    async def _shares(self, raws: list[bytes], deadline: float) -> dict[Session, list[int]]:
         router = self.router
         only = router.only
         if only is not None:
             return {only: list(range(len(raws)))}
         shares: dict[Session, list[int]] = {}
         for index, raw in enumerate(raws):
-            session = router.route(raw) or await router.wait_route(raw, timeout_s)
+            session = router.route(raw) or await router.wait_route(raw, deadline - self.loop.time())
             share = shares.get(session)
             if share is None:
                 share = shares[session] = []
@@ -238,13 +263,15 @@ class Engine:
         ttl_ms: int,
         results: list[Any],
         errors: dict[int, CacheError],
+        *,
+        deadline: float,
     ) -> None:
         """Try again the keys of a batch that may be tried again."""
 
         async def again(index: int) -> None:
             value = encoded[index] if encoded is not None else None
             try:
-                results[index] = await self.persist(group, raws[index], value, ttl_ms, retry=0)
+                results[index] = await self.persist(group, raws[index], value, ttl_ms, retry=0, deadline=deadline)
                 del errors[index]
             except CacheError as error:
                 errors[index] = error
@@ -264,17 +291,20 @@ def may_retry(operation: int, error: CacheError) -> bool:
     return lost and operation != SET and not isinstance(error, Overloaded)
 
 
-def parts(indices: list[int], encoded: list[Encoded] | None) -> list[list[int]]:
-    """Return the indices in portions that fit in a frame each."""
-    if encoded is None and len(indices) <= _PORTION_KEYS:
+def parts(indices: list[int], raws: list[bytes], encoded: list[Encoded] | None, *, most_bytes: int) -> list[list[int]]:
+    """Return the indices in portions that fit in a frame each; keys count as much as values."""
+    if encoded is None and len(indices) <= min(_PORTION_KEYS, most_bytes // (MAX_KEY_BYTES + KEY_OVERHEAD)):
         return [indices]
     portions: list[list[int]] = [[]]
     size = 0
     for index in indices:
-        size += len(encoded[index][0]) if encoded is not None else 0
-        if portions[-1] and (size > _PORTION_BYTES or len(portions[-1]) >= _PORTION_KEYS):
+        more = len(raws[index]) + KEY_OVERHEAD
+        if encoded is not None:
+            more += len(encoded[index][0])
+        size += more
+        if portions[-1] and (size > most_bytes or len(portions[-1]) >= _PORTION_KEYS):
             portions.append([])
-            size = 0
+            size = more
         portions[-1].append(index)
     return portions
 

@@ -228,9 +228,13 @@ class Router:
     def _ready_elsewhere(self) -> bool:
         """Return True if a member of the present view is connected, so that an older epoch elsewhere is only late.
 
-        If none is, this may be another life of the cluster, whose epochs began anew.
+        If none is, this may be another life of the cluster, whose epochs began anew: its nodes may have the same ids,
+        but not the same incarnations.
         """
-        return self.view is not None and any(member.id in self._ready for member in self.view.members)
+        return self.view is not None and any(
+            member.id in self._ready and self._ready[member.id].incarnation == member.incarnation
+            for member in self.view.members
+        )
 
     def _adjust(self, view: View) -> None:
         """Hold a session to each member, and to no others."""

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc import aio
 
+from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.transport import tune_grpc
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
-from cachenode_client._batches import EachBatch, Group, ManyBatch, PendingBatch, Waiter, malformed
+from cachenode_client._batches import KEY_OVERHEAD, EachBatch, Group, ManyBatch, PendingBatch, Waiter, malformed
 from cachenode_client.errors import CacheTimeout, CacheUnavailable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ tune_grpc()
 
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
-_BATCH_KEYS = 1_024
+_BATCH_KEYS = 1_000
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
@@ -80,6 +81,9 @@ class Session:
         self.ready = False
         self.max_value_bytes = _DEFAULT_FRAME_LIMIT - _FRAME_OVERHEAD
         self.frames_sent = 0
+        self._batch_keys = _BATCH_KEYS
+        self._batch_bytes = _BATCH_BYTES
+        self._frame_bytes = _FRAME_BYTES
         self._on_frame = on_frame
         self._on_reply = on_reply
         self._on_end = on_end
@@ -109,27 +113,27 @@ class Session:
         keys = batch.keys
         keys.append(key)
         batch.waiters.append(waiter)
-        if len(keys) >= _BATCH_KEYS:
+        if len(keys) >= self._batch_keys:
             del self._open[group]
 
     def submit(
         self, group: Group, key: bytes, waiter: Waiter, *, value: bytes | None = None, flags: int = 0, ttl_ms: int = 0
     ) -> None:
         """Let one key join the open batch of its group. The waiter gets the result, a failure, or a timeout."""
+        size = len(key) + KEY_OVERHEAD if value is None else len(key) + len(value) + KEY_OVERHEAD
         batch = self._open.get(group)
-        if batch is None:
+        if batch is None or batch.size + size > self._batch_bytes:
             batch = self._open[group] = EachBatch(group)
             self._enqueue(batch)
         batch.keys.append(key)
         batch.waiters.append(waiter)
-        batch.size += len(key)
+        batch.size += size
         if value is not None:
             batch.values.append(value)
             batch.flags.append(flags)
-            batch.size += len(value)
         if ttl_ms or batch.ttls_ms:
             self._add_ttl(batch, ttl_ms)
-        if batch.size > _BATCH_BYTES or len(batch.keys) >= _BATCH_KEYS:
+        if len(batch.keys) >= self._batch_keys:
             del self._open[group]
 
     def _add_ttl(self, batch: PendingBatch, ttl_ms: int) -> None:
@@ -245,9 +249,10 @@ class Session:
         batches, size, queue = [], 0, self._queue
         taken = 0
         for batch in queue:
-            if size and size + batch.size > _FRAME_BYTES:
+            more = batch.measure()
+            if size and size + more > self._frame_bytes:
                 break
-            size += batch.size
+            size += more
             taken += 1
             if self._open.get(batch.group) is batch:
                 del self._open[batch.group]
@@ -287,6 +292,9 @@ class Session:
         self.node_id = hello.node_id
         self.incarnation = hello.incarnation
         self.max_value_bytes = max(1, (hello.max_frame_bytes or _DEFAULT_FRAME_LIMIT) - _FRAME_OVERHEAD)
+        self._batch_bytes = min(_BATCH_BYTES, self.max_value_bytes)
+        self._batch_keys = max(1, min(_BATCH_KEYS, self._batch_bytes // (MAX_KEY_BYTES + KEY_OVERHEAD)))
+        self._frame_bytes = min(_FRAME_BYTES, self.max_value_bytes)
         self.ready = True
 
     async def _watch(self) -> None:

@@ -249,7 +249,7 @@ class CacheClient(ClientCore):
         engine = self._engine
         if engine is None:
             engine = self._started()
-        waiter = _LockWaiter()
+        waiter, began = _LockWaiter(), engine.loop.time()
         self._inbox.append((waiter, group, raw, encoded, ttl_ms))
         if not self._roused:
             session = engine.router.route(raw)
@@ -259,7 +259,7 @@ class CacheClient(ClientCore):
         try:
             return waiter.wait(group[2] + _GRACE_S)
         except CacheError as error:
-            return self._run(engine.again(error, group, raw, encoded, ttl_ms), group[2])
+            return self._run(engine.again(error, began, group, raw, encoded, ttl_ms), group[2])
 
     def _replied(self) -> None:
         if self._inbox and self._engine is not None:

@@ -1,5 +1,6 @@
-"""A node whose every answer the test writes: real gRPC, no cache behind it, for schedules that a real node cannot be
-brought to.
+"""A node whose every answer the test writes.
+
+Real gRPC with no cache behind it, for schedules that a real node cannot be brought to.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
     Attributes:
         address: Where it listens.
         view: Sent with the greeting; its own alone unless the test changes it.
+        max_frame_bytes: Told to the clients.
+        beats: Cleared, it answers no heartbeats.
         drops: So many of the next batches end their session instead of being handed to the test.
         dropped: The batches that did.
         sessions: Sessions opened so far.
@@ -55,6 +58,7 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         self.address = ""
         self.view: pb.View | None = None
         self.max_frame_bytes = 4 << 20
+        self.beats = True
         self.drops = 0
         self.dropped: list[pb.Batch] = []
         self.sessions = 0
@@ -62,6 +66,8 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         self.batches: asyncio.Queue[pb.Batch] = asyncio.Queue()
         self.greets = asyncio.Event()
         self.greets.set()
+        self._taken: list[pb.Batch] = []  # keeps them alive, since they are known by identity
+        self._origins: dict[int, aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame]] = {}
         self._reader: asyncio.Task[Any] | None = None
         self._hung_up = False
         self._context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame] | None = None
@@ -100,8 +106,10 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
                     self.drops -= 1
                     self.dropped.append(batch)
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "as the script says")
+                self._taken.append(batch)
+                self._origins[id(batch)] = context
                 self.batches.put_nowait(batch)
-            if frame.HasField("heartbeat"):
+            if frame.HasField("heartbeat") and self.beats:
                 beat = pb.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
                 await context.write(session_pb2.ServerFrame(heartbeat=beat))
 
@@ -120,7 +128,7 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
 
     async def reply(self, batch: pb.Batch, **columns: Any) -> None:
         """Answer some or all keys of a batch."""
-        await self.send(replies=[pb.Reply(id=batch.id, **columns)])
+        await self._origins[id(batch)].write(session_pb2.ServerFrame(replies=[pb.Reply(id=batch.id, **columns)]))
 
     async def answer(self, values: Sequence[bytes]) -> pb.Batch:
         """Answer the next read with these values."""

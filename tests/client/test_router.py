@@ -1,0 +1,217 @@
+"""The cluster as a client sees it: seeds, views, members that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from cachenode.server import Server
+from cachenode_api.ring import Ring
+from cachenode_client import CacheClient, CacheUnavailable
+from cachenode_client._router import Router
+from tests.support.eventually import eventually
+from tests.support.scripted_node import ScriptedNode, record, scripted_node, view_message
+from tests.support.server import free_port, running_server
+
+
+def router_of(client: CacheClient) -> Router:
+    """Return the router of a client that has connected."""
+    return client._engine.router
+
+
+def key_of(client: CacheClient, owner: str) -> bytes:
+    """Return a key that a member owns in the client's view."""
+    ring = Ring(router_of(client).view)
+    return next(key for number in range(10_000) if ring.owner(key := b"k%d" % number) == owner)
+
+
+# Seeds.
+
+
+async def test_first_seed_is_dead(server: Server) -> None:
+    """A seed where nobody listens costs a moment, wherever it stands in the list."""
+    seeds = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()},{server.address}"
+    async with CacheClient(seeds, timeout_s=10) as client:
+        assert await client.set("k", 1)
+        assert await client.get("k") == 1
+
+
+async def test_dns_name(server: Server) -> None:
+    """The addresses behind a DNS name are the seeds; those where nobody listens do no harm."""
+    port = server.address.rpartition(":")[2]
+    async with CacheClient(f"dns:///localhost:{port}", timeout_s=10) as client:
+        assert await client.set("k", 1)
+        assert await client.get("k") == 1
+
+
+async def test_dns_name_that_does_not_exist() -> None:
+    """The error says that the name could not be looked up."""
+    async with CacheClient("dns:///no-such-host.invalid:7401", timeout_s=1) as client:
+        with pytest.raises(CacheUnavailable, match="No node can be reached"):
+            await client.get("k")
+        assert "DNS look-up failed" in router_of(client)._last_error
+
+
+async def test_server_starts_after_the_client() -> None:
+    """A call waits, within its time, for a node that is not there yet."""
+    port = free_port()
+    async with CacheClient(f"127.0.0.1:{port}", timeout_s=20) as client:
+        call = asyncio.create_task(client.get("k", "absent"))
+        await eventually(lambda: client._engine)
+        await eventually(lambda: router_of(client)._last_error != "no node has answered yet")
+        async with running_server(node__listen=f"127.0.0.1:{port}"):
+            assert await call == "absent"
+
+
+async def test_server_restarts_on_its_port() -> None:
+    """The next life of a cluster, whose epochs begin anew, is taken; what the first one kept is gone."""
+    port = free_port()
+    async with CacheClient(f"127.0.0.1:{port}", timeout_s=20) as client:
+        async with running_server(node__listen=f"127.0.0.1:{port}"):
+            await client.set("k", 1)
+            former = await client.view()
+        await eventually(lambda: not router_of(client).ready_count)
+        async with running_server(node__listen=f"127.0.0.1:{port}"):
+            assert await client.get("k", "gone") == "gone"
+            assert await client.set("k", 2)
+            assert await client.get("k") == 2
+            assert (await client.view()).members != former.members
+
+
+# Real members that come and go.
+
+
+async def test_members_join_and_leave() -> None:
+    """The client holds a session to each member of the newest view, and keys go to their owners."""
+    ports = [free_port(), free_port()]
+    options: dict[str, Any] = {
+        "cluster.discovery": "static",
+        "cluster.seeds": [f"127.0.0.1:{port}" for port in ports],
+        "cluster.bootstrap_wait_s": 0.2,
+        "cluster.lease_s": 1.0,
+        "cluster.heartbeat_s": 0.1,
+    }
+
+    def node(at: int) -> Any:
+        return running_server(**options, node__id=f"node-{at}", node__listen=f"127.0.0.1:{ports[at]}")
+
+    async with node(0) as first, CacheClient(first.address, timeout_s=10) as client:
+        assert await client.set("k", 1)
+        assert router_of(client).only is not None
+        async with node(1) as second:
+            await eventually(lambda: router_of(client).ready_count == 2)
+            assert [member.id for member in (await client.view()).members] == ["node-0", "node-1"]
+            assert router_of(client).only is None
+            for name, owner, other in (("node-0", first, second), ("node-1", second, first)):
+                key = key_of(client, name)
+                forwarded = owner.node.forwarded, other.node.forwarded
+                await client.set(key, name)
+                assert await client.get(key) == name
+                assert (owner.node.forwarded, other.node.forwarded) == forwarded
+            keys = [f"many-{number}" for number in range(200)]
+            assert len(await client.set_many(dict.fromkeys(keys, 1))) == 200
+            assert len(await client.get_many(keys)) == 200
+        await eventually(lambda: len(router_of(client).view.members) == 1)
+        assert await client.set(b"after", 1)
+        assert await client.get(b"after") == 1
+        assert [member.id for member in (await client.view()).members] == ["node-0"]
+        assert router_of(client).only is not None
+
+
+# Views and nodes that a test writes.
+
+
+async def test_view_names_another_node(scripted: ScriptedNode) -> None:
+    """A view with a member more makes the client connect to it and send it the keys that it owns."""
+    async with scripted_node("node-1") as other, CacheClient(scripted.address, timeout_s=10) as client:
+        other.view = view_message(2, (scripted.name, scripted.address), (other.name, other.address))
+        await client.view()
+        await scripted.send(view=other.view)
+        await eventually(lambda: router_of(client).ready_count == 2)
+        for node in (scripted, other):
+            call = asyncio.create_task(client.get(key_of(client, node.name)))
+            await node.answer([node.name.encode()])
+            assert await call == node.name.encode()
+
+
+async def test_older_view_is_ignored(scripted: ScriptedNode) -> None:
+    """A view of a lower epoch than the client's, from a node that is late, changes nothing."""
+    scripted.view = view_message(5, (scripted.name, scripted.address))
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        assert (await client.view()).epoch == 5
+        await scripted.send(view=view_message(4, (scripted.name, scripted.address), ("node-9", "127.0.0.1:1")))
+        await scripted.send(view=view_message(6, (scripted.name, scripted.address)))
+        await eventually(lambda: router_of(client).view.epoch == 6)
+        assert "node-9" not in "".join(router_of(client)._dialers)
+
+
+async def test_view_that_cannot_be_used_is_ignored(scripted: ScriptedNode) -> None:
+    """A view with a ring that this release does not know is left; the former one stays in use."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        unknown = view_message(2, (scripted.name, scripted.address))
+        unknown.ring_hash = "of-the-future"
+        await scripted.send(view=unknown)
+        call = asyncio.create_task(client.get("k"))
+        await scripted.answer([b"v"])
+        assert await call == b"v"
+        assert (await client.view()).epoch == 1
+
+
+async def test_draining_node_gets_no_new_calls(scripted: ScriptedNode) -> None:
+    """A node that leaves answers what it has; new calls go to the others at once."""
+    async with scripted_node("node-1") as other, CacheClient(scripted.address, timeout_s=10) as client:
+        scripted.view = other.view = view_message(1, (scripted.name, scripted.address), (other.name, other.address))
+        await client.view()
+        await eventually(lambda: router_of(client).ready_count == 2)
+        key = key_of(client, scripted.name)
+        before = asyncio.create_task(client.get(key))
+        batch = await scripted.next_batch()
+        await scripted.send(draining=True)
+        await eventually(lambda: router_of(client).ready_count == 1)
+        after = asyncio.create_task(client.get(key))
+        await other.answer([b"after"])
+        await scripted.reply(batch, records=[record(b"before")])
+        assert [await before, await after] == [b"before", b"after"]
+
+
+async def test_owner_out_of_reach_is_replaced(scripted: ScriptedNode) -> None:
+    """While the owner of a key has no session, any other node is asked."""
+    scripted.view = view_message(1, (scripted.name, scripted.address), ("node-1", f"127.0.0.1:{free_port()}"))
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        call = asyncio.create_task(client.get(key_of(client, "node-1")))
+        await scripted.answer([b"v"])
+        assert await call == b"v"
+
+
+async def test_many_keys_go_to_their_owners(scripted: ScriptedNode) -> None:
+    """A call with many keys is a batch per owner, and the results are put together again."""
+    async with scripted_node("node-1") as other, CacheClient(scripted.address, timeout_s=10) as client:
+        scripted.view = other.view = view_message(1, (scripted.name, scripted.address), (other.name, other.address))
+        await client.view()
+        await eventually(lambda: router_of(client).ready_count == 2)
+        mine, theirs = key_of(client, scripted.name), key_of(client, other.name)
+        call = asyncio.create_task(client.get_many([theirs, mine]))
+        assert list((await other.answer([b"theirs"])).keys) == [theirs]
+        assert list((await scripted.answer([b"mine"])).keys) == [mine]
+        assert await call == {theirs: b"theirs", mine: b"mine"}
+
+
+async def test_close_ends_every_session(scripted: ScriptedNode) -> None:
+    """Nothing of a client runs on after it is closed, also while it looks for nodes in vain."""
+    async with scripted_node("node-1") as other:
+        scripted.view = view_message(
+            1, (scripted.name, scripted.address), (other.name, other.address), ("node-2", f"127.0.0.1:{free_port()}")
+        )
+        before = asyncio.all_tasks()
+        client = CacheClient(f"{scripted.address},127.0.0.1:{free_port()}", timeout_s=10)
+        await client.view()
+        began = time.monotonic()
+        await client.aclose()
+        assert time.monotonic() - began < 5
+        mine = {task for task in asyncio.all_tasks() - before if "cachenode_client" in repr(task.get_coro())}
+        assert mine == set()

@@ -1,0 +1,342 @@
+"""Sessions, their batches, and which calls are sent again, with every answer written by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from cachenode_api.v1 import common_pb2 as pb
+from cachenode_api.v1.session_pb2 import ServerHello
+from cachenode_client import (
+    CacheClient,
+    CacheError,
+    CacheTimeout,
+    CacheUnavailable,
+    InvalidKey,
+    ManyFailed,
+    NodeError,
+    Overloaded,
+)
+from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
+from cachenode_client._engine import may_retry, parts
+from cachenode_client._session import Session
+from cachenode_client.errors import from_reason
+from tests.support.eventually import eventually
+from tests.support.scripted_node import ScriptedNode, record
+
+READ: Group = (GET, "default", 5.0, False)
+
+
+def new_session() -> Session:
+    """Return a session that has not been run: its queue is the test's."""
+    return Session(
+        "127.0.0.1:1",
+        client_name="",
+        sdk_version="",
+        on_frame=lambda *_: None,
+        on_end=lambda _: None,
+        on_reply=lambda: None,
+    )
+
+
+def waiter() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+# Replies.
+
+
+async def test_reply_in_several_parts(scripted: ScriptedNode) -> None:
+    """Keys of a batch answered in parts and in another order reach those who asked for them, as they come."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        first, second, third = (asyncio.create_task(client.get(key)) for key in "abc")
+        batch = await scripted.next_batch()
+        await scripted.reply(batch, indices=[2], records=[record(b"3")])
+        assert await third == b"3"
+        assert not first.done()
+        await scripted.reply(batch, indices=[1, 0], records=[record(b"2"), record(b"1")])
+        assert [await first, await second] == [b"1", b"2"]
+
+
+async def test_many_keys_in_several_parts(scripted: ScriptedNode) -> None:
+    """A call with many keys waits for the last part and puts each result in its place."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        call = asyncio.create_task(client.get_many(["a", "b", "c"]))
+        batch = await scripted.next_batch()
+        await scripted.reply(batch, indices=[1], records=[record(b"2")])
+        await scripted.reply(batch, indices=[2, 0], records=[b"", record(b"1")])
+        assert await call == {"a": b"1", "b": b"2"}
+
+
+async def test_late_reply_is_ignored(scripted: ScriptedNode) -> None:
+    """An answer after the call's time is dropped; the session goes on and mixes nothing up."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        with pytest.raises(CacheTimeout):
+            await client.get("late", timeout_s=0.05)
+        late = await scripted.next_batch()
+        await scripted.reply(late, records=[record(b"late")])
+        call = asyncio.create_task(client.get("next"))
+        await scripted.answer([b"next"])
+        assert await call == b"next"
+        assert scripted.sessions == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"records": [record(b"1")]},
+        {"records": [record(b"1")] * 3},
+        {"indices": [7], "records": [record(b"1")]},
+        {"indices": [0, 1], "records": [record(b"1")]},
+        {"records": [record(b"1")] * 2, "reasons": [0]},
+        {"records": [record(b"1")] * 2, "reasons": [11, 11]},
+        {"versions": [1]},
+    ],
+)
+@pytest.mark.parametrize("many", [False, True])
+async def test_malformed_reply_fails_the_batch(scripted: ScriptedNode, columns: Any, many: bool) -> None:
+    """A reply that does not fit its request is a NodeError for whoever has no result yet, and nothing more."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        if many:
+            call = asyncio.gather(client.get_many(["a", "b"]), return_exceptions=True)
+        else:
+            call = asyncio.gather(client.get("a"), client.get("b"), return_exceptions=True)
+        await scripted.reply(await scripted.next_batch(), **columns)
+        results = await call
+        errors = [error for result in results for error in getattr(result, "errors", {0: result}).values()]
+        failed = [error for error in errors if isinstance(error, NodeError)]
+        assert {error.reason for error in failed} == {"malformed_reply"}
+        assert all(result == b"1" for result in errors if not isinstance(result, NodeError))
+        again = asyncio.create_task(client.get("c"))
+        await scripted.answer([b"3"])
+        assert await again == b"3"
+        assert scripted.sessions == 1
+
+
+async def test_reasons_of_the_node_become_errors(scripted: ScriptedNode) -> None:
+    """Keys of one batch fail one by one, each with its reason; the text of the node is kept."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        call = asyncio.gather(*(client.get(key) for key in "abcd"), return_exceptions=True)
+        batch = await scripted.next_batch()
+        await scripted.reply(
+            batch,
+            records=[b"", record(b"2"), b"", b""],
+            reasons=[pb.REASON_INVALID_KEY, 0, pb.REASON_INTERNAL, 999],
+            details=["key: as the node says", "", "", ""],
+        )
+        first, second, third, fourth = await call
+        assert (type(first), str(first)) == (InvalidKey, "key: as the node says")
+        assert second == b"2"
+        assert (type(third), third.reason) == (NodeError, "internal")
+        assert (type(fourth), fourth.reason) == (NodeError, "unknown")
+
+
+async def test_hello_names_the_client(scripted: ScriptedNode) -> None:
+    """The node is told who connects."""
+    async with CacheClient(scripted.address, timeout_s=10, client_name="orders") as client:
+        await client.view()
+        await eventually(lambda: scripted.hellos)
+        assert scripted.hellos[0].client_name == "orders"
+        assert scripted.hellos[0].sdk_version
+
+
+# What travels.
+
+
+async def test_columns_of_a_batch(scripted: ScriptedNode) -> None:
+    """Sets of one turn share a batch: values, flags, and a TTL column that begins where the first TTL is given."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        calls = asyncio.gather(
+            client.set("a", b"1"), client.set("b", "2"), client.set("c", 3, ttl_s=1.5), client.set("d", None)
+        )
+        batch = await scripted.next_batch()
+        assert (batch.operation, batch.namespace, batch.timeout_ms) == (SET, "default", 10_000)
+        assert list(batch.keys) == [b"a", b"b", b"c", b"d"]
+        assert list(batch.values) == [b"1", b"2", b"3", b""]
+        assert list(batch.flags) == [0, 1, 2, 5]
+        assert list(batch.ttls_ms) == [0, 0, 1_500, 0]
+        await scripted.reply(batch, versions=[1, 2, 3, 4])
+        assert await calls == [1, 2, 3, 4]
+
+
+async def test_batches_stay_below_the_nodes_frame() -> None:
+    """Batches and frames are as small as the smallest node asks, whatever is put in them."""
+    session = new_session()
+    session._greeted(ServerHello(node_id="node-0", incarnation="1", max_frame_bytes=64 << 10))
+    for number in range(200):
+        session.join(READ, b"%01000d" % number, waiter())
+        session.submit((SET, "default", 5.0, False), b"k", waiter(), value=b"x" * 20_000)
+    sizes = []
+    while session._queue:
+        sizes.append(session._compose().ByteSize())
+    assert len(sizes) > 60
+    assert max(sizes) <= 64 << 10
+    session._fail_all()
+
+
+def test_portions_count_keys_and_values() -> None:
+    """Many keys are cut by number and by bytes; none is lost, none comes twice, order stays."""
+    raws = [b"k" * 1_000] * 5_000
+    for encoded in (None, [(b"v" * 500, 0)] * 5_000):
+        portions = parts(list(range(5_000)), raws, encoded, most_bytes=1 << 20)
+        assert [index for part in portions for index in part] == list(range(5_000))
+        per_key = 1_000 if encoded is None else 1_500
+        assert max(len(part) * per_key for part in portions) <= 1 << 20
+    short = parts(list(range(10_000)), [b"k"] * 10_000, None, most_bytes=1 << 20)
+    assert [len(part) for part in short] == [4_096, 4_096, 1_808]
+    alone = parts([0, 1, 2], [b"k"] * 3, [(b"x" * 2_000, 0), (b"", 0), (b"x" * 2_000, 0)], most_bytes=1_000)
+    assert alone == [[0], [1], [2]]
+
+
+# The end of a session.
+
+
+async def test_end_tells_sent_from_unsent() -> None:
+    """What was not sent may be sent elsewhere; what was sent is lost, and a write may have happened."""
+    session = new_session()
+    sent, unsent = waiter(), waiter()
+    session.join(READ, b"sent", sent)
+    session._compose()
+    session.join(READ, b"unsent", unsent)
+    assert session.in_flight == 2
+    session._fail_all()
+    assert session.in_flight == 0
+    lost, kept = sent.exception(), unsent.exception()
+    assert (type(lost), lost.reason, lost.retryable) == (CacheUnavailable, "connection_lost", False)
+    assert (type(kept), kept.reason, kept.retryable) == (CacheUnavailable, "not_sent", True)
+
+
+async def test_join_after_the_end_fails_at_once() -> None:
+    """Whoever still holds a session that has ended is told so in the same turn, and may go elsewhere."""
+    session = new_session()
+    session._closing = True
+    late = waiter()
+    session.join(READ, b"k", late)
+    with pytest.raises(CacheUnavailable) as caught:
+        await asyncio.wait_for(late, 1)
+    assert caught.value.reason == "not_sent"
+
+
+async def test_frozen_node_is_noticed(scripted: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that keeps its connection and falls silent loses its session, and what was under way with it."""
+    monkeypatch.setattr("cachenode_client._session.HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("cachenode_client._session.SILENCE_S", 0.2)
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        scripted.beats = False
+        with pytest.raises(CacheUnavailable) as caught:
+            await client.set("k", 1)
+        assert caught.value.reason == "connection_lost"
+
+
+# What is sent again.
+
+
+RETRIES: list[tuple[CacheError, set[int]]] = [
+    (CacheTimeout(), set()),
+    (InvalidKey(), set()),
+    (NodeError(), set()),
+    (Overloaded(), {GET, SET, DELETE, TOUCH}),
+    (CacheUnavailable(reason="no_node"), {GET, SET, DELETE, TOUCH}),
+    (CacheUnavailable(reason="not_sent"), {GET, SET, DELETE, TOUCH}),
+    (CacheUnavailable(reason="connection_lost", retryable=False), {GET, DELETE, TOUCH}),
+    (from_reason(pb.REASON_NOT_READY), {GET, SET, DELETE, TOUCH}),
+    (from_reason(pb.REASON_NOT_OWNER), {GET, SET, DELETE, TOUCH}),
+    (from_reason(pb.REASON_OWNER_UNREACHABLE), {GET, SET, DELETE, TOUCH}),
+    (from_reason(pb.REASON_UNCERTAIN), {GET, DELETE, TOUCH}),
+    (from_reason(pb.REASON_DEADLINE_EXCEEDED), set()),
+    (from_reason(pb.REASON_UNKNOWN_NAMESPACE), set()),
+    (from_reason(pb.REASON_INTERNAL), set()),
+]
+
+
+@pytest.mark.parametrize(("error", "operations"), RETRIES, ids=[f"{row[0].reason}" for row in RETRIES])
+def test_what_may_be_sent_again(error: CacheError, operations: set[int]) -> None:
+    """A set goes again only if it surely was not done; reads, deletes and touches also if their fate is not known."""
+    assert {operation for operation in (GET, SET, DELETE, TOUCH) if may_retry(operation, error)} == operations
+
+
+Call = Callable[[CacheClient], Coroutine[Any, Any, Any]]
+
+
+@pytest.mark.parametrize(
+    ("call", "columns", "result"),
+    [
+        (lambda c: c.get("k"), {"records": [record(b"v")]}, b"v"),
+        (lambda c: c.contains("k"), {"records": [record(b"v")]}, True),
+        (lambda c: c.get_many(["k"]), {"records": [record(b"v")]}, {"k": b"v"}),
+        (lambda c: c.delete("k"), {"versions": [7]}, True),
+        (lambda c: c.touch("k", ttl_s=5), {"versions": [7]}, True),
+    ],
+)
+async def test_lost_call_is_sent_again(scripted: ScriptedNode, call: Call, columns: Any, result: Any) -> None:
+    """A read, delete or touch whose session is lost is sent again over the next session, unchanged."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        scripted.drops = 1
+        running = asyncio.create_task(call(client))
+        batch = await scripted.next_batch()
+        await scripted.reply(batch, **columns)
+        assert await running == result
+        (first,) = scripted.dropped
+        assert (first.operation, list(first.keys), list(first.ttls_ms)) == (
+            batch.operation,
+            list(batch.keys),
+            list(batch.ttls_ms),
+        )
+        assert client.stats()["retries"] == 1
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_lost_set_is_not_sent_again(scripted: ScriptedNode, many: bool) -> None:
+    """A set whose session is lost raises: it may have happened. The next call goes over a new session."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        scripted.drops = 1
+        with pytest.raises(CacheError) as caught:
+            await (client.set_many({"k": 1}) if many else client.set("k", 1))
+        error = caught.value.errors["k"] if isinstance(caught.value, ManyFailed) else caught.value
+        assert (type(error), error.reason, error.retryable) == (CacheUnavailable, "connection_lost", False)
+        running = asyncio.create_task(client.get("k"))
+        batch = await scripted.answer([b"v"])
+        assert batch.operation == GET
+        assert await running == b"v"
+        assert client.stats()["retries"] == 0
+
+
+async def test_refused_set_is_sent_again(scripted: ScriptedNode) -> None:
+    """A set that the node refused, and so did not do, is sent again with value and TTL."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        running = asyncio.create_task(client.set("k", b"v", ttl_s=5))
+        refused = await scripted.next_batch()
+        await scripted.reply(refused, versions=[0], reasons=[pb.REASON_NOT_READY], details=[""])
+        batch = await scripted.next_batch()
+        assert (list(batch.values), list(batch.ttls_ms)) == ([b"v"], [5_000])
+        await scripted.reply(batch, versions=[9])
+        assert await running == 9
+
+
+async def test_retries_are_bounded(scripted: ScriptedNode) -> None:
+    """A call that fails and fails is tried six times in all, then its last error is raised."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        running = asyncio.create_task(client.get("k"))
+        for _ in range(6):
+            await scripted.reply(
+                await scripted.next_batch(), records=[b""], reasons=[pb.REASON_NOT_READY], details=[""]
+            )
+        with pytest.raises(CacheUnavailable) as caught:
+            await asyncio.wait_for(running, 5)
+        assert caught.value.reason == "not_ready"
+        assert scripted.batches.empty()
+        assert client.stats()["retries"] == 5
