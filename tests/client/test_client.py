@@ -92,7 +92,7 @@ async def test_lookup_tells_all_that_is_known(cache: CacheClient) -> None:
     version = await cache.set("k", "text", ttl_s=100)
     found = await cache.lookup("k")
     assert (found.found, found.value, found.version, found.layer, found.stale) == (True, "text", version, "l1", False)
-    assert 90 < found.ttl_s <= 100
+    assert 90 < (found.ttl_s or 0) <= 100
     assert found.flags == 1
     assert await cache.lookup("absent") == Lookup(found=False)
 
@@ -124,9 +124,9 @@ async def test_ttl_of_each_kind(cache: CacheClient) -> None:
     await cache.set("some", 1, ttl_s=50)
     await cache.set("endless", 1, ttl_s=math.inf)
     await cache.set("usual", 1)
-    assert 40 < await cache.ttl("some") <= 50
+    assert 40 < (await cache.ttl("some") or 0) <= 50
     assert await cache.ttl("endless") == math.inf
-    assert 3_500 < await cache.ttl("usual") <= 3_600
+    assert 3_500 < (await cache.ttl("usual") or 0) <= 3_600
     assert await cache.ttl("absent") is None
     assert (await cache.lookup("endless")).ttl_s is None
 
@@ -135,9 +135,9 @@ async def test_touch_changes_the_life_only(cache: CacheClient) -> None:
     """A touch gives a new life, that of the namespace if it names none, and leaves the value."""
     await cache.set("k", "v", ttl_s=5)
     assert await cache.touch("k", ttl_s=500) is True
-    assert 400 < await cache.ttl("k") <= 500
+    assert 400 < (await cache.ttl("k") or 0) <= 500
     assert await cache.touch("k") is True
-    assert await cache.ttl("k") > 3_500
+    assert (await cache.ttl("k") or 0) > 3_500
     assert await cache.touch("k", ttl_s=math.inf) is True
     assert await cache.ttl("k") == math.inf
     assert await cache.get("k") == "v"
@@ -146,10 +146,12 @@ async def test_touch_changes_the_life_only(cache: CacheClient) -> None:
 
 async def test_many_keys_keep_their_form(cache: CacheClient) -> None:
     """Results of calls with many keys are under the keys as they were given; absent ones are left out."""
-    versions = await cache.set_many({"a": 1, b"b": [2]}, ttl_s=60)
+    values: dict[Any, Any] = {"a": 1, b"b": [2]}
+    versions = await cache.set_many(values, ttl_s=60)
     assert set(versions) == {"a", b"b"}
-    assert await cache.get_many(key for key in (b"a", "b", "absent", "a")) == {b"a": 1, "b": [2], "a": 1}
-    assert 50 < await cache.ttl("b") <= 60
+    keys: list[Any] = [b"a", "b", "absent", "a"]
+    assert await cache.get_many(iter(keys)) == {b"a": 1, "b": [2], "a": 1}
+    assert 50 < (await cache.ttl("b") or 0) <= 60
     assert await cache.get_many([]) == {}
     assert await cache.set_many({}) == {}
 
@@ -391,11 +393,13 @@ async def test_calls_that_differ_do_not_mix(cache: CacheClient) -> None:
         cache.lookup("k", namespace="a", timeout_s=5),
         cache.touch("k", namespace="a", ttl_s=7),
     )
-    assert results[:2] == ["old", None]
+    assert list(results[:2]) == ["old", None]
     assert results[5:8:2] == [False, True]
     assert results[6].value == "old"
-    lives = [await cache.ttl(key) for key in ("k", "m", "n")]
-    assert [round(life, -1) for life in lives] in ([0, 3600, 50], [10, 3600, 50])
+    lives = [await cache.ttl(key) or 0 for key in ("k", "m", "n")]
+    assert 0 < lives[0] <= 5
+    assert 40 < lives[2] <= 50
+    assert lives[1] > 3_500
 
 
 async def test_many_keys_are_split() -> None:
@@ -581,7 +585,7 @@ async def test_cancelled_caller_leaves_the_others(scripted: ScriptedNode) -> Non
         second.cancel()
         await asyncio.wait([second])
         await scripted.reply(batch, records=[record(b"1"), record(b"2"), record(b"3")])
-        assert await asyncio.gather(first, third) == [b"1", b"3"]
+        assert list(await asyncio.gather(first, third)) == [b"1", b"3"]
         assert second.cancelled()
         again = asyncio.create_task(client.get("d"))
         await scripted.answer([b"4"])
@@ -594,7 +598,8 @@ async def test_cancelled_caller_leaves_the_others(scripted: ScriptedNode) -> Non
 async def test_dead_server_raises() -> None:
     """By default a cluster that cannot be reached is an error that may be retried."""
     async with CacheClient(f"127.0.0.1:{free_port()}", timeout_s=0.2) as client:
-        calls = [client.get("k"), client.lookup("k"), client.contains("k"), client.ttl("k")]
+        calls: list[Coroutine[Any, Any, Any]] = [client.get("k"), client.lookup("k"), client.contains("k")]
+        calls += [client.ttl("k")]
         calls += [client.set("k", 1), client.delete("k"), client.touch("k"), client.view()]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(result) for result in results} == {CacheUnavailable}
@@ -616,7 +621,7 @@ async def test_dead_server_is_a_miss_if_asked() -> None:
             client.delete("k"),
             client.touch("k"),
         )
-        assert results == ["default", Lookup(found=False), False, None, {}, 0, {}, False, False]
+        assert list(results) == ["default", Lookup(found=False), False, None, {}, 0, {}, False, False]
         assert client.stats()["errors"] == 9
 
 
@@ -628,4 +633,4 @@ async def test_records_are_not_mistaken_for_absent(scripted: ScriptedNode) -> No
         batch = await scripted.next_batch()
         assert len(record(b"")) == HEADER_BYTES
         await scripted.reply(batch, records=[record(b""), b""])
-        assert await call == [b"", 2]
+        assert list(await call) == [b"", 2]

@@ -24,7 +24,9 @@ def router_of(client: CacheClient) -> Router:
 
 def key_of(client: CacheClient, owner: str) -> bytes:
     """Return a key that a member owns in the client's view."""
-    ring = Ring(router_of(client).view)
+    view = router_of(client).view
+    assert view is not None
+    ring = Ring(view)
     return next(key for number in range(10_000) if ring.owner(key := b"k%d" % number) == owner)
 
 

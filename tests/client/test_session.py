@@ -104,6 +104,7 @@ async def test_malformed_reply_fails_the_batch(scripted: ScriptedNode, columns: 
     """A reply that does not fit its request is a NodeError for whoever has no result yet, and nothing more."""
     async with CacheClient(scripted.address, timeout_s=10) as client:
         await client.view()
+        call: asyncio.Future[Any]
         if many:
             call = asyncio.gather(client.get_many(["a", "b"]), return_exceptions=True)
         else:
@@ -165,7 +166,7 @@ async def test_columns_of_a_batch(scripted: ScriptedNode) -> None:
         assert list(batch.flags) == [0, 1, 2, 5]
         assert list(batch.ttls_ms) == [0, 0, 1_500, 0]
         await scripted.reply(batch, versions=[1, 2, 3, 4])
-        assert await calls == [1, 2, 3, 4]
+        assert list(await calls) == [1, 2, 3, 4]
 
 
 async def test_batches_stay_below_the_nodes_frame() -> None:
