@@ -72,7 +72,7 @@ def print_hit_ratios(console: Console, measured: Sequence[Mapping[str, Any]]) ->
     table.add_column("hit ratio", justify="right")
     table.add_column("ns per operation", justify="right")
     for line in measured:
-        cost = line["ns_per_op"]
+        cost = line.get("ns_per_op")  # the oracle has none
         shown = "-" if cost is None else f"{cost:,.0f}"
         table.add_row(str(line["trace"]), str(line["policy"]), f"{line['hit_ratio']:.4f}", shown)
     console.print(table)
