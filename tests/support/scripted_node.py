@@ -54,6 +54,7 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
     """
 
     def __init__(self, name: str) -> None:
+        self._writing = asyncio.Lock()
         self.name = name
         self.address = ""
         self.view: pb.View | None = None
@@ -82,7 +83,7 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         hello = session_pb2.ServerHello(node_id=self.name, incarnation="1", max_frame_bytes=self.max_frame_bytes)
         view = view_message(1, (self.name, self.address)) if self.view is None else self.view
         await self.greets.wait()
-        await context.write(session_pb2.ServerFrame(hello=hello, view=view))
+        await self._write(context, session_pb2.ServerFrame(hello=hello, view=view))
         self._reader = asyncio.current_task()
         try:
             await self._read(request_iterator, context)
@@ -111,15 +112,19 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
                 self.batches.put_nowait(batch)
             if frame.HasField("heartbeat") and self.beats:
                 beat = pb.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
-                await context.write(session_pb2.ServerFrame(heartbeat=beat))
+                await self._write(context, session_pb2.ServerFrame(heartbeat=beat))
 
     async def next_batch(self) -> pb.Batch:
         """Return the next batch that a client sent."""
         return await asyncio.wait_for(self.batches.get(), _WAIT_S)
 
+    async def _write(self, context: Any, frame: session_pb2.ServerFrame) -> None:
+        async with self._writing:  # gRPC takes one write at a time, and heartbeats are answered meanwhile
+            await context.write(frame)
+
     async def send(self, **fields: Any) -> None:
         """Send a frame to the client that connected last."""
-        await self._context.write(session_pb2.ServerFrame(**fields))
+        await self._write(self._context, session_pb2.ServerFrame(**fields))
 
     def hang_up(self) -> None:
         """End the session of the client that connected last."""
