@@ -133,7 +133,7 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
 
     async def reply(self, batch: pb.Batch, **columns: Any) -> None:
         """Answer some or all keys of a batch."""
-        await self._origins[id(batch)].write(session_pb2.ServerFrame(replies=[pb.Reply(id=batch.id, **columns)]))
+        await self._write(self._origins[id(batch)], session_pb2.ServerFrame(replies=[pb.Reply(id=batch.id, **columns)]))
 
     async def answer(self, values: Sequence[bytes]) -> pb.Batch:
         """Answer the next read with these values."""
