@@ -20,6 +20,7 @@ from typing import IO, Any, Self
 
 from cachenode.adapters.embedded import EmbeddedValkey
 from cachenode.cli.child import Child, ClusterError, LocalNode
+from cachenode.cli.ports import free_ports
 from cachenode.config import redact_url
 
 __all__ = ["ClusterError", "LocalCluster", "LocalNode"]
@@ -257,8 +258,12 @@ class LocalCluster:
         """Return the flags for a node's addresses: a restarted one comes back to where it was."""
         if known is not None:
             return ["--listen", known.address, "--http-listen", known.http]
-        first = self._port + 2 * self._names.index(name) if self._port else 0
-        return ["--listen", f"127.0.0.1:{first}", "--http-listen", f"127.0.0.1:{first + 1 if first else 0}"]
+        if self._port:
+            first = self._port + 2 * self._names.index(name)
+            listen, http = first, first + 1
+        else:
+            listen, http = free_ports(2)
+        return ["--listen", f"127.0.0.1:{listen}", "--http-listen", f"127.0.0.1:{http}"]
 
     def _shared(self) -> list[str]:
         memory = ["--memory", self._memory] if self._memory else []

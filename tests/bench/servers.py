@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import importlib.util
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cachenode.cli.ports import free_ports
 from tests.bench.processes import BenchError, Child, spawn
 
 __all__ = ["Server", "echo", "memcached", "node", "redis_like", "redis_server_path", "valkey_path"]
@@ -45,13 +45,6 @@ def redis_server_path() -> str | None:
     return shutil.which("redis-server")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def _answers(child: Child, port: int) -> bool:
     """Wait until something listens; False if the child ended first (its port may have been taken)."""
     for _ in range(int(_START_S / 0.02)):
@@ -69,7 +62,7 @@ async def _answers(child: Child, port: int) -> bool:
 async def _on_free_port(name: str, command: Sequence[str], *, logs: Path) -> AsyncIterator[Server]:
     """Start a server that must be told its port; "{port}" in the command stands for it."""
     for _ in range(_ATTEMPTS):
-        port = _free_port()
+        [port] = free_ports(1)
         async with spawn(name, [part.replace("{port}", str(port)) for part in command], logs=logs) as child:
             if await _answers(child, port):
                 yield Server(name, f"127.0.0.1:{port}", child.pid)

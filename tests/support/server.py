@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from cachenode.cli.ports import free_ports
 from cachenode.config import load_config
 from cachenode.server import Server
 
@@ -41,7 +41,5 @@ async def running_server(**options: Any) -> AsyncIterator[Server]:
 
 def free_port() -> int:
     """Return a port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    [port] = free_ports(1)
+    return port
