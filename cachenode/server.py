@@ -8,6 +8,10 @@ sessions are told and drained → streams are closed → the listener stops → 
 
 from __future__ import annotations
 
+import cachenode_api.transport  # noqa: F401 - before grpc, which looks at its settings while it is imported
+
+# isort: split
+
 import asyncio
 import json
 import os
@@ -46,7 +50,6 @@ from cachenode.rpc.cache import CacheService
 from cachenode.rpc.guard import GuardedServer
 from cachenode.rpc.peer import PeerService
 from cachenode.rpc.session import SessionLimits, SessionService
-from cachenode_api.transport import tune_grpc
 from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, session_pb2_grpc
 from cachenode_api.view import Member
 
@@ -54,8 +57,6 @@ if TYPE_CHECKING:
     from cachenode.config import NodeConfig
 
 __all__ = ["Server", "run"]
-
-tune_grpc()
 
 _log = structlog.get_logger(__name__)
 

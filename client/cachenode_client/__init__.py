@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, which the next line brings
 from cachenode_client._client import CacheClient
 from cachenode_client._results import Lookup
 from cachenode_client.errors import (

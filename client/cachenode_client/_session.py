@@ -23,7 +23,6 @@ import grpc
 from grpc import aio
 
 from cachenode_api.keys import MAX_KEY_BYTES
-from cachenode_api.transport import tune_grpc
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 from cachenode_client._batches import KEY_OVERHEAD, EachBatch, Group, ManyBatch, PendingBatch, Waiter, malformed
 from cachenode_client.errors import CacheTimeout, CacheUnavailable
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from cachenode_api.v1.session_pb2 import ServerFrame
 
 __all__ = ["Session"]
-
-tune_grpc()
 
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0

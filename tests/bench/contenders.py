@@ -1,4 +1,4 @@
-"""The clients that a user would pick instead, driven the way their manuals say, and the bare grpcio echo.
+"""The clients that a user would pick instead, driven the way their manuals say.
 
 One class per workload. A contender is opened once in a process of its own, and its `run` is called once per round.
 """
@@ -11,13 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import grpc.aio
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
-from tests.bench.echo_server import STREAM_METHOD, UNARY_METHOD, stream_messages, unary_messages
 from tests.bench.load import Measurement, drive_async, drive_threads, drive_timed
 from tests.bench.workload import BATCH, TTL_S, VALUE, key_batches, key_picks, load_batches
 
@@ -246,42 +244,3 @@ class MemcachedGetMany(MemcachedGet):
     def items(self, seed: int) -> Iterator[Any]:
         """Return batches."""
         return key_batches(seed)
-
-
-class EchoUnary(AsyncContender):
-    """A unary call whose bytes nobody encodes or decodes."""
-
-    async def open(self) -> None:
-        """Connect."""
-        self.channel = grpc.aio.insecure_channel(self.settings.address)
-        message, _ = unary_messages()
-        stub: Any = self.channel.unary_unary(UNARY_METHOD)
-        self.call = lambda _item: stub(message)
-        await self.channel.channel_ready()
-
-    async def close(self) -> None:
-        """Disconnect."""
-        await self.channel.close()
-
-
-class EchoStream(AsyncContender):
-    """Messages to and fro on one stream, bytes that nobody encodes or decodes."""
-
-    async def open(self) -> None:
-        """Connect."""
-        self.channel = grpc.aio.insecure_channel(self.settings.address)
-        message, _ = stream_messages()
-        stream: Any = self.channel.stream_stream(STREAM_METHOD)()
-
-        async def exchange(_item: object) -> Any:
-            await stream.write(message)
-            return await stream.read()
-
-        self.stream = stream
-        self.call = exchange
-        await self.channel.channel_ready()
-
-    async def close(self) -> None:
-        """End the stream, then disconnect."""
-        self.stream.cancel()
-        await self.channel.close()

@@ -1,4 +1,4 @@
-"""cachenode under the same workloads: the SDK in both its forms, and the raw unary stub. Near cache off."""
+"""cachenode under the same workloads: the SDK in both its forms. Near cache off."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import grpc.aio
-
-from cachenode_api.v1 import cache_pb2, cache_pb2_grpc
 from cachenode_client import CacheClient
 from cachenode_client.blocking import CacheClient as BlockingCacheClient
 from tests.bench.contenders import AsyncContender, ThreadContender
 from tests.bench.workload import BATCH, TTL_S, VALUE, key_at, key_batches, load_batches
 
-__all__ = ["OursBlockingGet", "OursGet", "OursGetMany", "OursSet", "OursUnary"]
+__all__ = ["OursBlockingGet", "OursGet", "OursGetMany", "OursSet"]
 
 # A loaded machine is not a failure of the cache: a call that takes long shows in the numbers.
 _TIMEOUT_S = 10.0
@@ -107,24 +104,3 @@ class OursBlockingGet(ThreadContender):
     async def close(self) -> None:
         """Disconnect."""
         await asyncio.to_thread(self.client.close)
-
-
-class OursUnary(AsyncContender):
-    """``CacheService.Get`` through the generated stub, with no help from the SDK."""
-
-    async def open(self) -> None:
-        """Connect."""
-        self.channel = grpc.aio.insecure_channel(self.settings.address)
-        get = cache_pb2_grpc.CacheServiceStub(self.channel).Get
-        namespace = self.settings.namespace
-
-        async def read(key: str) -> bool:
-            response = await get(cache_pb2.GetRequest(namespace=namespace, key=key.encode()))
-            return response.entry.found
-
-        self.call = read
-        await self.channel.channel_ready()
-
-    async def close(self) -> None:
-        """Disconnect."""
-        await self.channel.close()

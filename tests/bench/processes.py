@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cachenode_api.transport import GRPC_SETTING
+
 __all__ = ["BenchError", "Child", "spawn", "spawn_worker"]
 
 _PR_SET_PDEATHSIG = 1
@@ -110,9 +112,18 @@ def _log_file(logs: Path, name: str) -> Path:
     return logs / f"{name}.log"
 
 
+def _environ(*, tuned: bool) -> dict[str, str]:
+    name, value = GRPC_SETTING
+    environ = {key: text for key, text in os.environ.items() if key != name}
+    return environ | {name: value} if tuned else environ
+
+
 @contextlib.asynccontextmanager
-async def spawn(name: str, command: Sequence[str], *, logs: Path) -> AsyncIterator[Child]:
-    """Start a child and stop it on leaving. What it writes to stderr goes to a file in `logs`."""
+async def spawn(name: str, command: Sequence[str], *, logs: Path, tuned: bool = False) -> AsyncIterator[Child]:
+    """Start a child and stop it on leaving. What it writes to stderr goes to a file in `logs`.
+
+    Each child has gRPC as it comes, whatever this process imported; `tuned` sets it up as our own processes do.
+    """
     log = _log_file(logs, name)
     path = os.pathsep.join((str(_ROOT), str(_ROOT / "client"), os.environ.get("PYTHONPATH", "")))
     with log.open("wb") as errors:
@@ -121,7 +132,7 @@ async def spawn(name: str, command: Sequence[str], *, logs: Path) -> AsyncIterat
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
-            env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)},
+            env=_environ(tuned=tuned) | {"PYTHONPATH": path.rstrip(os.pathsep)},
             start_new_session=True,
             preexec_fn=_die_with_parent(os.getpid()),
         )
@@ -134,9 +145,10 @@ async def spawn(name: str, command: Sequence[str], *, logs: Path) -> AsyncIterat
 
 @contextlib.asynccontextmanager
 async def spawn_worker(
-    name: str, kind: str, settings: Mapping[str, Any], *, logs: Path, uvloop: bool
+    name: str, kind: str, settings: Mapping[str, Any], *, logs: Path, uvloop: bool, tuned: bool = False
 ) -> AsyncIterator[Child]:
     """Start a contender's process. It says one line when it is connected; the caller reads it."""
     spec = {"kind": kind, "uvloop": uvloop, **settings}
-    async with spawn(name, [sys.executable, "-m", "tests.bench.worker", json.dumps(spec)], logs=logs) as child:
+    command = [sys.executable, "-m", "tests.bench.worker", json.dumps(spec)]
+    async with spawn(name, command, logs=logs, tuned=tuned) as child:
         yield child

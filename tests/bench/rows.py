@@ -16,8 +16,8 @@ class Peer:
 
     Attributes:
         name: For people.
-        contender: Its class in `tests.bench.contenders`.
-        server: The process that it talks to.
+        contender: Its class in `tests.bench.contenders` or `tests.bench.grpc_clients`.
+        server: The process that it talks to; with "_tuned" both have gRPC set up as ours is.
         target: The ratio to reach; None where the comparison is information.
         suffix: Added to the row's name, so that every result has its own.
     """
@@ -81,12 +81,23 @@ ROWS = (
     Row(
         "session_p50",
         "OursGet",
-        (Peer("grpcio stream echo", "EchoStream", "echo", 0.8),),
+        (
+            Peer("grpcio stream echo", "GrpcEchoStream", "echo", 0.8),
+            Peer("grpcio stream echo, tuned", "GrpcEchoStream", "echo_tuned", suffix="_vs_tuned"),
+        ),
         unit="us",
         better="lower",
         options={"callers": 1},
     ),
-    Row("unary_rps", "OursUnary", (Peer("grpcio unary echo", "EchoUnary", "echo", 0.85),), options={"callers": 16}),
+    Row(
+        "unary_rps",
+        "GrpcUnary",
+        (
+            Peer("grpcio unary echo", "GrpcEchoUnary", "echo", 0.85),
+            Peer("grpcio unary echo, tuned", "GrpcEchoUnary", "echo_tuned", suffix="_vs_tuned"),
+        ),
+        options={"callers": 16},
+    ),
     Row(
         "l2_read_c64",
         "OursGet",

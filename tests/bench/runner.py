@@ -116,8 +116,8 @@ async def _servers(group: str, rows: Iterable[Row], plan: Plan) -> AsyncIterator
             # As in production there is an L2; a server of its own, so that the peer's has nothing else to do.
             below = (await enter(servers.redis_like("redis-l2", logs=plan.logs))).address
             fleet["node"] = await enter(servers.node("node", logs=plan.logs, memory="256MiB", l2_address=below))
-        if "echo" in needed:
-            fleet["echo"] = await enter(servers.echo(logs=plan.logs))
+        for name in sorted(needed & {"echo", "echo_tuned"}):
+            fleet[name] = await enter(servers.echo(name, logs=plan.logs, tuned=name == "echo_tuned"))
         if "memcached" in needed:
             fleet["memcached"] = await enter(servers.memcached(logs=plan.logs))
         namespaces = sorted({row.namespace for row in rows})
@@ -148,8 +148,8 @@ async def _run_row(row: Row, fleet: dict[str, Server], plan: Plan) -> list[Resul
             workers: list[Child] = []
             for kind, server in kinds:
                 settings = {"address": fleet[server].address, "namespace": row.namespace, "timed": timed, **row.options}
-                name = f"{row.name}-{kind}"
-                starting = spawn_worker(name, kind, settings, logs=plan.logs, uvloop=plan.uvloop)
+                name, tuned = f"{row.name}-{kind}-{server}", server.endswith("_tuned")
+                starting = spawn_worker(name, kind, settings, logs=plan.logs, uvloop=plan.uvloop, tuned=tuned)
                 workers.append(await stack.enter_async_context(starting))
             for worker in workers:  # they start side by side, and none is measured yet
                 await worker.read(_CONNECT_S)

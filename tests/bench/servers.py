@@ -93,9 +93,9 @@ def memcached(*, logs: Path) -> contextlib.AbstractAsyncContextManager[Server]:
 
 
 @contextlib.asynccontextmanager
-async def _announced(name: str, command: Sequence[str], *, logs: Path) -> AsyncIterator[Server]:
+async def _announced(name: str, command: Sequence[str], *, logs: Path, tuned: bool = False) -> AsyncIterator[Server]:
     """Start a server that prints its address as JSON when it is ready."""
-    async with spawn(name, command, logs=logs) as child:
+    async with spawn(name, command, logs=logs, tuned=tuned) as child:
         ready = await child.read(_START_S)
         draining = asyncio.create_task(child.drain())
         try:
@@ -104,9 +104,9 @@ async def _announced(name: str, command: Sequence[str], *, logs: Path) -> AsyncI
             draining.cancel()
 
 
-def echo(*, logs: Path) -> contextlib.AbstractAsyncContextManager[Server]:
+def echo(name: str, *, logs: Path, tuned: bool) -> contextlib.AbstractAsyncContextManager[Server]:
     """Start the bare grpcio server."""
-    return _announced("echo", [sys.executable, "-m", "tests.bench.echo_server"], logs=logs)
+    return _announced(name, [sys.executable, "-m", "tests.bench.echo_server"], logs=logs, tuned=tuned)
 
 
 def node(

@@ -20,8 +20,11 @@ __all__: list[str] = []
 
 def _make(kind: str, settings: Settings) -> Contender:
     # Each process imports its own side only: a broken SDK must not keep a peer from running.
+    # And grpc is imported by those who use it only, in the order that a program of a user would have.
     if kind.startswith("Ours"):
         from tests.bench import ours as home
+    elif kind.startswith("Grpc"):
+        from tests.bench import grpc_clients as home  # type: ignore[no-redef]
     else:
         from tests.bench import contenders as home  # type: ignore[no-redef]
     contender: Contender = getattr(home, kind)(settings)
