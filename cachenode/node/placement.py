@@ -30,6 +30,8 @@ class Placement:
         """True if no other view was in force between the former and this one."""
         self.alone = False
         """True if this node is the only member, so that it owns every key."""
+        self.ready = False
+        """True if there is a view and this incarnation of the node is in it."""
         self.listeners: list[Callable[[View | None, View], None]] = []
         """Called with the former and the new view, after it is in force."""
 
@@ -37,14 +39,6 @@ class Placement:
     def epoch(self) -> int:
         """Epoch of the view in force, 0 before the first."""
         return self.view.epoch if self.view else 0
-
-    @property
-    def ready(self) -> bool:
-        """True if there is a view and this incarnation of the node is in it."""
-        if self.view is None:
-            return False
-        seen = self.view.by_id.get(self.me.id)
-        return seen is not None and seen.incarnation == self.me.incarnation
 
     def apply(self, view: View, *, follows: bool | None = None) -> bool:
         """Put a view in force if it is newer. Return True if it is.
@@ -59,6 +53,8 @@ class Placement:
         self.follows = view.epoch == self.epoch + 1 if follows is None else follows
         former, self.view, self.ring = self.view, view, Ring(view)
         self.alone = [member.id for member in view.members] == [self.me.id]
+        seen = view.by_id.get(self.me.id)
+        self.ready = seen is not None and seen.incarnation == self.me.incarnation
         for listener in self.listeners:
             listener(former, view)
         return True

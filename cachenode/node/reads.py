@@ -45,6 +45,14 @@ class Reads:
         namespace.l1_hits += len(records) - len(missing)
         return self._begin_missing(batch, namespace, reply, from_peer, records, missing)
 
+    def hit(self, namespace: Namespace, key: bytes, now: float) -> bytes:
+        """Return the record of one key if it is in memory, else nothing; a hit counts as it does in `begin`."""
+        record = namespace.store.get(key, now)
+        if record is None or (self._node.mover.moving and not self._node.mover.kept(key)):
+            return b""
+        namespace.l1_hits += 1
+        return record
+
     def _begin_missing(
         self,
         batch: Batch,

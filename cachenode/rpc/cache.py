@@ -37,19 +37,25 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
         """Read one value."""
-        batch = Batch(Operation.GET, request.namespace or DEFAULT_NAMESPACE, [request.key])
-        result = await self._one(batch, context)
-        return pb.GetResponse(header=self._header(), entry=entry_at(result, 0))
+        namespace, key = request.namespace or DEFAULT_NAMESPACE, request.key
+        record, now_s = self._node.hit(namespace, key)
+        layer: int = common_pb2.LAYER_L1
+        if not record:
+            result = await self._one(Batch(Operation.GET, namespace, [key]), context)
+            record, now_s, layer = result.records[0], result.now_s, layer_at(result, 0)
+        response = pb.GetResponse(header=self._header())
+        fill_entry(response.entry, record, now_s, layer)
+        return response
 
     async def GetMany(self, request: pb.GetManyRequest, context: Context) -> pb.GetManyResponse:  # noqa: N802
         """Read many values."""
         batch = Batch(Operation.GET, request.namespace or DEFAULT_NAMESPACE, list(request.keys))
         result = await self._many(batch, context)
-        results = [
-            pb.GetManyResponse.Result(entry=entry_at(result, at), error=error_at(result, at))
-            for at in range(len(batch.keys))
-        ]
-        return pb.GetManyResponse(header=self._header(), results=results)
+        response = pb.GetManyResponse(header=self._header())
+        for at, record in enumerate(result.records):
+            answer = response.results.add(error=error_at(result, at))
+            fill_entry(answer.entry, record, result.now_s, layer_at(result, at))
+        return response
 
     async def Set(self, request: pb.SetRequest, context: Context) -> pb.SetResponse:  # noqa: N802
         """Store one value."""
@@ -146,21 +152,25 @@ def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchRe
     return whole
 
 
-def entry_at(result: BatchResult, at: int) -> pb.Entry:
-    """Return one record as an entry."""
-    record = result.records[at]
+def layer_at(result: BatchResult, at: int) -> int:
+    """Return the layer that answered for one key."""
+    return result.layers[at] if result.layers else common_pb2.LAYER_L1
+
+
+def fill_entry(entry: pb.Entry, record: bytes, now_s: float, layer: int) -> None:
+    """Write a record, empty if absent, into an entry, field by field: built apart it would be copied."""
+    entry.found = bool(record)
     if not record:
-        return pb.Entry()
+        return
     _, flags, version, deadline = HEADER.unpack_from(record)
-    return pb.Entry(
-        found=True,
-        value=record[HEADER_BYTES:],
-        flags=flags & ~STALE,
-        version=version,
-        ttl_ms=None if deadline == math.inf else max(0, int((deadline - result.now_s) * 1_000)),
-        layer=result.layers[at] if result.layers else common_pb2.LAYER_L1,  # type: ignore[arg-type]
-        stale=bool(flags & STALE),
-    )
+    entry.value = record[HEADER_BYTES:]
+    entry.version = version
+    entry.layer = layer  # type: ignore[assignment]  # an open enum is an int
+    if flags:
+        entry.flags = flags & ~STALE
+        entry.stale = bool(flags & STALE)
+    if deadline != math.inf:
+        entry.ttl_ms = max(0, int((deadline - now_s) * 1_000))
 
 
 def error_at(result: BatchResult, at: int) -> pb.KeyError | None:

@@ -22,6 +22,8 @@ _CORES = 2
 _PLAIN_WIDTH = 120
 _LIMIT_S = 900.0
 _QUICK_LIMIT_S = 180.0
+_ROUNDS = 9
+_QUICK_ROUNDS = 5
 _HIT_RATIO_REQUESTS = 400_000
 _QUICK_HIT_RATIO_REQUESTS = 40_000
 
@@ -30,12 +32,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute: shorter rounds, only what has a target")
     parser.add_argument("--only", default="", metavar="NAME[,NAME]", help=f"one or more of {', '.join(known_names())}")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds per contender (default 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help=f"rounds per contender (default {_ROUNDS}, quick {_QUICK_ROUNDS})"
+    )
     parser.add_argument("--uvloop", action="store_true", help="uvloop in every client process, ours and the peers'")
     options = parser.parse_args(arguments)
     options.names = [name for name in options.only.split(",") if name] or known_names()
     if unknown := sorted(set(options.names) - set(known_names())):
         parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known_names())}")
+    if options.rounds is None:
+        options.rounds = _QUICK_ROUNDS if options.quick else _ROUNDS
     if not 1 <= options.rounds <= 100:
         parser.error("--rounds must be 1 to 100")
     return options
@@ -45,7 +51,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     logs = _FOLDER / "logs"
     if options.quick:
         return Plan(options.rounds, 0.2, 0.2, 100_000, 1, logs, targets_only=True, uvloop=options.uvloop)
-    return Plan(options.rounds, 2.0, 1.5, 500_000, min(options.rounds, 3), logs, uvloop=options.uvloop)
+    return Plan(options.rounds, 1.1, 1.0, 500_000, min(options.rounds, 3), logs, uvloop=options.uvloop)
 
 
 async def _measure(options: argparse.Namespace, console: Console) -> tuple[list[Result], str]:
@@ -60,7 +66,8 @@ async def _measure(options: argparse.Namespace, console: Console) -> tuple[list[
         console.print(report.one_line(result))
 
     plan = _plan(options)
-    limit_s = (_QUICK_LIMIT_S if options.quick else _LIMIT_S) * max(1.0, options.rounds / 5)
+    limit_s, usual = (_QUICK_LIMIT_S, _QUICK_ROUNDS) if options.quick else (_LIMIT_S, _ROUNDS)
+    limit_s *= max(1.0, options.rounds / usual)
     try:
         async with asyncio.timeout(limit_s):
             await run_rows([row for row in ROWS if row.name in options.names], plan, done=done)

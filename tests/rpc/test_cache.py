@@ -7,7 +7,7 @@ import pytest
 from grpc import aio
 
 from cachenode.core.entries import BatchResult, Failure
-from cachenode.rpc.cache import entry_at, joined
+from cachenode.rpc.cache import fill_entry, joined
 from cachenode.rpc.status import REASON_KEY
 from cachenode.server import Server
 from cachenode_api.reasons import Reason
@@ -161,5 +161,6 @@ def test_parts_are_joined_in_the_order_of_the_keys() -> None:
 def test_stale_record_is_marked_and_its_flags_are_the_writers() -> None:
     """The mark of staleness is told as such and not as part of the caller's flags; a life that is over is 0."""
     record = HEADER.pack(1, 5 | STALE, 77, 10.0) + b"v"
-    entry = entry_at(BatchResult(records=[record], now_s=11.0), 0)
+    entry = pb.Entry()
+    fill_entry(entry, record, 11.0, 1)
     assert (entry.stale, entry.flags, entry.ttl_ms, entry.value) == (True, 5, 0, b"v")
