@@ -26,12 +26,13 @@ class Outbox(Generic[Frame]):
         write: Writes a frame to the stream.
     """
 
-    __slots__ = ("_compose", "_write", "_writing")
+    __slots__ = ("_compose", "_write", "writing")
 
     def __init__(self, compose: Callable[[], Frame | None], write: Callable[[Frame], Awaitable[object]]) -> None:
         self._compose = compose
         self._write = write
-        self._writing = False
+        self.writing = False
+        """True while a frame is under way: what is put meanwhile follows without another pump."""
 
     async def pump(self) -> None:
         """Write until nothing is waiting. Returns at once if another caller is at it.
@@ -39,11 +40,11 @@ class Outbox(Generic[Frame]):
         Raises:
             Exception: Whatever the write raises; what was composed for that write is lost with the stream.
         """
-        if self._writing:
+        if self.writing:
             return
-        self._writing = True
+        self.writing = True
         try:
             while (frame := self._compose()) is not None:
                 await self._write(frame)
         finally:
-            self._writing = False
+            self.writing = False

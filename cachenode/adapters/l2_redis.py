@@ -11,7 +11,6 @@ a late write meets a newer version or a tombstone, a late drop removes at most a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,7 @@ class RedisL2:
         write_timeout_s: The same for a write. More than for a read: a reader has other ways to its value, but a write
             that is late must be undone here before L2 is trusted again.
         tombstone_s: How long a drop refuses older writes.
-        in_flight: Round trips that may be under way at once.
+        in_flight: Round trips of reads that may be under way at once, and of writes.
 
     Raises:
         ConfigError: The cluster's name is not valid.
@@ -71,23 +70,24 @@ class RedisL2:
         timeout_s: float = 0.05,
         write_timeout_s: float | None = None,
         tombstone_s: float = 60.0,
-        in_flight: int = 4,
+        in_flight: int = 8,
     ) -> None:
         self._client = client
         self._prefix = f"cn:{check_cluster(cluster)}:"
         self._prefixes: dict[str, bytes] = {}
         self._tombstone_ms = ttl_ms(tombstone_s)
-        slots, script_slots = asyncio.Semaphore(in_flight), asyncio.Semaphore(in_flight)
-        self._reads: TurnBatcher[bytes, L2Entry | None] = TurnBatcher(self._mget, slots, limit_s=timeout_s)
+        self._reads: TurnBatcher[bytes, L2Entry | None] = TurnBatcher(
+            self._mget, in_flight=in_flight, limit_s=timeout_s
+        )
         self._scripts: TurnBatcher[_Command, int] = TurnBatcher(
             self._evaluate,
-            script_slots,
+            in_flight=in_flight,
             limit_s=write_timeout_s or timeout_s,
             wait_limits=_BULK_WAITS,
             max_items=_SCRIPTS_AT_ONCE,
             size=_command_bytes,
         )
-        self._pings: TurnBatcher[None, None] = TurnBatcher(self._pong, slots, limit_s=timeout_s)
+        self._pings: TurnBatcher[None, None] = TurnBatcher(self._pong, in_flight=1, limit_s=timeout_s)
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key, None where there is none."""

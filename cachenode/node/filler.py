@@ -1,8 +1,15 @@
-"""Brings this node's own keys from L2 into memory, under fill tokens."""
+"""Brings this node's own keys from L2 into memory, under fill tokens.
+
+What L2 answers is worked off in portions, so that a batch of thousands of keys holds up nobody, and each is handed
+over before the next is begun: its reader works on the first values while this node still stores the others.
+A token is settled in the turn in which its key is stored, so a write between two portions voids it as one before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import L2Entry, L2Write, Layer
@@ -14,6 +21,9 @@ if TYPE_CHECKING:
     from cachenode.node.service import Node
 
 __all__ = ["fill", "new_record", "store_entry"]
+
+_PORTION = 128
+"""Keys worked off at a time: one to two milliseconds."""
 
 
 def new_record(entry: L2Entry | None, now: float) -> bytes:
@@ -30,29 +40,59 @@ def store_entry(namespace: Namespace, key: bytes, entry: L2Entry | L2Write, now:
     )
 
 
-async def fill(node: Node, namespace: Namespace, keys: Sequence[bytes]) -> tuple[list[bytes], list[Layer]]:
-    """Return the record of each key, from memory if it is there by now, else from L2; keep what may be kept.
+async def fill(
+    node: Node,
+    namespace: Namespace,
+    keys: Sequence[bytes],
+    done: Callable[[int, list[bytes], list[Layer]], None] = lambda _first, _records, _layers: None,
+) -> None:
+    """Find each key in memory if it is there by now, else in L2; keep what may be kept.
 
     Absent keys have an empty record. L2 that is away counts as empty. What was written during the read is answered,
     not what was read.
+
+    Args:
+        node: Its L2 is read.
+        namespace: Of the keys.
+        keys: All owned by this node.
+        done: Called with the position of a portion's first key, its records, and the layer each came from.
     """
     tier = node.l2_for(namespace)
     tokens = namespace.fills.begin(keys)
     entries: list[L2Entry | None] = [None] * len(keys)
+    settled = 0
     try:
         if tier is not None:
-            entries = await tier.read(namespace.policy.name, keys)
-    except L2Unavailable:
-        pass
+            with contextlib.suppress(L2Unavailable):
+                entries = await tier.read(namespace.policy.name, keys)
+        while settled < len(keys):
+            if settled:
+                await asyncio.sleep(0)
+            part = slice(settled, settled + _PORTION)
+            settled = min(part.stop, len(keys))
+            done(part.start, *_keep(node, namespace, keys[part], tokens[part], entries[part]))
     finally:
-        storable = [namespace.fills.settle(key, token) for key, token in zip(keys, tokens, strict=True)]
+        for key, token in zip(keys[settled:], tokens[settled:], strict=True):
+            namespace.fills.settle(key, token)
+
+
+def _keep(
+    node: Node, namespace: Namespace, keys: Sequence[bytes], tokens: Sequence[int], entries: Sequence[L2Entry | None]
+) -> tuple[list[bytes], list[Layer]]:
+    """Return a portion's records and layers, and store what may be stored."""
     now = node.clock.now()
+    get, settle, owns = namespace.store.get, namespace.fills.settle, node.placement.owns
     records, layers = [], []
-    for key, entry, may_store in zip(keys, entries, storable, strict=True):
-        current = namespace.store.get(key, now)
-        records.append(new_record(entry, now) if current is None else current)
-        layers.append(Layer.L2 if current is None else Layer.L1)
-        if current is None and entry is not None and may_store and node.placement.owns(key):
+    for key, token, entry in zip(keys, tokens, entries, strict=True):
+        may_store = settle(key, token)
+        current = get(key, now)
+        if current is not None:
+            records.append(current)
+            layers.append(Layer.L1)
+            continue
+        records.append(new_record(entry, now))
+        layers.append(Layer.L2)
+        if entry is not None and may_store and owns(key):
             store_entry(namespace, key, entry, now)
     node.namespaces.memory.make_room()
     return records, layers

@@ -103,15 +103,19 @@ class Reads:
 
     async def _fill(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         """Read this node's own keys from L2 and keep what may be kept."""
-        records, layers = await fill(self._node, namespace, [batch.keys[index] for index in indices])
-        for record, layer in zip(records, layers, strict=True):
-            if not record:
-                namespace.misses += 1
-            elif layer is Layer.L1:
-                namespace.l1_hits += 1
-            else:
-                namespace.l2_hits += 1
-        reply(BatchResult(indices=indices, records=records, layers=layers, now_s=self._node.clock.now()))
+
+        def done(first: int, records: list[bytes], layers: list[Layer]) -> None:
+            for record, layer in zip(records, layers, strict=True):
+                if not record:
+                    namespace.misses += 1
+                elif layer is Layer.L1:
+                    namespace.l1_hits += 1
+                else:
+                    namespace.l2_hits += 1
+            answered = indices[first : first + len(records)]
+            reply(BatchResult(indices=answered, records=records, layers=layers, now_s=self._node.clock.now()))
+
+        await fill(self._node, namespace, [batch.keys[index] for index in indices], done)
 
     async def _ask(self, owner: str, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         """Ask a key's owner; if it cannot answer, look in L2 in its place."""

@@ -142,14 +142,18 @@ class _Session:
         self._view: common_pb2.View | None = None
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._say_draining = False
+        self._reading = False
+        self._pump_due = False
 
     async def run(self, frames: AsyncIterator[session_pb2.ClientFrame]) -> None:
         """Read frames and write replies until the stream ends."""
         await self._outbox_hello()
         async for frame in frames:
             self.heard_at = self._node.clock.now()
+            self._reading = True  # what is known at once leaves together, below
             for message in frame.batches:
                 self._begin(message)
+            self._reading = False
             if frame.HasField("heartbeat"):
                 self._heartbeat = common_pb2.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
             await self._outbox.pump()
@@ -172,6 +176,8 @@ class _Session:
 
         def reply(result: BatchResult) -> None:
             self._replies.extend(replies_to_wire(batch_id, result, max_bytes=_FRAME_SOFT_BYTES))
+            if not self._reading:
+                self._spawn_pump()
 
         if self._pending_keys + len(batch.keys) > _MAX_PENDING_KEYS:
             reply(failed(batch, range(len(batch.keys)), OVERLOADED))
@@ -188,7 +194,6 @@ class _Session:
             await rest  # type: ignore[misc]
         finally:
             self._pending_keys -= len(batch.keys)
-        await self._pump_quietly()
 
     def _compose(self) -> session_pb2.ServerFrame | None:
         if not (self._replies or self._heartbeat or self._view or self._hello or self._say_draining):
@@ -224,11 +229,15 @@ class _Session:
         self._spawn_pump()
 
     def _spawn_pump(self) -> None:
+        if self._pump_due or self._outbox.writing:  # whoever writes looks again when that is done
+            return
+        self._pump_due = True
         task = asyncio.create_task(self._pump_quietly())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
     async def _pump_quietly(self) -> None:
+        self._pump_due = False
         try:
             await self._outbox.pump()
         except (aio.UsageError, asyncio.InvalidStateError, grpc.RpcError, aio.AioRpcError):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from cachenode.adapters import batching
 from cachenode.adapters.batching import TurnBatcher
 from cachenode.errors import L2Unavailable
 
@@ -29,7 +30,7 @@ class Runs:
 
 
 def batcher(runs: Runs, *, slots: int = 4, limit_s: float = 5.0, **options: object) -> TurnBatcher[int, int]:
-    return TurnBatcher(runs, asyncio.Semaphore(slots), limit_s=limit_s, **options)  # type: ignore[arg-type]
+    return TurnBatcher(runs, in_flight=slots, limit_s=limit_s, **options)  # type: ignore[arg-type]
 
 
 async def test_calls_of_one_turn_share_a_batch() -> None:
@@ -116,8 +117,41 @@ async def test_a_defect_settles_the_callers_and_is_not_hidden() -> None:
     assert [type(context["exception"]) for context in seen] == [KeyError]
 
 
-async def test_slots_bound_the_batches_under_way() -> None:
-    """No more batches run at once than there are slots; the others wait their turn."""
+async def test_what_comes_during_a_batch_leaves_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a quick store calls gather until the batch under way has come back."""
+    monkeypatch.setattr(batching, "_PATIENCE_S", 60.0)
+    runs = Runs()
+    runs.gate.clear()
+    batch = batcher(runs)
+    tasks = []
+    for number in range(4):
+        tasks.append(asyncio.create_task(batch.submit([number])))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    runs.gate.set()
+    assert await asyncio.gather(*tasks) == [[0], [2], [4], [6]]
+    assert runs.batches == [[0], [1, 2, 3]]
+
+
+async def test_a_slow_store_gets_the_next_batch_before_the_last_has_come_back() -> None:
+    """Nobody waits behind a slow batch for longer than a moment."""
+    runs = Runs()
+    runs.gate.clear()
+    batch = batcher(runs)
+    first = asyncio.create_task(batch.submit([1]))
+    await runs.begun.wait()
+    runs.begun.clear()
+    second = asyncio.create_task(batch.submit([2]))
+    async with asyncio.timeout(5):
+        await runs.begun.wait()
+    assert runs.batches == [[1], [2]]
+    runs.gate.set()
+    assert (await first, await second) == ([2], [4])
+
+
+async def test_slots_bound_the_batches_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more batches run at once than there are slots; what comes meanwhile leaves as one."""
+    monkeypatch.setattr(batching, "_PATIENCE_S", 0.0)
     runs = Runs()
     runs.gate.clear()
     batch = batcher(runs, slots=2)
@@ -129,6 +163,51 @@ async def test_slots_bound_the_batches_under_way() -> None:
     assert runs.batches == [[0], [1]]
     runs.gate.set()
     assert await asyncio.gather(*tasks) == [[0], [2], [4], [6]]
+    assert runs.batches == [[0], [1], [2, 3]]
+
+
+async def test_a_caller_that_is_cancelled_while_it_waits_is_left_out() -> None:
+    """Its items are not asked for any more, and the others are served."""
+    runs = Runs()
+    runs.gate.clear()
+    batch = batcher(runs, slots=1)
+    tasks = []
+    for number in range(3):
+        tasks.append(asyncio.create_task(batch.submit([number])))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    runs.gate.set()
+    assert await tasks[2] == [4]
+    assert runs.batches == [[0], [2]]
+
+
+async def test_waiting_is_no_failure_while_batches_succeed() -> None:
+    """A long queue at a healthy store is served to its end, however long that takes."""
+    runs = Runs()
+    batch = batcher(runs, slots=1, limit_s=5.0, max_items=1)
+    batch._wait_s = 0.0
+    assert await batch.submit(list(range(50))) == [2 * number for number in range(50)]
+
+
+async def test_a_failure_takes_along_those_that_waited_too_long() -> None:
+    """Behind a store that hangs nobody waits for a slot longer than the limits allow; newer calls are tried."""
+    runs = Runs()
+    runs.gate.clear()
+    batch = batcher(runs, slots=1, wait_limits=0)
+    first = asyncio.create_task(batch.submit([1]))
+    await runs.begun.wait()
+    late = asyncio.create_task(batch.submit([2]))
+    await asyncio.sleep(0)
+    runs.error = ConnectionError()
+    runs.gate.set()
+    for task in (first, late):
+        with pytest.raises(L2Unavailable, match="unavailable"):
+            await task
+    assert runs.batches == [[1]]
+    runs.error = None
+    assert await batch.submit([3]) == [6]
 
 
 async def test_the_limit_covers_the_wait_for_a_slot() -> None:
@@ -156,7 +235,7 @@ async def test_a_stuck_loop_is_not_an_outage() -> None:
         await here[0].readexactly(1)
         return items
 
-    batch: TurnBatcher[int, int] = TurnBatcher(ask, asyncio.Semaphore(1), limit_s=0.05)
+    batch: TurnBatcher[int, int] = TurnBatcher(ask, in_flight=1, limit_s=0.05)
     call = asyncio.create_task(batch.submit([7]))
     await there[0].readexactly(1)
     there[1].write(b"!")

@@ -53,7 +53,7 @@ class Peer:
         self.node._peers = self.links
         self.links.events = self
         self.placement = self.node.placement
-        self.placement.me, self.placement.view = self.me, None
+        self.placement.me, self.placement.view, self.placement.ready = self.me, None, False
         self.placement.listeners.append(self.links.view_changed)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self.links), self.server)
         await self.server.start()

@@ -156,6 +156,6 @@ async def test_client_that_does_not_read_cannot_hold_the_stop(server: Server) ->
         await call.write(session_pb2.ClientFrame(batches=[batch]))
         get = common_pb2.Batch(id=2, operation=common_pb2.OPERATION_GET, keys=[b"k"] * 100)
         await call.write(session_pb2.ClientFrame(batches=[get]))
-        await eventually(lambda: any(session._outbox._writing for session in server._sessions._sessions))
+        await eventually(lambda: any(session._outbox.writing for session in server._sessions._sessions))
         assert await took(server) < GRACE_S + MORE_S
         call.cancel()
