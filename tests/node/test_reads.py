@@ -135,6 +135,50 @@ async def test_cancelled_fill_gives_its_token_back() -> None:
     assert len(node.namespaces.get("default").fills) == 0
 
 
+async def test_a_long_fill_hands_over_in_portions_and_a_write_in_between_wins() -> None:
+    """The first keys are answered before the last are stored; a key written meanwhile keeps what was written."""
+    clock = ManualClock()
+    l2 = MemoryL2(clock)
+    node = new_node("a", clock, l2=l2)
+    keys = [b"k%d" % number for number in range(300)]
+    await l2.write("default", [L2Write(key, b"old", 0, make_version(0, 1), 60.0) for key in keys])
+    namespace = node.namespaces.get("default")
+    seen: list[int] = []
+
+    def reply(part: BatchResult) -> None:
+        seen.extend(part.indices or ())
+        if len(seen) < len(keys):
+            assert len(namespace.store) < len(keys)
+            namespace.fills.void(keys[-1])
+            namespace.store.put(keys[-1], b"new", flags=0, version=make_version(0, 9), deadline=99.0, now=clock.now())
+
+    rest = node.execute(Batch(Operation.GET, "default", keys), reply)
+    assert rest is not None
+    await rest
+    assert seen == list(range(300))
+    assert await fetch(node, keys[-1]) == b"new"
+    assert len(namespace.fills) == 0
+
+
+async def test_a_fill_that_is_cancelled_between_portions_gives_the_other_tokens_back() -> None:
+    """Nothing stays behind for the keys that were not reached."""
+    clock = ManualClock()
+    node = new_node("a", clock, l2=MemoryL2(clock))
+    keys = [b"k%d" % number for number in range(300)]
+    task: asyncio.Task[None] | None = None
+
+    def reply(_part: BatchResult) -> None:
+        assert task is not None
+        task.cancel()
+
+    rest = node.execute(Batch(Operation.GET, "default", keys), reply)
+    assert rest is not None
+    task = asyncio.create_task(rest)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(node.namespaces.get("default").fills) == 0
+
+
 async def test_unknown_namespace_and_missing_view() -> None:
     """A strict node refuses names it does not know; a node without a view is not ready."""
     node = new_node("a", ManualClock())
