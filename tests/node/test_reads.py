@@ -150,7 +150,8 @@ async def test_a_long_fill_hands_over_in_portions_and_a_write_in_between_wins() 
         if len(seen) < len(keys):
             assert len(namespace.store) < len(keys)
             namespace.fills.void(keys[-1])
-            namespace.store.put(keys[-1], b"new", flags=0, version=make_version(0, 9), deadline=99.0, now=clock.now())
+            now = clock.now()
+            namespace.store.put(keys[-1], b"new", flags=0, version=make_version(0, 9), deadline=now + 9, now=now)
 
     rest = node.execute(Batch(Operation.GET, "default", keys), reply)
     assert rest is not None
