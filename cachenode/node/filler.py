@@ -84,8 +84,8 @@ def _keep(
     get, settle, owns = namespace.store.get, namespace.fills.settle, node.placement.owns
     records, layers = [], []
     for key, token, entry in zip(keys, tokens, entries, strict=True):
-        may_store = settle(key, token)
-        current = get(key, now)
+        may_store = settle(key, token)  # then nothing was stored here since the key was missed
+        current = None if may_store else get(key, now)
         if current is not None:
             records.append(current)
             layers.append(Layer.L1)
