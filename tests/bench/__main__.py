@@ -22,7 +22,7 @@ _CORES = 2
 _PLAIN_WIDTH = 120
 _LIMIT_S = 900.0
 _QUICK_LIMIT_S = 180.0
-_ROUNDS = 9
+_ROUNDS = 15
 _QUICK_ROUNDS = 5
 _HIT_RATIO_REQUESTS = 400_000
 _QUICK_HIT_RATIO_REQUESTS = 40_000
@@ -51,7 +51,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     logs = _FOLDER / "logs"
     if options.quick:
         return Plan(options.rounds, 0.2, 0.2, 100_000, 1, logs, targets_only=True, uvloop=options.uvloop)
-    return Plan(options.rounds, 1.1, 1.0, 500_000, min(options.rounds, 3), logs, uvloop=options.uvloop)
+    return Plan(options.rounds, 0.6, 0.8, 500_000, min(options.rounds, 3), logs, uvloop=options.uvloop)
 
 
 async def _measure(options: argparse.Namespace, console: Console) -> tuple[list[Result], str]:

@@ -1,7 +1,8 @@
 """A bare grpcio server: what the transport alone costs, and so the bound of anything built on it.
 
-It answers with ready-made bytes of the size of the node's real answers, and neither side encodes or decodes anything,
-which favours it.
+It answers with what was made ready beforehand, of the size of the node's real answers. On the stream, and in one of
+its two unary methods, neither side encodes or decodes anything, which favours it; the other unary method takes and
+returns messages, as any client and server made with grpcio-tools do.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import grpc.aio
 from cachenode_api.v1 import cache_pb2, common_pb2, session_pb2
 from tests.bench.workload import VALUE, key_at
 
-__all__ = ["STREAM_METHOD", "UNARY_METHOD", "stream_messages", "unary_messages"]
+__all__ = ["BYTES_METHOD", "STREAM_METHOD", "UNARY_METHOD", "stream_messages", "unary_messages"]
 
 STREAM_METHOD = "/bench.Echo/Stream"
 UNARY_METHOD = "/bench.Echo/Unary"
+BYTES_METHOD = "/bench.Echo/UnaryBytes"
 _RECORD_HEADER_BYTES = 24
 
 
@@ -55,13 +57,21 @@ async def _serve() -> None:
         while await context.read() is not grpc.aio.EOF:
             await context.write(stream_reply)
 
-    async def unary(_request: bytes, _context: object) -> bytes:
+    message = cache_pb2.GetResponse.FromString(unary_reply)
+
+    async def unary(_request: cache_pb2.GetRequest, _context: object) -> cache_pb2.GetResponse:
+        return message
+
+    async def unary_bytes(_request: bytes, _context: object) -> bytes:
         return unary_reply
 
     server = grpc.aio.server()
-    methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Stream": grpc.stream_stream_rpc_method_handler(stream),
-        "Unary": grpc.unary_unary_rpc_method_handler(unary),
+        "Unary": grpc.unary_unary_rpc_method_handler(
+            unary, cache_pb2.GetRequest.FromString, cache_pb2.GetResponse.SerializeToString
+        ),
+        "UnaryBytes": grpc.unary_unary_rpc_method_handler(unary_bytes),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", methods),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -11,19 +11,43 @@ import grpc.aio
 
 from cachenode_api.v1 import cache_pb2, cache_pb2_grpc
 from tests.bench.contenders import AsyncContender
-from tests.bench.echo_server import STREAM_METHOD, UNARY_METHOD, stream_messages, unary_messages
+from tests.bench.echo_server import BYTES_METHOD, STREAM_METHOD, UNARY_METHOD, stream_messages, unary_messages
 
-__all__ = ["GrpcEchoStream", "GrpcEchoUnary", "GrpcUnary"]
+__all__ = ["GrpcEchoStream", "GrpcEchoUnary", "GrpcEchoUnaryBytes", "GrpcUnary"]
 
 
 class GrpcEchoUnary(AsyncContender):
+    """A unary call with the messages of a get, and nothing behind it."""
+
+    async def open(self) -> None:
+        """Connect."""
+        self.channel = grpc.aio.insecure_channel(self.settings.address)
+        call: Any = self.channel.unary_unary(
+            UNARY_METHOD, cache_pb2.GetRequest.SerializeToString, cache_pb2.GetResponse.FromString
+        )
+        namespace = self.settings.namespace
+
+        async def read(key: str) -> bool:
+            response = await call(cache_pb2.GetRequest(namespace=namespace, key=key.encode()))
+            found: bool = response.entry.found
+            return found
+
+        self.call = read
+        await self.channel.channel_ready()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.channel.close()
+
+
+class GrpcEchoUnaryBytes(AsyncContender):
     """A unary call whose bytes nobody encodes or decodes."""
 
     async def open(self) -> None:
         """Connect."""
         self.channel = grpc.aio.insecure_channel(self.settings.address)
         message, _ = unary_messages()
-        stub: Any = self.channel.unary_unary(UNARY_METHOD)
+        stub: Any = self.channel.unary_unary(BYTES_METHOD)
         self.call = lambda _item: stub(message)
         await self.channel.channel_ready()
 

@@ -94,6 +94,7 @@ ROWS = (
         "GrpcUnary",
         (
             Peer("grpcio unary echo", "GrpcEchoUnary", "echo", 0.85),
+            Peer("grpcio unary echo of bytes", "GrpcEchoUnaryBytes", "echo", suffix="_vs_bytes"),
             Peer("grpcio unary echo, tuned", "GrpcEchoUnary", "echo_tuned", suffix="_vs_tuned"),
         ),
         options={"callers": 16},
