@@ -61,6 +61,7 @@ __all__ = ["Server", "run"]
 
 _log = structlog.get_logger(__name__)
 
+_ALL_INTERFACES = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared, not bound
 _STUCK_S = 10.0
 _GC_THRESHOLD = 10_000
 """New containers between collections of the youngest (Python's own is 700): a busy node has hundreds in flight."""
@@ -102,7 +103,7 @@ class Server:
         )
         if config.node.http_listen:
             await self._http.start()
-            self.http_address = self._http.address
+            self.http_address = _reachable(self._http.address, self.address)
         self._build(
             Member(
                 id=config.node.id,
@@ -308,9 +309,17 @@ def _bind(server: aio.Server, listen: str, advertise: str) -> str:
     if advertise:
         name, colon, named = advertise.rpartition(":")
         return advertise if colon and named != "0" else f"{name or advertise}:{bound}"
-    if host in ("0.0.0.0", "[::]", ""):  # noqa: S104 - compared, not bound
+    if host in _ALL_INTERFACES:
         host = socket.gethostname()
     return f"{host}:{bound if port == '0' else port}"
+
+
+def _reachable(bound: str, advertised: str) -> str:
+    """Return an address that others can use for a listener on all interfaces: the host they reach the node under."""
+    host, _, port = bound.rpartition(":")
+    if host in _ALL_INTERFACES:
+        host = advertised.rpartition(":")[0]
+    return f"{host}:{port}"
 
 
 def _add_reflection(server: aio.Server) -> None:

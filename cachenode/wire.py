@@ -7,7 +7,7 @@ from typing import Any
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode_api.keys import DEFAULT_NAMESPACE
-from cachenode_api.reasons import Reason
+from cachenode_api.reasons import Reason, detail_at
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_api.view import Member, View
 
@@ -133,7 +133,7 @@ def merge_reply(into: BatchResult, reply: pb.Reply, count: int) -> int:
     if reply.reasons:
         for at, index in enumerate(indices):
             if reply.reasons[at]:
-                into.failures[index] = Failure(_reason(reply.reasons[at]), reply.details[at])
+                into.failures[index] = Failure(_reason(reply.reasons[at]), detail_at(reply.details, at))
     return len(indices)
 
 

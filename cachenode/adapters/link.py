@@ -162,8 +162,8 @@ class Link:
             batch = batch_from_wire(message, max_keys=_MAX_KEYS)
         except BadBatch as bad:
             count = len(message.keys)
-            reasons, details = [Reason.INVALID_REQUEST.value] * count, [str(bad)] * count
-            self._replies.append(common_pb2.Reply(id=batch_id, reasons=reasons, details=details))
+            reasons = [Reason.INVALID_REQUEST.value] * count
+            self._replies.append(common_pb2.Reply(id=batch_id, reasons=reasons, details=[str(bad)]))
             return
         rest = self._owner.execute(batch, reply)
         if rest is not None:

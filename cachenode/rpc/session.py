@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import grpc
+import structlog
 from grpc import aio
 
 from cachenode.core.entries import BatchResult
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from cachenode_api.view import View
 
 __all__ = ["SessionLimits", "SessionService"]
+
+_log = structlog.get_logger(__name__)
 
 _FRAME_SOFT_BYTES = 1 << 20
 _MAX_PENDING_KEYS = 100_000
@@ -161,7 +164,10 @@ class _Session:
     async def _outbox_hello(self) -> None:
         me, view = self._node.placement.me, self._node.placement.view
         self._hello: session_pb2.ServerHello | None = session_pb2.ServerHello(
-            node_id=me.id, incarnation=me.incarnation, max_frame_bytes=self._limits.max_frame_bytes
+            node_id=me.id,
+            incarnation=me.incarnation,
+            max_frame_bytes=self._limits.max_frame_bytes,
+            max_batch_keys=self._limits.max_batch_keys,
         )
         self._view = view_to_wire(view) if view is not None else None
         await self._outbox.pump()
@@ -192,6 +198,9 @@ class _Session:
     async def _finish(self, batch: Batch, rest: object) -> None:
         try:
             await rest  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - a defect: what is unanswered never will be, so let the client know
+            _log.error("batch_failed", error_type=type(error).__name__, exc_info=error)
+            self.end()
         finally:
             self._pending_keys -= len(batch.keys)
 
@@ -266,7 +275,7 @@ async def _say_ended(context: aio.ServicerContext[session_pb2.ClientFrame, sessi
 
 
 def refusal(message: common_pb2.Batch, text: str) -> common_pb2.Reply:
-    """Return the reply that fails every key of a malformed batch."""
+    """Return the reply that fails every key of a malformed batch, with one text: a stranger chose the count."""
     count = max(len(message.keys), 1)
     is_get = message.operation == common_pb2.OPERATION_GET
     return common_pb2.Reply(
@@ -274,5 +283,5 @@ def refusal(message: common_pb2.Batch, text: str) -> common_pb2.Reply:
         records=[b""] * count if is_get else (),
         versions=() if is_get else [0] * count,
         reasons=[Reason.INVALID_REQUEST.value] * count,
-        details=[text] * count,
+        details=[text],
     )

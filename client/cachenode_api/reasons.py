@@ -6,9 +6,10 @@ call may be sent again, and which gRPC status a unary call ends with (by name, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
-__all__ = ["GRPC_CODES", "RETRYABLE", "Reason"]
+__all__ = ["GRPC_CODES", "RETRYABLE", "Reason", "detail_at"]
 
 
 class Reason(IntEnum):
@@ -50,3 +51,12 @@ GRPC_CODES = {
     Reason.SUPERSEDED: "ABORTED",
     Reason.UNCERTAIN: "UNKNOWN",
 }
+
+
+def detail_at(details: Sequence[str], at: int) -> str:
+    """Return the text of one failed key from a reply's column of texts: a single one holds for all.
+
+    Raises:
+        IndexError: The column is too short.
+    """
+    return details[0 if len(details) == 1 else at]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from cachenode_api.reasons import detail_at
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_client.errors import CacheError, NodeError, from_reason
 
@@ -139,7 +140,7 @@ def _deliver_some(waiters: Sequence[Waiter], results: Sequence[Any], reply: pb.R
         if waiter.done():
             continue
         if reply.reasons[at]:
-            waiter.set_exception(from_reason(reply.reasons[at], reply.details[at]))
+            waiter.set_exception(from_reason(reply.reasons[at], detail_at(reply.details, at)))
         else:
             waiter.set_result(results[at])
 
@@ -179,7 +180,7 @@ class ManyBatch(PendingBatch):
         indices: Sequence[int] = reply.indices or range(len(self.keys))
         for at, index in enumerate(indices):
             if reply.reasons and reply.reasons[at]:
-                self.result.errors[index] = from_reason(reply.reasons[at], reply.details[at])
+                self.result.errors[index] = from_reason(reply.reasons[at], detail_at(reply.details, at))
             else:
                 self.result.results[index] = results[at]
         self.left -= len(indices)

@@ -36,7 +36,6 @@ Encoded = tuple[bytes, int]
 
 _RETRIES = Schedule(first_s=0.02, max_s=0.25, retries=5)
 _PORTION_BYTES = 1 << 20
-_PORTION_KEYS = 4_096
 _TIMEOUT_DIGITS = 2
 """Calls whose remaining time is equal to so many digits may share a batch: after a reconnect hundreds come at once."""
 
@@ -216,7 +215,13 @@ class Engine:
         return [
             (part, self._send_many(session, group, raws, part, encoded, ttl_ms))
             for session, indices in shares.items()
-            for part in parts(indices, raws, encoded, most_bytes=min(_PORTION_BYTES, session.max_value_bytes))
+            for part in parts(
+                indices,
+                raws,
+                encoded,
+                most_keys=session.max_batch_keys,
+                most_bytes=min(_PORTION_BYTES, session.max_value_bytes),
+            )
         ]
 
     async def _shares(self, raws: list[bytes], deadline: float) -> dict[Session, list[int]]:
@@ -291,9 +296,11 @@ def may_retry(operation: int, error: CacheError) -> bool:
     return lost and operation != SET and not isinstance(error, Overloaded)
 
 
-def parts(indices: list[int], raws: list[bytes], encoded: list[Encoded] | None, *, most_bytes: int) -> list[list[int]]:
+def parts(
+    indices: list[int], raws: list[bytes], encoded: list[Encoded] | None, *, most_keys: int, most_bytes: int
+) -> list[list[int]]:
     """Return the indices in portions that fit in a frame each; keys count as much as values."""
-    if encoded is None and len(indices) <= min(_PORTION_KEYS, most_bytes // (MAX_KEY_BYTES + KEY_OVERHEAD)):
+    if encoded is None and len(indices) <= min(most_keys, most_bytes // (MAX_KEY_BYTES + KEY_OVERHEAD)):
         return [indices]
     portions: list[list[int]] = [[]]
     size = 0
@@ -302,7 +309,7 @@ def parts(indices: list[int], raws: list[bytes], encoded: list[Encoded] | None, 
         if encoded is not None:
             more += len(encoded[index][0])
         size += more
-        if portions[-1] and (size > most_bytes or len(portions[-1]) >= _PORTION_KEYS):
+        if portions[-1] and (size > most_bytes or len(portions[-1]) >= most_keys):
             portions.append([])
             size = more
         portions[-1].append(index)

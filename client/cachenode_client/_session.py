@@ -34,6 +34,8 @@ __all__ = ["Session"]
 
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
+MAX_BATCH_KEYS = 4_096
+"""Keys of one caller that leave as one batch."""
 _BATCH_KEYS = 1_000
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
@@ -77,6 +79,7 @@ class Session:
         self.incarnation = ""
         self.ready = False
         self.max_value_bytes = _DEFAULT_FRAME_LIMIT - _FRAME_OVERHEAD
+        self.max_batch_keys = MAX_BATCH_KEYS
         self.frames_sent = 0
         self._batch_keys = _BATCH_KEYS
         self._batch_bytes = _BATCH_BYTES
@@ -290,7 +293,9 @@ class Session:
         self.incarnation = hello.incarnation
         self.max_value_bytes = max(1, (hello.max_frame_bytes or _DEFAULT_FRAME_LIMIT) - _FRAME_OVERHEAD)
         self._batch_bytes = min(_BATCH_BYTES, self.max_value_bytes)
-        self._batch_keys = max(1, min(_BATCH_KEYS, self._batch_bytes // (MAX_KEY_BYTES + KEY_OVERHEAD)))
+        self.max_batch_keys = min(MAX_BATCH_KEYS, hello.max_batch_keys or MAX_BATCH_KEYS)
+        fitting = self._batch_bytes // (MAX_KEY_BYTES + KEY_OVERHEAD)
+        self._batch_keys = max(1, min(_BATCH_KEYS, self.max_batch_keys, fitting))
         self._frame_bytes = min(_FRAME_BYTES, self.max_value_bytes)
         self.ready = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from cachenode_api.reasons import GRPC_CODES, RETRYABLE, Reason
+from cachenode_api.reasons import GRPC_CODES, RETRYABLE, Reason, detail_at
 from cachenode_api.v1 import common_pb2
 
 
@@ -44,3 +44,11 @@ def test_codes_that_stand_for_wrong_input_are_never_retryable() -> None:
     """gRPC clients that retry by code agree with those that retry by reason."""
     permanent = {"INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
     assert all(GRPC_CODES[reason] not in permanent for reason in RETRYABLE)
+
+
+def test_a_single_text_holds_for_all() -> None:
+    """A column of texts has one per key, or one in all."""
+    assert [detail_at(["a", "b"], at) for at in range(2)] == ["a", "b"]
+    assert [detail_at(["a"], at) for at in range(3)] == ["a"] * 3
+    with pytest.raises(IndexError):
+        detail_at([], 0)

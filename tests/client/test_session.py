@@ -188,13 +188,15 @@ def test_portions_count_keys_and_values() -> None:
     """Many keys are cut by number and by bytes; none is lost, none comes twice, order stays."""
     raws = [b"k" * 1_000] * 5_000
     for encoded in (None, [(b"v" * 500, 0)] * 5_000):
-        portions = parts(list(range(5_000)), raws, encoded, most_bytes=1 << 20)
+        portions = parts(list(range(5_000)), raws, encoded, most_keys=4_096, most_bytes=1 << 20)
         assert [index for part in portions for index in part] == list(range(5_000))
         per_key = 1_000 if encoded is None else 1_500
         assert max(len(part) * per_key for part in portions) <= 1 << 20
-    short = parts(list(range(10_000)), [b"k"] * 10_000, None, most_bytes=1 << 20)
+    short = parts(list(range(10_000)), [b"k"] * 10_000, None, most_keys=4_096, most_bytes=1 << 20)
     assert [len(part) for part in short] == [4_096, 4_096, 1_808]
-    alone = parts([0, 1, 2], [b"k"] * 3, [(b"x" * 2_000, 0), (b"", 0), (b"x" * 2_000, 0)], most_bytes=1_000)
+    alone = parts(
+        [0, 1, 2], [b"k"] * 3, [(b"x" * 2_000, 0), (b"", 0), (b"x" * 2_000, 0)], most_keys=4_096, most_bytes=1_000
+    )
     assert alone == [[0], [1], [2]]
 
 

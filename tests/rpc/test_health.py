@@ -103,3 +103,12 @@ async def test_port_in_use_is_said(server: Server, start_server: Any, listen: st
     taken = server.address if listen == "node.listen" else server.http_address
     with pytest.raises(OSError, match=f"cannot listen on {taken}"):
         await start_server({listen: taken})
+
+
+async def test_a_listener_on_all_interfaces_is_named_as_others_reach_it(start_server: Any) -> None:
+    """The HTTP address of a member names the host of its gRPC address, not the wildcard."""
+    server = await start_server(
+        {"node.http_listen": "0.0.0.0:0", "node.advertise": "127.0.0.1:0", "node.insecure": True}
+    )
+    assert server.http_address.startswith("127.0.0.1:")
+    assert await probe(server, "/livez") == 200

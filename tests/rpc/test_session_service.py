@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from structlog.testing import capture_logs
 
 from cachenode.core.entries import BatchResult
 from cachenode.rpc.session import SessionLimits, SessionService
@@ -66,12 +67,13 @@ async def call(sessions: Any) -> Any:
 
 
 async def test_hello_says_who_and_under_which_view(server: Server, sessions: Any) -> None:
-    """The node's first frame names the node, its limit and its view, before the client says anything."""
+    """The node's first frame names the node, its limits and its view, before the client says anything."""
     call = sessions.Session()
     frame = await call.read()
     me = server.node.placement.me
     assert (frame.hello.node_id, frame.hello.incarnation) == ("n0", me.incarnation)
-    assert frame.hello.max_frame_bytes == server.config.limits.max_frame_bytes
+    limits = server.config.limits
+    assert (frame.hello.max_frame_bytes, frame.hello.max_batch_keys) == (limits.max_frame_bytes, limits.max_batch_keys)
     assert view_from_wire(frame.view) == server.node.placement.view
     call.cancel()
 
@@ -125,6 +127,7 @@ async def test_malformed_batch_fails_per_key(call: Any, batch: common_pb2.Batch,
     await call.write(session_pb2.ClientFrame(batches=[batch, get_batch(10, b"k")]))
     bad, good = await replies_of(call, 2)
     assert (bad.id, set(bad.reasons), len(bad.reasons)) == (9, {Reason.INVALID_REQUEST}, answers)
+    assert len(bad.details) == 1
     assert text in bad.details[0]
     assert (good.id, list(good.reasons)) == (10, [])
 
@@ -234,6 +237,26 @@ async def test_dropped_with_work_under_way(server: Server, sessions: Any, monkey
     call.cancel()
     await asyncio.wait_for(cancelled.wait(), 10)
     await eventually(lambda: len(server._sessions) == 0)
+
+
+async def test_a_defect_while_a_batch_is_under_way_ends_the_session(
+    server: Server, sessions: Any, monkeypatch: Any
+) -> None:
+    """What will never be answered is not waited for: the client learns at once, and not why; the log does."""
+
+    async def broken() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("secret")
+
+    monkeypatch.setattr(server.node, "execute", lambda batch, reply: broken())
+    call = sessions.Session()
+    await call.write(session_pb2.ClientFrame(batches=[get_batch(1, b"k")]))
+    assert (await call.read()).HasField("hello")
+    with capture_logs() as logs, pytest.raises(aio.AioRpcError) as ended:
+        await asyncio.wait_for(call.read(), 10)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "secret" not in str(ended.value.details())
+    assert [line["error_type"] for line in logs if line["event"] == "batch_failed"] == ["ValueError"]
 
 
 async def test_abandoned_sessions_are_reaped(server: Server, sessions: Any) -> None:

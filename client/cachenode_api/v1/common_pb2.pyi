@@ -339,7 +339,9 @@ class Reply(google.protobuf.message.Message):
 
     @property
     def details(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """One text per answered key, for people, empty where nothing failed; none if none failed."""
+        """For people: one text per answered key, empty where nothing failed, or a single text that holds for all; none if none
+        failed.
+        """
 
     @property
     def layers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:

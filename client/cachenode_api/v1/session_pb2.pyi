@@ -83,20 +83,24 @@ class ServerHello(google.protobuf.message.Message):
     NODE_ID_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
     MAX_FRAME_BYTES_FIELD_NUMBER: builtins.int
+    MAX_BATCH_KEYS_FIELD_NUMBER: builtins.int
     node_id: builtins.str
     """Id of the node."""
     incarnation: builtins.str
     """Its incarnation."""
     max_frame_bytes: builtins.int
     """Most bytes that a frame may hold."""
+    max_batch_keys: builtins.int
+    """Most keys that a batch may hold; 0 means that the node does not say."""
     def __init__(
         self,
         *,
         node_id: builtins.str = ...,
         incarnation: builtins.str = ...,
         max_frame_bytes: builtins.int = ...,
+        max_batch_keys: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "max_frame_bytes", b"max_frame_bytes", "node_id", b"node_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "max_batch_keys", b"max_batch_keys", "max_frame_bytes", b"max_frame_bytes", "node_id", b"node_id"]) -> None: ...
 
 Global___ServerHello: typing_extensions.TypeAlias = ServerHello
 
