@@ -46,6 +46,8 @@ def checked_namespace(name: str) -> str:
 
 def checked_ttl(ttl_s: float | None) -> int:
     """Return a TTL for the wire, in milliseconds, at least one."""
+    if type(ttl_s) is int and 0 < ttl_s <= _MAX_TTL_S:  # nearly every call
+        return ttl_s * 1_000
     if ttl_s is None:
         return 0
     if isinstance(ttl_s, bool) or not isinstance(ttl_s, (int, float)):

@@ -16,7 +16,7 @@ from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
 from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
 from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, many_keys, many_values
-from cachenode_client._engine import Encoded, Engine
+from cachenode_client._engine import Engine
 from cachenode_client._results import Lookup
 from cachenode_client.errors import CacheError, CacheUnavailable
 
@@ -176,8 +176,20 @@ class CacheClient(ClientCore):
         group = self._set_group
         if timeout_s is not None or namespace is not None:
             group = self._group(SET, namespace, timeout_s)
+        engine = self._engine
         try:
-            version: int = await self._call(group, raw, encoded, ttl_ms)
+            if engine is None or engine.loop is not _running_loop():
+                engine = self._started()
+            began = engine.loop.time()
+            future = engine.try_write(group, raw, encoded, ttl_ms)
+            version: int
+            if future is None:
+                version = await engine.persist(group, raw, encoded, ttl_ms)
+            else:
+                try:
+                    version = await future
+                except CacheError as error:
+                    version = await engine.again(error, began, group, raw, encoded, ttl_ms)
         except CacheError as error:
             return self._missed(error, 0)
         self._stats.sets += 1
@@ -230,7 +242,7 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         try:
-            return bool(await self._call(self._group(TOUCH, namespace, timeout_s), raw, None, ttl_ms))
+            return bool(await self._call(self._group(TOUCH, namespace, timeout_s), raw, ttl_ms))
         except CacheError as error:
             return self._missed(error, instead=False)
 
@@ -280,19 +292,22 @@ class CacheClient(ClientCore):
 
     # Inside.
 
-    async def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:
-        """Send one key at once if there is a session for it; leave the rest to the engine."""
+    async def _call(self, group: Group, raw: bytes, ttl_ms: int = 0) -> Any:
+        """Send one key at once if there is a session for it; leave the rest to the engine.
+
+        `get` and `set` do the same without this call in between.
+        """
         engine = self._engine
         if engine is None or engine.loop is not _running_loop():
             engine = self._started()
         began = engine.loop.time()
         future: asyncio.Future[Any] = engine.loop.create_future()
-        if not engine.try_submit(group, raw, future, encoded, ttl_ms):
-            return await engine.persist(group, raw, encoded, ttl_ms)
+        if not engine.try_submit(group, raw, future, None, ttl_ms):
+            return await engine.persist(group, raw, ttl_ms=ttl_ms)
         try:
             return await future
         except CacheError as error:
-            return await engine.again(error, began, group, raw, encoded, ttl_ms)
+            return await engine.again(error, began, group, raw, ttl_ms=ttl_ms)
 
     def _started(self) -> Engine:
         """Return the engine, starting it with the first call.

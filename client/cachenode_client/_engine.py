@@ -84,6 +84,23 @@ class Engine:
         session.join(group, raw, future)
         return future
 
+    def try_write(self, group: Group, raw: bytes, encoded: Encoded, ttl_ms: int) -> asyncio.Future[Any] | None:
+        """Store one key once, if there is a session for it.
+
+        Raises:
+            ValueTooLarge: The value does not fit in a frame.
+        """
+        router = self.router
+        session = router.only or router.route(raw)
+        if session is None:
+            return None
+        value, flags = encoded
+        if len(value) > session.max_value_bytes:
+            check_frame(session, len(value))
+        future: asyncio.Future[Any] = self._new_future()
+        session.submit(group, raw, future, value=value, flags=flags, ttl_ms=ttl_ms)
+        return future
+
     def try_submit(self, group: Group, raw: bytes, waiter: Waiter, encoded: Encoded | None, ttl_ms: int) -> bool:
         """Send one key once, if there is a session for it. Return False if there is none."""
         session = self.router.route(raw)

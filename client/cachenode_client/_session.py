@@ -131,7 +131,10 @@ class Session:
         if value is not None:
             batch.values.append(value)
             batch.flags.append(flags)
-        if ttl_ms or batch.ttls_ms:
+        ttls_ms = batch.ttls_ms
+        if ttl_ms and len(ttls_ms) == len(batch.keys) - 1:
+            ttls_ms.append(ttl_ms)
+        elif ttl_ms or ttls_ms:
             self._add_ttl(batch, ttl_ms)
         if len(batch.keys) >= self._batch_keys:
             del self._open[group]
