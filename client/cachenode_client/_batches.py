@@ -108,6 +108,16 @@ class EachBatch(PendingBatch):
         super().__init__(group)
         self.waiters: list[Waiter] = []
 
+    def split(self) -> EachBatch:
+        """Give up the later half of the keys, before the batch is sent; return it, with the same deadline."""
+        later, half = EachBatch(self.group), len(self.keys) // 2
+        later.deadline = self.deadline
+        for name in ("keys", "waiters", "values", "flags", "ttls_ms"):
+            column = getattr(self, name)
+            setattr(later, name, column[half:])
+            del column[half:]
+        return later
+
     def take(self, reply: pb.Reply) -> bool:
         """Hand each answered key's result to its waiter."""
         results: Sequence[Any] = reply.records if self.group[0] == GET else reply.versions

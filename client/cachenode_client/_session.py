@@ -4,6 +4,10 @@ A gRPC message costs a few hundred microseconds in Python whatever it carries. S
 open batches, and the writer, woken once, sends all that has gathered in the turn as one frame. While a frame is being
 written the next one gathers.
 
+A steady crowd of callers would then march in lock-step: all ask, the node works while they wait, all are answered, they
+work while the node waits. So a large batch that leaves while nothing is under way leaves in halves, a frame each; from
+then on one half is with the node while the other is with the callers.
+
 Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a
 heartbeat goes out; if nothing was heard for two seconds the session is over. A check that itself comes late proves
 only that *this* process was held up, so it is skipped.
@@ -37,6 +41,8 @@ SILENCE_S = 2.0
 MAX_BATCH_KEYS = 4_096
 """Keys of one caller that leave as one batch."""
 _BATCH_KEYS = 1_000
+_SPLIT_KEYS = 32
+"""From how many keys a batch is worth two frames: a frame costs about as much as twenty keys."""
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
@@ -249,6 +255,7 @@ class Session:
     def _compose(self) -> session_pb2.ClientFrame | None:
         if not self._queue and self._heartbeat is None and self._hello is None:
             return None
+        later = self._break_step()
         batches, size, queue = [], 0, self._queue
         taken = 0
         for batch in queue:
@@ -262,9 +269,24 @@ class Session:
             self._sent[batch.id] = batch
             batches.append(batch.to_wire())
         self._queue = queue[taken:]
+        if later is not None:
+            self._queue.append(later)
         frame = session_pb2.ClientFrame(hello=self._hello, batches=batches, heartbeat=self._heartbeat)
         self._hello = self._heartbeat = None
         return frame
+
+    def _break_step(self) -> EachBatch | None:
+        """Return half of the callers' keys, for a frame of its own, if they would otherwise all wait for one answer."""
+        if self._sent or len(self._queue) != 1:
+            return None
+        batch = self._queue[0]
+        if not isinstance(batch, EachBatch) or len(batch.keys) < _SPLIT_KEYS:
+            return None
+        later = batch.split()
+        self._next_id += 1
+        later.id = self._next_id
+        self._open.pop(batch.group, None)
+        return later
 
     async def _read(self, call: aio.StreamStreamCall[session_pb2.ClientFrame, ServerFrame]) -> None:
         sent = self._sent

@@ -20,9 +20,9 @@ from cachenode_client import (
     NodeError,
     Overloaded,
 )
-from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
+from cachenode_client._batches import DELETE, GET, SET, TOUCH, EachBatch, Group
 from cachenode_client._engine import may_retry, parts
-from cachenode_client._session import Session
+from cachenode_client._session import _SPLIT_KEYS, Session
 from cachenode_client.errors import from_reason
 from tests.support.eventually import eventually
 from tests.support.scripted_node import ScriptedNode, record
@@ -343,3 +343,78 @@ async def test_retries_are_bounded(scripted: ScriptedNode) -> None:
         assert caught.value.reason == "not_ready"
         assert scripted.batches.empty()
         assert client.stats()["retries"] == 5
+
+
+# Halves.
+
+
+def each_batch(count: int, *, ttls: bool = False) -> EachBatch:
+    """Return a batch of sets, with the TTL column left out or whole."""
+    batch = EachBatch((SET, "default", 5.0, False))
+    for at in range(count):
+        batch.keys.append(b"k%d" % at)
+        batch.values.append(b"v%d" % at)
+        batch.flags.append(at)
+        batch.waiters.append(waiter())
+        if ttls:
+            batch.ttls_ms.append(1_000 + at)
+    return batch
+
+
+@pytest.mark.parametrize("ttls", [False, True])
+async def test_split_keeps_columns_together(ttls: bool) -> None:
+    """Both halves hold the keys in their order, each key with its own value, flags, TTL and waiter."""
+    batch, whole = each_batch(33, ttls=ttls), each_batch(33, ttls=ttls)
+    batch.deadline, waiters = 7.0, list(batch.waiters)
+    later = batch.split()
+    assert (len(batch.keys), len(later.keys)) == (16, 17)
+    assert (batch.deadline, later.deadline, later.group) == (7.0, 7.0, batch.group)
+    assert batch.waiters + later.waiters == waiters
+    for name in ("keys", "values", "flags", "ttls_ms"):
+        assert getattr(batch, name) + getattr(later, name) == getattr(whole, name)
+    assert len(later.ttls_ms) == (17 if ttls else 0)
+
+
+async def test_crowd_leaves_in_halves(scripted: ScriptedNode) -> None:
+    """Many calls of one turn go as two frames if nothing is under way, and each caller gets its own answer."""
+    keys = [f"key{at}" for at in range(2 * _SPLIT_KEYS)]
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        calls = asyncio.gather(*(client.get(key) for key in keys))
+        first, second = await scripted.next_batch(), await scripted.next_batch()
+        assert [key.decode() for key in [*first.keys, *second.keys]] == keys
+        assert len(first.keys) == len(second.keys)
+        assert first.id != second.id
+        await scripted.reply(second, records=[record(key) for key in second.keys])
+        await scripted.reply(first, records=[record(key) for key in first.keys])
+        assert await calls == [key.encode() for key in keys]
+
+
+async def test_small_or_second_batch_stays_whole(scripted: ScriptedNode) -> None:
+    """A few calls go as one frame; so do many while an answer is awaited: the callers are out of step already."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        few = asyncio.gather(*(client.get(f"few{at}") for at in range(_SPLIT_KEYS - 1)))
+        under_way = await scripted.next_batch()
+        assert len(under_way.keys) == _SPLIT_KEYS - 1
+        many = asyncio.gather(*(client.get(f"many{at}") for at in range(2 * _SPLIT_KEYS)))
+        whole = await scripted.next_batch()
+        assert len(whole.keys) == 2 * _SPLIT_KEYS
+        for batch in (under_way, whole):
+            await scripted.reply(batch, records=[record(b"")] * len(batch.keys))
+        await few
+        await many
+
+
+async def test_both_halves_end_at_the_deadline(scripted: ScriptedNode) -> None:
+    """A half without an answer times out as the whole batch would have, and the other keeps its results."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        await client.view()
+        keys = [f"key{at}" for at in range(_SPLIT_KEYS)]
+        calls = asyncio.gather(*(client.get(key, timeout_s=0.3) for key in keys), return_exceptions=True)
+        first = await scripted.next_batch()
+        await scripted.reply(first, records=[record(key) for key in first.keys])
+        results = await calls
+        half = len(keys) // 2
+        assert results[:half] == [key.encode() for key in keys[:half]]
+        assert {type(result) for result in results[half:]} == {CacheTimeout}
