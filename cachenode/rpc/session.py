@@ -1,8 +1,12 @@
 """SessionService: the SDK's ordered stream.
 
 One reader per stream takes frames and lets the node execute their batches. What is known at once is queued in frame
-order; the rest is queued by tasks as it becomes known. The reader itself writes, so a client that does not read its
-replies makes the reader wait, and with it only this stream (`Outbox`).
+order; the rest is queued by tasks as it becomes known. Who reads also writes, and waits for other writers once much is
+unsent: a client that does not read its replies is soon not read from either, and only its stream waits (`Outbox`).
+
+Where most keys of a frame must be fetched from elsewhere, the few that are known are held for up to `_HOLD_S` to leave
+with the others. A frame of their own would cost more than it brings, and their callers, who come again at once, would
+make small frames of the large ones for good.
 
 A stream whose client went silent is ended by `reap`: a frozen or vanished client keeps its connection open for
 minutes otherwise.
@@ -38,7 +42,11 @@ _log = structlog.get_logger(__name__)
 _FRAME_SOFT_BYTES = 1 << 20
 _MAX_PENDING_KEYS = 100_000
 _SILENCE_S = 10.0
+_MOST_UNSENT = 64
+"""Replies, each of at most some megabytes, that may wait before a client that reads slowly is not read from."""
 _FAREWELL_S = 0.5
+_HOLD_S = 0.001
+"""Replies, each of some megabytes at most, that may wait before a client that reads slowly is not read from."""
 
 
 class SessionLimits:
@@ -147,6 +155,8 @@ class _Session:
         self._say_draining = False
         self._reading = False
         self._pump_due = False
+        self._held: asyncio.TimerHandle | None = None
+        self._asked = self._answered = 0
 
     async def run(self, frames: AsyncIterator[session_pb2.ClientFrame]) -> None:
         """Read frames and write replies until the stream ends."""
@@ -154,12 +164,18 @@ class _Session:
         async for frame in frames:
             self.heard_at = self._node.clock.now()
             self._reading = True  # what is known at once leaves together, below
+            self._asked = self._answered = 0
             for message in frame.batches:
                 self._begin(message)
             self._reading = False
             if frame.HasField("heartbeat"):
                 self._heartbeat = common_pb2.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
-            await self._outbox.pump()
+            if 0 < 2 * self._answered < self._asked:
+                self._hold()
+            else:
+                await self._outbox.pump()
+            if len(self._replies) > _MOST_UNSENT:
+                await self._outbox.quiet()
 
     async def _outbox_hello(self) -> None:
         me, view = self._node.placement.me, self._node.placement.view
@@ -182,9 +198,12 @@ class _Session:
 
         def reply(result: BatchResult) -> None:
             self._replies.extend(replies_to_wire(batch_id, result, max_bytes=_FRAME_SOFT_BYTES))
-            if not self._reading:
+            if self._reading:
+                self._answered += len(result.records or result.versions)
+            else:
                 self._spawn_pump()
 
+        self._asked += len(batch.keys)
         if self._pending_keys + len(batch.keys) > _MAX_PENDING_KEYS:
             reply(failed(batch, range(len(batch.keys)), OVERLOADED))
             return
@@ -237,13 +256,23 @@ class _Session:
         self._say_draining = True
         self._spawn_pump()
 
+    def _hold(self) -> None:
+        if self._held is None:
+            self._held = asyncio.get_running_loop().call_later(_HOLD_S, self._spawn_pump)
+
     def _spawn_pump(self) -> None:
+        self._release()
         if self._pump_due or self._outbox.writing:  # whoever writes looks again when that is done
             return
         self._pump_due = True
         task = asyncio.create_task(self._pump_quietly())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
 
     async def _pump_quietly(self) -> None:
         self._pump_due = False
@@ -260,6 +289,7 @@ class _Session:
 
     def close(self) -> None:
         """Stop what is still under way for a stream that has ended."""
+        self._release()
         for task in list(self.tasks):
             task.cancel()
 

@@ -109,3 +109,22 @@ async def test_cancelled_pump_frees_the_outbox() -> None:
     stream.waiting.append("b")
     await outbox.pump()
     assert stream.frames == [["b"]]
+
+
+async def test_quiet_ends_with_the_writing() -> None:
+    """Who waits for quiet goes on when all is written, also if the write failed, and at once if nobody writes."""
+    stream = Stream()
+    outbox = Outbox(stream.compose, stream.write)
+    await outbox.quiet()
+    stream.free.clear()
+    stream.waiting.append("a")
+    pumping = asyncio.create_task(outbox.pump())
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(outbox.quiet())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    stream.broken = True
+    stream.free.set()
+    with pytest.raises(ConnectionError):
+        await pumping
+    await asyncio.wait_for(waiting, 1)

@@ -9,7 +9,8 @@ from grpc import aio
 from structlog.testing import capture_logs
 
 from cachenode.core.entries import BatchResult
-from cachenode.rpc.session import SessionLimits, SessionService
+from cachenode.rpc import session
+from cachenode.rpc.session import _MOST_UNSENT, SessionLimits, SessionService
 from cachenode.server import Server
 from cachenode.wire import view_from_wire
 from cachenode_api.reasons import Reason
@@ -250,10 +251,11 @@ async def test_a_defect_while_a_batch_is_under_way_ends_the_session(
 
     monkeypatch.setattr(server.node, "execute", lambda batch, reply: broken())
     call = sessions.Session()
-    await call.write(session_pb2.ClientFrame(batches=[get_batch(1, b"k")]))
     assert (await call.read()).HasField("hello")
-    with capture_logs() as logs, pytest.raises(aio.AioRpcError) as ended:
-        await asyncio.wait_for(call.read(), 10)
+    with capture_logs() as logs:
+        await call.write(session_pb2.ClientFrame(batches=[get_batch(1, b"k")]))
+        with pytest.raises(aio.AioRpcError) as ended:
+            await asyncio.wait_for(call.read(), 10)
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "secret" not in str(ended.value.details())
     assert [line["error_type"] for line in logs if line["event"] == "batch_failed"] == ["ValueError"]
@@ -361,6 +363,78 @@ async def test_slow_reader_stops_its_own_requests() -> None:
     assert held.executed == 0, "the hello is still being written"
     held.context.free.set()
     await eventually(lambda: len(held.replies()) == 5)
+    serving.cancel()
+
+
+async def test_slow_reader_of_late_replies_is_not_read_from_for_ever() -> None:
+    """Replies that others than the reader write pile up only so far behind a client that does not read them."""
+    held = Held()
+    serving = held.serve()
+    await eventually(lambda: held.context.frames)
+    held.go.set()
+    held.context.free.clear()
+    for number in range(3 * _MOST_UNSENT):
+        await held.incoming.put(session_pb2.ClientFrame(batches=[get_batch(number, b"k")]))
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert held.executed < 2 * _MOST_UNSENT
+    held.context.free.set()
+    await eventually(lambda: len(held.replies()) == 3 * _MOST_UNSENT)
+    serving.cancel()
+
+
+def answer_at_once(held: Held, monkeypatch: pytest.MonkeyPatch, known: int) -> None:
+    """Let the node know so many keys of each batch at once, and the others when the test says."""
+
+    def execute(batch: Any, reply: Any) -> Any:
+        count = len(batch.keys)
+        reply(BatchResult(indices=range(known), records=[b""] * known))
+
+        async def rest() -> None:
+            await held.go.wait()
+            reply(BatchResult(indices=range(known, count), records=[b""] * (count - known)))
+
+        return rest()
+
+    monkeypatch.setattr(held.node, "execute", execute)
+
+
+async def test_few_known_answers_leave_with_the_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If most keys must be fetched, what is known of the others is held to leave in the same frame."""
+    monkeypatch.setattr(session, "_HOLD_S", 60)
+    held = Held()
+    answer_at_once(held, monkeypatch, 1)
+    serving = held.serve()
+    await held.incoming.put(session_pb2.ClientFrame(batches=[get_batch(1, b"a", b"b", b"c")]))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert held.replies() == []
+    held.go.set()
+    await eventually(held.replies)
+    assert [list(reply.indices) for reply in held.context.frames[-1].replies] == [[0], [1, 2]]
+    serving.cancel()
+
+
+async def test_known_answers_do_not_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held leaves by itself if the rest takes its time."""
+    held = Held()
+    answer_at_once(held, monkeypatch, 1)
+    serving = held.serve()
+    await held.incoming.put(session_pb2.ClientFrame(batches=[get_batch(1, b"a", b"b", b"c")]))
+    await eventually(held.replies)
+    assert [list(reply.indices) for reply in held.replies()] == [[0]]
+    serving.cancel()
+
+
+async def test_many_known_answers_do_not_wait_for_the_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If most keys are known they leave at once."""
+    monkeypatch.setattr(session, "_HOLD_S", 60)
+    held = Held()
+    answer_at_once(held, monkeypatch, 2)
+    serving = held.serve()
+    await held.incoming.put(session_pb2.ClientFrame(batches=[get_batch(1, b"a", b"b", b"c")]))
+    await eventually(held.replies)
+    assert [list(reply.indices) for reply in held.replies()] == [[0, 1]]
     serving.cancel()
 
 
