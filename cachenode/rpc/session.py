@@ -46,7 +46,7 @@ _MOST_UNSENT = 64
 """Replies, each of at most some megabytes, that may wait before a client that reads slowly is not read from."""
 _FAREWELL_S = 0.5
 _HOLD_S = 0.001
-"""Replies, each of some megabytes at most, that may wait before a client that reads slowly is not read from."""
+"""How long the smaller part of a frame's answers may wait for the larger: a round trip to an L2 nearby and its work."""
 
 
 class SessionLimits:
