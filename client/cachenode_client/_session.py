@@ -6,7 +6,9 @@ written the next one gathers.
 
 A steady crowd of callers would then march in lock-step: all ask, the node works while they wait, all are answered, they
 work while the node waits. So a large batch that leaves while nothing is under way leaves in halves, a frame each; from
-then on one half is with the node while the other is with the callers.
+then on one half is with the node while the other is with the callers. And a crowd that is answered in parts falls apart
+into ever smaller frames, until they are all it has time for. So a frame that is small beside what is under way waits a
+moment for more to join it.
 
 Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a
 heartbeat goes out; if nothing was heard for two seconds the session is over. A check that itself comes late proves
@@ -43,6 +45,9 @@ MAX_BATCH_KEYS = 4_096
 _BATCH_KEYS = 1_000
 _SPLIT_KEYS = 32
 """From how many keys a batch is worth two frames: a frame costs about as much as twenty keys."""
+_SMALL = 8
+"""A frame with fewer keys than an eighth of those that other callers wait for is small: it is held for `_HOLD_S`."""
+_HOLD_S = 0.001
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
@@ -104,6 +109,7 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._wake: asyncio.Future[None] | None = None
+        self._held: asyncio.TimerHandle | None = None
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._heard_at = self._loop.time()
         self._closing = False
@@ -244,7 +250,7 @@ class Session:
 
     async def _write(self, call: aio.StreamStreamCall[session_pb2.ClientFrame, ServerFrame]) -> None:
         while True:
-            frame = self._compose()
+            frame = None if self._hold() else self._compose()
             if frame is None:
                 self._wake = self._loop.create_future()
                 await self._wake
@@ -252,9 +258,33 @@ class Session:
             self.frames_sent += 1
             await call.write(frame)
 
+    def _hold(self) -> bool:
+        """Return True if what is queued should wait for more: till the next reply brings it, or for `_HOLD_S`."""
+        if not self._sent or not self._queue or self._hello is not None or self._heartbeat is not None:
+            return False
+        crowd = sum([batch.left for batch in self._sent.values() if isinstance(batch, EachBatch)])
+        queued = sum([len(batch.keys) for batch in self._queue])
+        first = self._queue[0]
+        due = first.deadline - first.group[2] + _HOLD_S
+        if queued * _SMALL >= crowd or self._loop.time() >= due:
+            return False
+        if self._held is None:
+            self._held = self._loop.call_at(due, self._hold_no_more)
+        return True
+
+    def _hold_no_more(self) -> None:
+        self._held = None
+        self._rouse()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+
     def _compose(self) -> session_pb2.ClientFrame | None:
         if not self._queue and self._heartbeat is None and self._hello is None:
             return None
+        self._release()
         later = self._break_step()
         batches, size, queue = [], 0, self._queue
         taken = 0
@@ -300,6 +330,8 @@ class Session:
                     del sent[reply.id]
             if frame.replies:
                 self._on_reply()
+                if self._held is not None:
+                    self._rouse()
             if frame.HasField("hello"):
                 self._greeted(frame.hello)
             if frame.HasField("hello") or frame.HasField("view") or frame.draining:
@@ -340,6 +372,7 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._timer_at = None, math.inf
+        self._release()
         for batch in self._sent.values():
             batch.fail(_lost_after_sending)
         for batch in self._queue:

@@ -19,6 +19,7 @@ from cachenode_client import (
     ManyFailed,
     NodeError,
     Overloaded,
+    _session,
 )
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, EachBatch, Group
 from cachenode_client._engine import may_retry, parts
@@ -418,3 +419,62 @@ async def test_both_halves_end_at_the_deadline(scripted: ScriptedNode) -> None:
         half = len(keys) // 2
         assert results[:half] == [key.encode() for key in keys[:half]]
         assert {type(result) for result in results[half:]} == {CacheTimeout}
+
+
+# Small frames.
+
+
+async def crowd_under_way(scripted: ScriptedNode, client: CacheClient, count: int) -> tuple[Any, asyncio.Future[Any]]:
+    """Return a batch of so many callers that the node has and has not answered, and the callers."""
+    await client.view()
+    calls = asyncio.gather(*(client.get(f"crowd{at}") for at in range(count)))
+    batch = await scripted.next_batch()
+    assert len(batch.keys) == count
+    return batch, calls
+
+
+async def test_small_frame_waits_for_a_reply(scripted: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call beside a crowd's is held; those whom the next reply brings back leave with it in one frame."""
+    monkeypatch.setattr(_session, "_HOLD_S", 60)
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        batch, calls = await crowd_under_way(scripted, client, 30)
+        before = client.stats()["frames_sent"]
+        lone = asyncio.create_task(client.get("lone"))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert client.stats()["frames_sent"] == before
+        others = asyncio.gather(*(client.get(f"again{at}") for at in range(3)))
+        await scripted.reply(batch, indices=[29], records=[record(b"")])
+        together = await scripted.next_batch()
+        assert sorted(together.keys) == [b"again0", b"again1", b"again2", b"lone"]
+        await scripted.reply(together, records=[record(b"")] * 4)
+        await scripted.reply(batch, indices=range(29), records=[record(b"")] * 29)
+        await asyncio.gather(lone, others, calls)
+
+
+async def test_small_frame_does_not_wait_long(scripted: ScriptedNode) -> None:
+    """Without any reply what is held leaves by itself."""
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        batch, calls = await crowd_under_way(scripted, client, 30)
+        lone = asyncio.create_task(client.get("lone"))
+        await scripted.answer([b"found"])
+        assert await lone == b"found"
+        await scripted.reply(batch, records=[record(b"")] * 30)
+        await calls
+
+
+async def test_frame_beside_few_or_beside_one_callers_many_is_not_held(
+    scripted: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call waits neither for a handful of others nor for a large batch: no crowd comes back from those."""
+    monkeypatch.setattr(_session, "_HOLD_S", 60)
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        batch, calls = await crowd_under_way(scripted, client, 8)
+        many = asyncio.create_task(client.get_many([f"many{at}" for at in range(100)]))
+        large = await scripted.next_batch()
+        lone = asyncio.create_task(client.get("lone"))
+        await scripted.answer([b"found"])
+        assert await lone == b"found"
+        await scripted.reply(batch, records=[record(b"")] * 8)
+        await scripted.reply(large, records=[record(b"")] * 100)
+        await asyncio.gather(calls, many)
