@@ -50,7 +50,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _plan(options: argparse.Namespace) -> Plan:
     logs = _FOLDER / "logs"
     if options.quick:
-        return Plan(options.rounds, 0.2, 0.2, 100_000, 1, logs, targets_only=True, uvloop=options.uvloop)
+        return Plan(options.rounds, 0.2, 0.1, 60_000, 1, logs, targets_only=True, uvloop=options.uvloop)
     return Plan(options.rounds, 0.6, 0.8, 500_000, min(options.rounds, 3), logs, uvloop=options.uvloop)
 
 

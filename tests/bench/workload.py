@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Iterator
@@ -22,11 +23,16 @@ def key_at(number: int) -> str:
     return f"key:{number:013d}"
 
 
-def key_picks(seed: int) -> Iterator[str]:
-    """Return an endless, uniformly random choice of keys."""
-    rng = random.Random(seed)
+@functools.cache
+def _picks() -> list[str]:
     keys = [key_at(number) for number in range(KEYS)]
-    return itertools.cycle(rng.choices(keys, k=_PICKS))
+    return random.Random(1).choices(keys, k=_PICKS)
+
+
+def key_picks(seed: int) -> Iterator[str]:
+    """Return an endless, uniformly random choice of keys: the same ring of keys for all, entered by seed."""
+    picks, first = _picks(), random.Random(seed).randrange(_PICKS)
+    return itertools.cycle(picks[first:] + picks[:first])
 
 
 def key_batches(seed: int) -> Iterator[list[str]]:
