@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 _OPERATIONS = {operation.value: operation for operation in Operation}
+_BRING_VALUES = frozenset({Operation.SET, Operation.FULFILL})
+_END_FLIGHTS = frozenset({Operation.FULFILL, Operation.ABANDON})
+_MAX_DETAIL = 200
 
 
 class BadBatch(ValueError):
@@ -45,13 +48,23 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         raise BadBatch(f"keys: {count:,} in one batch, must be 1 to {max_keys:,}")
     if operation is Operation.GET:
         return Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
+    if operation is Operation.LEASE:
+        batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
+        batch.lease_s = message.lease_ms / 1_000
+        return batch
     values, flags, ttls_ms = list(message.values), list(message.flags), list(message.ttls_ms)
-    if len(values) != (count if operation is Operation.SET else 0):
-        raise BadBatch(f"values: {len(values):,} for {count:,} keys")
-    if len(flags) not in (0, count):
-        raise BadBatch(f"flags: {len(flags):,} for {count:,} keys")
-    if len(ttls_ms) not in (0, 1, count):
-        raise BadBatch(f"ttls_ms: {len(ttls_ms):,} for {count:,} keys")
+    tokens, details = list(message.tokens), list(message.details)
+    for name, column, allowed in (
+        ("values", values, (count if operation in _BRING_VALUES else 0,)),
+        ("flags", flags, (0, count)),
+        ("ttls_ms", ttls_ms, (0, 1, count)),
+        ("tokens", tokens, (count if operation in _END_FLIGHTS else 0,)),
+        ("details", details, (0, count if operation is Operation.ABANDON else 0)),
+    ):
+        if len(column) not in allowed:
+            raise BadBatch(f"{name}: {len(column):,} for {count:,} keys")
+    if any(len(detail) > _MAX_DETAIL for detail in details):
+        raise BadBatch(f"details: a text of more than {_MAX_DETAIL:,} characters")
     return Batch(
         operation=operation,
         namespace=message.namespace or DEFAULT_NAMESPACE,
@@ -60,6 +73,8 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         flags=flags,
         ttls_ms=ttls_ms,
         timeout_s=message.timeout_ms / 1_000,
+        tokens=tokens,
+        details=details,
     )
 
 
@@ -74,6 +89,9 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         flags=batch.flags,
         ttls_ms=batch.ttls_ms,
         timeout_ms=int(batch.timeout_s * 1_000),
+        tokens=batch.tokens,
+        details=batch.details,
+        lease_ms=int(batch.lease_s * 1_000),
     )
 
 
@@ -100,6 +118,7 @@ def _slice(result: BatchResult, first: int, last: int) -> BatchResult:
         failures={at - first: failure for at, failure in result.failures.items() if first <= at < last},
         layers=result.layers[first:last] if result.layers else None,
         now_s=result.now_s,
+        tokens=result.tokens[first:last],
     )
 
 
@@ -109,6 +128,8 @@ def _reply(batch_id: int, result: BatchResult) -> pb.Reply:
         reply.indices.extend(result.indices)
     if result.layers is not None:
         reply.layers.extend(result.layers)
+    if result.tokens:
+        reply.tokens.extend(result.tokens)
     if result.failures:
         empty = Failure(Reason.OK)
         count = len(result.records) or len(result.versions)
@@ -128,6 +149,7 @@ def merge_reply(into: BatchResult, reply: pb.Reply, count: int) -> int:
     into.now_s = reply.now_s
     _spread(into.records, indices, reply.records)
     _spread(into.versions, indices, reply.versions)
+    _spread(into.tokens, indices, reply.tokens)
     if into.layers is not None:
         _spread(into.layers, indices, reply.layers or [1] * len(indices))
     if reply.reasons:

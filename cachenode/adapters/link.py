@@ -189,11 +189,12 @@ class Link:
         if self.closed or self.peer is None:
             raise PeerUnavailable("the link to the peer is down", sent=False)
         count = len(batch.keys)
-        is_get = batch.operation is Operation.GET
+        reads = batch.operation.reads
         result = BatchResult(
-            records=[b""] * count if is_get else (),
-            versions=() if is_get else [0] * count,
-            layers=[1] * count if is_get else None,
+            records=[b""] * count if reads else (),
+            versions=() if reads else [0] * count,
+            layers=[1] * count if reads else None,
+            tokens=[0] * count if batch.operation is Operation.LEASE else (),
         )
         request_id = next(self._ids)
         waiting = _Waiting(result, count, asyncio.get_running_loop().create_future())

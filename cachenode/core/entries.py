@@ -19,6 +19,14 @@ class Operation(IntEnum):
     SET = 2
     DELETE = 3
     TOUCH = 4
+    LEASE = 5
+    FULFILL = 6
+    ABANDON = 7
+
+    @property
+    def reads(self) -> bool:
+        """True if its results are records, False if they are versions."""
+        return self is Operation.GET or self is Operation.LEASE
 
 
 class Layer(IntEnum):
@@ -69,6 +77,9 @@ class Batch:
     flags: Sequence[int] = ()
     ttls_ms: Sequence[int] = ()
     timeout_s: float = 0.0
+    tokens: Sequence[int] = ()
+    details: Sequence[str] = ()
+    lease_s: float = 0.0
 
 
 class Failure(NamedTuple):
@@ -84,11 +95,12 @@ class BatchResult:
 
     Attributes:
         indices: Positions of the answered keys in the batch; None means all, in order.
-        records: GET: a record per answered key, empty if absent.
-        versions: Writes: the version per answered key; 0 from DELETE and TOUCH means absent.
+        records: GET, LEASE: a record per answered key, empty if absent.
+        versions: Else: the version per answered key; 0 from DELETE and TOUCH means absent, from FULFILL not stored.
         failures: By position in `records` or `versions`.
         layers: GET: the layer per answered key; None means that all came from L1.
         now_s: GET: the clock against which the records' deadlines count.
+        tokens: LEASE: the token per answered key; 0 where the caller is not to load. None means all 0.
     """
 
     indices: Sequence[int] | None = None
@@ -97,3 +109,4 @@ class BatchResult:
     failures: dict[int, Failure] = field(default_factory=dict)
     layers: Sequence[int] | None = None
     now_s: float = 0.0
+    tokens: Sequence[int] = ()

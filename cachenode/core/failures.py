@@ -17,6 +17,7 @@ __all__ = [
     "UNCERTAIN",
     "UNKNOWN_NAMESPACE",
     "UNREACHABLE",
+    "load_failed",
     "too_large",
 ]
 
@@ -37,3 +38,8 @@ def too_large(size: int, limit: int) -> Failure:
     return Failure(
         Reason.VALUE_TOO_LARGE, f"value: {size:,} bytes exceed the limit of {limit:,} bytes of the namespace"
     )
+
+
+def load_failed(text: str) -> Failure:
+    """Return the failure of a key whose value another caller could not load."""
+    return Failure(Reason.LOAD_FAILED, text)

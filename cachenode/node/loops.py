@@ -74,6 +74,7 @@ class Loops:
         while node.mover.moving:
             node.mover.step(_MOVE_SLICE)
             await asyncio.sleep(0)
+        node.loads.expire(now)
         self._reap(now)
 
     async def _recover_l2(self) -> None:

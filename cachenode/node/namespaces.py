@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from cachenode.core.fills import FillTokens
+from cachenode.core.flights import Flights
+from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.memory import Memory
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.store import Store
+from cachenode.core.tombstones import Tombstones
 from cachenode_api.errors import InvalidNamespace
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
@@ -22,12 +26,31 @@ _LARGEST_PART = 4
 class Namespace:
     """One namespace on this node. Counters are plain integers: they are raised on the hot path, by one loop only."""
 
-    __slots__ = ("deletes", "fills", "l1_hits", "l2_hits", "misses", "policy", "sets", "store", "writing")
+    __slots__ = (
+        "deletes",
+        "fills",
+        "flights",
+        "l1_hits",
+        "l2_hits",
+        "load_backoff",
+        "load_failures",
+        "load_waits",
+        "loads",
+        "misses",
+        "policy",
+        "sets",
+        "store",
+        "tombstones",
+        "writing",
+    )
 
     def __init__(self, policy: NamespacePolicy, store: Store) -> None:
         self.policy = policy
         self.store = store
         self.fills = FillTokens()
+        self.flights: Flights[Any] = Flights()
+        self.load_backoff = LoadBackoff()
+        self.tombstones = Tombstones()
         self.writing: dict[bytes, int] = {}
         """The newest version of each key whose write is under way."""
         self.l1_hits = 0
@@ -35,6 +58,15 @@ class Namespace:
         self.misses = 0
         self.sets = 0
         self.deletes = 0
+        self.loads = 0
+        self.load_waits = 0
+        self.load_failures = 0
+
+    def void(self, key: bytes) -> None:
+        """What is being read or loaded for the key must not be stored: the key is written or removed."""
+        self.fills.void(key)
+        if self.flights:
+            self.flights.detach(key)
 
 
 class Namespaces:

@@ -1,15 +1,15 @@
-"""GET: from memory, else from the owner, else from L2.
+"""GET and LEASE: from memory, else from the owner, else from L2; a LEASE's absent keys are loaded (`Loads`).
 
 A key whose owner cannot be reached is read from L2 past the owner and not stored: this node has no right to keep it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from cachenode.core.entries import Batch, BatchResult, L2Entry, Layer
-from cachenode.core.failures import BAD_KEY, NOT_OWNER, UNANSWERABLE
+from cachenode.core.entries import Batch, BatchResult, L2Entry, Layer, Operation
+from cachenode.core.failures import BAD_KEY, NOT_OWNER, UNANSWERABLE, UNREACHABLE
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -30,7 +30,7 @@ class Reads:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
+    def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         """Answer what is in memory; return the rest (see `Node.execute`)."""
         node, keys = self._node, batch.keys
         now = node.clock.now()
@@ -43,7 +43,7 @@ class Reads:
             return None
         missing = [index for index, record in enumerate(records) if not record]
         namespace.l1_hits += len(records) - len(missing)
-        return self._begin_missing(batch, namespace, reply, from_peer, records, missing)
+        return self._begin_missing(batch, namespace, reply, from_peer, holder, records, missing)
 
     def hit(self, namespace: Namespace, key: bytes, now: float) -> bytes:
         """Return the record of one key if it is in memory, else nothing; a hit counts as it does in `begin`."""
@@ -59,6 +59,7 @@ class Reads:
         namespace: Namespace,
         reply: Reply,
         from_peer: bool,
+        holder: Hashable,
         records: list[bytes],
         missing: list[int],
     ) -> Rest | None:
@@ -68,8 +69,8 @@ class Reads:
         if from_peer and away:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
             away = {}
-        tier = node.l2_for(namespace)
-        if own and (tier is None or not tier.available):
+        tier, leasing = node.l2_for(namespace), batch.operation is Operation.LEASE
+        if own and not leasing and (tier is None or not tier.available):
             namespace.misses += len(own)
             own = []
         pending = set(own).union(*away.values())
@@ -90,9 +91,13 @@ class Reads:
                 )
             )
         parts: list[tuple[Sequence[int], Rest]] = []
-        if own:
+        if own and leasing:
+            parts.append((own, node.loads.lease(batch, namespace, own, reply, holder)))
+        elif own:
             parts.append((own, self._fill(batch, namespace, own, reply)))
-        parts += [(indices, self._ask(owner, batch, namespace, indices, reply)) for owner, indices in away.items()]
+        for owner, indices in away.items():  # keys of a LEASE one by one: each may wait for a load of its own
+            shares = [[index] for index in indices] if leasing else [indices]
+            parts += [(share, self._ask(owner, batch, namespace, share, reply)) for share in shares]
         return node.run_parts(batch, reply, parts)
 
     def _forget_moved(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
@@ -157,6 +162,10 @@ class Reads:
             failures = dict.fromkeys(range(len(indices)), UNANSWERABLE)
             reply(BatchResult(indices=indices, records=[b""] * len(indices), failures=failures, now_s=now))
             return
+        failures = {}
+        if batch.operation is Operation.LEASE:  # only the owner may let somebody load
+            failures = {at: UNREACHABLE for at, entry in enumerate(entries) if entry is None}
+            node.failures[Reason.OWNER_UNREACHABLE] += len(failures)
         found = sum(entry is not None for entry in entries)
         namespace.l2_hits += found
         namespace.misses += len(entries) - found
@@ -164,6 +173,7 @@ class Reads:
             BatchResult(
                 indices=indices,
                 records=[new_record(entry, now) for entry in entries],
+                failures=failures,
                 layers=[Layer.L2] * len(entries),
                 now_s=now,
             )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.core.failures import LATE, NOT_READY, UNKNOWN_NAMESPACE
 from cachenode.core.versions import VersionSource
 from cachenode.node.l2_tier import L2Tier
+from cachenode.node.loads import MAX_LEASE_S, Loads
 from cachenode.node.mover import Mover
 from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
@@ -65,16 +66,18 @@ class Node:
         self._peers = peers
         self._call_timeout_s = call_timeout_s
         self._reads = Reads(self)
-        self._writes = Writes(self)
+        self.writes = Writes(self)
+        self.loads = Loads(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
 
-    def execute(self, batch: Batch, reply: Reply, *, from_peer: bool = False) -> Rest | None:
+    def execute(self, batch: Batch, reply: Reply, *, from_peer: bool = False, holder: Hashable = None) -> Rest | None:
         """Execute a batch.
 
         Args:
             batch: Its columns must have fitting lengths.
             reply: Takes results; called one or more times, each key exactly once over all calls.
             from_peer: True if a peer forwarded the batch: then it is not forwarded again.
+            holder: Who gets the leases that the batch asks for; `Loads.release` ends them.
 
         Returns:
             A coroutine that does and answers what is left, or None if nothing is. It must be awaited; it does not
@@ -87,9 +90,9 @@ class Node:
         if not self.placement.ready:
             self._refuse(batch, reply, NOT_READY)
             return None
-        if batch.operation is Operation.GET:
-            return self._reads.begin(batch, namespace, reply, from_peer)
-        return self._writes.begin(batch, namespace, reply, from_peer)
+        if batch.operation.reads:
+            return self._reads.begin(batch, namespace, reply, from_peer, holder)
+        return self.writes.begin(batch, namespace, reply, from_peer)
 
     def hit(self, namespace: str, key: bytes) -> tuple[bytes, float]:
         """Return the record of one key and the time it counts against, if it is in memory; else an empty record.
@@ -131,15 +134,22 @@ class Node:
         return await self._peers.forward(owner, part_of(batch, indices))
 
     async def run_parts(self, batch: Batch, reply: Reply, parts: Sequence[tuple[Sequence[int], Rest]]) -> None:
-        """Run the parts of a batch side by side; one that is late is answered with the reason."""
+        """Run the parts of a batch side by side; one that is late is answered with the reason.
+
+        Args:
+            batch: The batch.
+            reply: Takes what is late.
+            parts: The positions of each part's keys, from which it may remove what it has answered, and the part.
+        """
 
         async def run(indices: Sequence[int], part: Rest) -> None:
+            longest = MAX_LEASE_S if batch.operation is Operation.LEASE else self._call_timeout_s
             try:
-                async with asyncio.timeout(min(batch.timeout_s or self._call_timeout_s, self._call_timeout_s)):
+                async with asyncio.timeout(min(batch.timeout_s or self._call_timeout_s, longest)):
                     await part
             except TimeoutError:
                 self.failures[Reason.DEADLINE_EXCEEDED] += len(indices)
-                reply(failed(batch, indices, LATE))
+                reply(failed(batch, list(indices), LATE))
 
         if len(parts) == 1:
             await run(*parts[0])
@@ -158,7 +168,7 @@ def failed(batch: Batch, indices: Sequence[int], failure: Failure) -> BatchResul
     """Return a result that fails all the given keys for one reason."""
     count = len(indices)
     result = BatchResult(indices=indices, failures=dict.fromkeys(range(count), failure))
-    if batch.operation is Operation.GET:
+    if batch.operation.reads:
         result.records = [b""] * count
     else:
         result.versions = [0] * count
@@ -179,4 +189,7 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         flags=[batch.flags[index] for index in indices] if batch.flags else (),
         ttls_ms=pick(batch.ttls_ms) if batch.ttls_ms else (),
         timeout_s=batch.timeout_s,
+        tokens=[batch.tokens[index] for index in indices] if batch.tokens else (),
+        details=[batch.details[index] for index in indices] if batch.details else (),
+        lease_s=batch.lease_s,
     )

@@ -10,14 +10,16 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``:
 2. L2 refuses a set though no later set of this node is known: a newer owner wrote. This node must not acknowledge; it
    drops its copy (``test_set_refused_by_a_newer_owner_fails``).
 3. A fill reads the old value, the set ends, the fill wants to store: its token is void (``test_set_voids_the_fill``).
-4. A touch meets a set under way: the set brings its own TTL, so the touch is ordered before it and does nothing
+4. A set is taken by L2, a delete is done, and then the set's answer comes: the delete's tombstone says that the set is
+   the older one (``test_delete_during_set_is_not_undone``).
+5. A touch meets a set under way: the set brings its own TTL, so the touch is ordered before it and does nothing
    (``test_touch_during_set_does_not_undo_it``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
@@ -50,21 +52,32 @@ class Writes:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
             away = {}
         if failures:
+            if batch.operation is Operation.FULFILL:
+                node.loads.refuse(batch, namespace, failures)
             for failure in failures.values():
                 node.failures[failure.reason] += 1
             at = list(failures)
             named = {position: failures[index] for position, index in enumerate(at)}
             reply(BatchResult(indices=at, versions=[0] * len(at), failures=named))
-        if own and node.l2_for(namespace) is None:
-            reply(self._in_memory(batch, namespace, own))
-            own = []
-        if not own and not away:
+        parts = [(own, rest)] if own and (rest := self._own(batch, namespace, own, reply)) else []
+        if not parts and not away:
             return None
-        parts: list[tuple[Sequence[int], Rest]] = []
-        if own:
-            parts.append((own, self._through_l2(batch, namespace, own, reply)))
         parts += [(indices, self._ask(owner, batch, indices, reply)) for owner, indices in away.items()]
         return node.run_parts(batch, reply, parts)
+
+    def _own(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> Rest | None:
+        """Do what needs no waiting for this node's own keys; return the rest."""
+        loads = self._node.loads
+        if batch.operation is Operation.FULFILL:
+            return loads.land(batch, namespace, own, reply)
+        if batch.operation is Operation.ABANDON:
+            return loads.abandon(batch, namespace, own, reply)
+        for index in own if namespace.flights else ():
+            namespace.flights.detach(batch.keys[index])
+        if self._node.l2_for(namespace) is not None:
+            return self._through_l2(batch, namespace, own, reply)
+        reply(self._in_memory(batch, namespace, own))
+        return None
 
     def _check(self, batch: Batch, namespace: Namespace) -> dict[int, Failure]:
         failures = {i: BAD_KEY for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
@@ -74,8 +87,8 @@ class Writes:
                 failures[index] = too_large(len(value), limit)
         return failures
 
-    def _ttls(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[float]:
-        """Return the remaining lives in seconds."""
+    def ttls(self, batch: Batch, namespace: Namespace, indices: Collection[int]) -> list[float]:
+        """Return the lives that a batch gives to some of its keys, in seconds."""
         default, column = namespace.policy.ttl_s, batch.ttls_ms
         if not column:
             return [default] * len(indices)
@@ -88,8 +101,15 @@ class Writes:
         next_version, flags = self._node.versions.next, batch.flags or [0] * len(batch.keys)
         return [
             L2Write(batch.keys[index], batch.values[index], flags[index], next_version(), ttl_s)
-            for index, ttl_s in zip(indices, self._ttls(batch, namespace, indices), strict=True)
+            for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True)
         ]
+
+    async def store(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
+        """Store some values of a batch, as a SET does, and return their results."""
+        writes = self._versioned(batch, namespace, indices)
+        if self._node.l2_for(namespace) is None:
+            return self._store(namespace, indices, writes, [True] * len(writes))
+        return await self._set(namespace, indices, writes)
 
     # Without L2: done within the turn.
 
@@ -110,7 +130,7 @@ class Writes:
 
     def _forget(self, namespace: Namespace, key: bytes) -> bool:
         record = namespace.store.peek(key, self._node.clock.now())
-        namespace.fills.void(key)
+        namespace.void(key)
         namespace.store.remove(key)
         namespace.deletes += record is not None
         return record is not None
@@ -121,9 +141,11 @@ class Writes:
         """Put in memory what L2 has taken; settle what it refused."""
         now = self._node.clock.now()
         failures: dict[int, Failure] = {}
+        removed = namespace.tombstones.covers
         for at, (write, accepted) in enumerate(zip(writes, taken, strict=True)):
-            namespace.fills.void(write.key)
-            stored = accepted and store_entry(namespace, write.key, write, now)
+            namespace.void(write.key)
+            stored = accepted and not removed(write.key, write.version, now)
+            stored = stored and store_entry(namespace, write.key, write, now)
             if not stored and not self._overtaken(namespace, write, now):
                 if not accepted:
                     namespace.store.remove(write.key)
@@ -134,8 +156,10 @@ class Writes:
         return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
 
     def _overtaken(self, namespace: Namespace, write: L2Write, now: float) -> bool:
-        """Return True if a later write of this node explains why this one was refused."""
+        """Return True if a later write or removal by this node explains why this one was refused."""
         if namespace.writing.get(write.key, 0) > write.version:
+            return True
+        if namespace.tombstones.covers(write.key, write.version, now):
             return True
         current = namespace.store.peek(write.key, now)
         if current is None:
@@ -147,7 +171,7 @@ class Writes:
         """Return for each key in memory its value with the new TTL, None where there is nothing to touch."""
         now = self._node.clock.now()
         writes: list[L2Write | None] = []
-        for index, ttl_s in zip(indices, self._ttls(batch, namespace, indices), strict=True):
+        for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True):
             key = batch.keys[index]
             record = namespace.store.peek(key, now)
             if record is None:
@@ -201,9 +225,11 @@ class Writes:
         assert tier is not None
         drops = [(batch.keys[index], node.versions.next()) for index in indices]
         in_l2 = await tier.drop(namespace.policy.name, drops)
+        now = node.clock.now()
         versions, failures = [], {}
         for at, ((key, version), found) in enumerate(zip(drops, in_l2, strict=True)):
             here = self._forget(namespace, key)
+            namespace.tombstones.note(key, version, now)
             namespace.deletes += found and not here
             versions.append(version if found or here else 0)
             if not node.placement.owns(key):

@@ -132,7 +132,7 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
             await rest
         if len(parts) == 1 and parts[0].indices is None:
             return parts[0]
-        return joined(parts, len(batch.keys), is_get=batch.operation is Operation.GET)
+        return joined(parts, len(batch.keys), is_get=batch.operation.reads)
 
 
 def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchResult:

@@ -207,7 +207,7 @@ class _Session:
         if self._pending_keys + len(batch.keys) > _MAX_PENDING_KEYS:
             reply(failed(batch, range(len(batch.keys)), OVERLOADED))
             return
-        rest = self._node.execute(batch, reply)
+        rest = self._node.execute(batch, reply, holder=self)
         if rest is not None:
             self._pending_keys += len(batch.keys)
             task = asyncio.create_task(self._finish(batch, rest))
@@ -288,7 +288,8 @@ class _Session:
             self._reader.cancel()
 
     def close(self) -> None:
-        """Stop what is still under way for a stream that has ended."""
+        """Stop what is still under way for a stream that has ended, and let others load what it was to load."""
+        self._node.loads.release(self)
         self._release()
         for task in list(self.tasks):
             task.cancel()

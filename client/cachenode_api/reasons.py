@@ -29,6 +29,7 @@ class Reason(IntEnum):
     INTERNAL = 11
     SUPERSEDED = 12
     UNCERTAIN = 13
+    LOAD_FAILED = 14
 
 
 RETRYABLE = frozenset(
@@ -50,6 +51,7 @@ GRPC_CODES = {
     Reason.INTERNAL: "INTERNAL",
     Reason.SUPERSEDED: "ABORTED",
     Reason.UNCERTAIN: "UNKNOWN",
+    Reason.LOAD_FAILED: "FAILED_PRECONDITION",
 }
 
 

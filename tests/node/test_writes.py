@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, L2Write, Operation
@@ -191,6 +192,30 @@ async def test_delete_voids_the_fill() -> None:
     await drop(node, b"k")
     gate.set()
     await reading
+    assert await fetch(node, b"k") is None
+
+
+async def test_delete_during_set_is_not_undone() -> None:
+    """L2 takes a set, a delete is done, and only then the set's answer comes: the value stays deleted."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    release = asyncio.Event()
+    taken, write = asyncio.Event(), l2.write
+
+    async def late_answer(namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        done = await write(namespace, writes)
+        taken.set()
+        await release.wait()
+        return done
+
+    l2.write = late_answer  # type: ignore[method-assign]
+    setting = asyncio.create_task(put(node, b"k", b"old"))
+    await taken.wait()
+    assert (await drop(node, b"k")).versions[0]
+    release.set()
+    assert not (await setting).failures
+    assert node.namespaces.get("default").store.peek(b"k", clock.now()) is None
     assert await fetch(node, b"k") is None
 
 

@@ -231,7 +231,7 @@ async def test_dropped_with_work_under_way(server: Server, sessions: Any, monkey
         finally:
             cancelled.set()
 
-    monkeypatch.setattr(server.node, "execute", lambda batch, reply: hang())
+    monkeypatch.setattr(server.node, "execute", lambda batch, reply, holder: hang())
     call = sessions.Session()
     await call.write(session_pb2.ClientFrame(batches=[get_batch(1, b"k")]))
     await asyncio.wait_for(began.wait(), 10)
@@ -249,7 +249,7 @@ async def test_a_defect_while_a_batch_is_under_way_ends_the_session(
         await asyncio.sleep(0)
         raise ValueError("secret")
 
-    monkeypatch.setattr(server.node, "execute", lambda batch, reply: broken())
+    monkeypatch.setattr(server.node, "execute", lambda batch, reply, holder: broken())
     call = sessions.Session()
     assert (await call.read()).HasField("hello")
     with capture_logs() as logs:
@@ -312,7 +312,7 @@ class Held:
         self.incoming: asyncio.Queue[session_pb2.ClientFrame] = asyncio.Queue()
         setattr(self.node, "execute", self.execute)  # noqa: B010 - a method is replaced on purpose
 
-    def execute(self, batch: Any, reply: Any) -> Any:
+    def execute(self, batch: Any, reply: Any, holder: object = None) -> Any:
         self.executed += 1
 
         async def rest() -> None:
@@ -386,7 +386,7 @@ async def test_slow_reader_of_late_replies_is_not_read_from_for_ever() -> None:
 def answer_at_once(held: Held, monkeypatch: pytest.MonkeyPatch, known: int) -> None:
     """Let the node know so many keys of each batch at once, and the others when the test says."""
 
-    def execute(batch: Any, reply: Any) -> Any:
+    def execute(batch: Any, reply: Any, holder: object = None) -> Any:
         count = len(batch.keys)
         reply(BatchResult(indices=range(known), records=[b""] * known))
 

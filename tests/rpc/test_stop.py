@@ -40,7 +40,7 @@ async def test_stop_with_open_sessions_and_hanging_calls_is_bounded(
     """Whatever clients hold open, the node stops within its grace and a few seconds, and tells them first."""
     hung = 0
 
-    def execute(batch: object, reply: object) -> Awaitable[None]:
+    def execute(batch: object, reply: object, holder: object = None) -> Awaitable[None]:
         nonlocal hung
         hung += 1
         return hang()
@@ -92,7 +92,7 @@ async def test_work_under_way_is_delivered(server: Server, sessions: Any, monkey
     """A reply that comes within the grace still reaches its client."""
     go, execute = asyncio.Event(), server.node.execute
 
-    def later(batch: Any, reply: Any) -> Any:
+    def later(batch: Any, reply: Any, holder: object = None) -> Any:
         async def rest() -> None:
             await go.wait()
             execute(batch, reply)

@@ -125,11 +125,11 @@ def new_node(
     return node
 
 
-async def run(node: Node, batch: Batch, *, from_peer: bool = False) -> BatchResult:
+async def run(node: Node, batch: Batch, *, from_peer: bool = False, holder: object = None) -> BatchResult:
     """Execute a batch and return the results of all its keys, in order."""
     count = len(batch.keys)
-    is_get = batch.operation is Operation.GET
-    records, versions, layers = [b""] * count, [0] * count, [0] * count
+    is_get = batch.operation.reads
+    records, versions, layers, tokens = [b""] * count, [0] * count, [0] * count, [0] * count
     failures = {}
     answered: list[int] = []
     now_s = 0.0
@@ -142,12 +142,13 @@ async def run(node: Node, batch: Batch, *, from_peer: bool = False) -> BatchResu
             if is_get:
                 records[index] = part.records[at]
                 layers[index] = part.layers[at] if part.layers else 1
+                tokens[index] = part.tokens[at] if part.tokens else 0
             else:
                 versions[index] = part.versions[at]
             if at in part.failures:
                 failures[index] = part.failures[at]
 
-    rest = node.execute(batch, reply, from_peer=from_peer)
+    rest = node.execute(batch, reply, from_peer=from_peer, holder=holder)
     if rest is not None:
         await rest
     assert sorted(answered) == list(range(count)), "each key is answered exactly once"
@@ -157,6 +158,7 @@ async def run(node: Node, batch: Batch, *, from_peer: bool = False) -> BatchResu
         failures=failures,
         layers=layers if is_get else None,
         now_s=now_s,
+        tokens=tokens if any(tokens) else (),
     )
 
 

@@ -42,12 +42,18 @@ def test_batch_there_and_back(operation: Operation) -> None:
         batch.values, batch.flags, batch.ttls_ms = [b"1", b"2"], [3, 4], [5, 2**64 - 1]
     if operation is Operation.TOUCH:
         batch.ttls_ms = [9]
+    if operation is Operation.LEASE:
+        batch.lease_s = 2.5
+    if operation is Operation.FULFILL:
+        batch.values, batch.tokens = [b"1", b"2"], [6, 2**64 - 1]
+    if operation is Operation.ABANDON:
+        batch.tokens, batch.details = [6, 7], ["", "ValueError"]
     message = pb.Batch.FromString(batch_to_wire(batch, 7).SerializeToString())
     assert message.id == 7
     arrived = batch_from_wire(message, max_keys=2)
-    for field in ("operation", "namespace", "timeout_s"):
+    for field in ("operation", "namespace", "timeout_s", "lease_s"):
         assert getattr(arrived, field) == getattr(batch, field)
-    for column in ("keys", "values", "flags", "ttls_ms"):
+    for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details"):
         assert list(getattr(arrived, column)) == list(getattr(batch, column))
 
 
@@ -68,6 +74,11 @@ def test_empty_namespace_is_the_default() -> None:
         (pb.Batch(operation=pb.OPERATION_TOUCH, keys=[b"k"], values=[b"v"]), "values: 1 for 1 keys"),
         (pb.Batch(operation=pb.OPERATION_SET, keys=[b"k"] * 2, values=[b"v"] * 2, flags=[1]), "flags: 1 for 2 keys"),
         (pb.Batch(operation=pb.OPERATION_TOUCH, keys=[b"k"] * 3, ttls_ms=[1, 2]), "ttls_ms: 2 for 3 keys"),
+        (pb.Batch(operation=pb.OPERATION_FULFILL, keys=[b"k"], values=[b"v"]), "tokens: 0 for 1 keys"),
+        (pb.Batch(operation=pb.OPERATION_FULFILL, keys=[b"k"], tokens=[1]), "values: 0 for 1 keys"),
+        (pb.Batch(operation=pb.OPERATION_SET, keys=[b"k"], values=[b"v"], tokens=[1]), "tokens: 1 for 1 keys"),
+        (pb.Batch(operation=pb.OPERATION_ABANDON, keys=[b"k"], tokens=[1], details=["x"] * 2), "details: 2 for 1"),
+        (pb.Batch(operation=pb.OPERATION_ABANDON, keys=[b"k"], tokens=[1], details=["x" * 201]), "details: a text of"),
     ],
 )
 def test_columns_that_do_not_fit_are_named(message: pb.Batch, text: str) -> None:
@@ -90,6 +101,16 @@ def test_large_result_is_split_in_order() -> None:
     assert [list(reply.indices) for reply in replies] == [[0, 1], [2], [3]]
     assert [list(reply.layers) for reply in replies] == [[1, 2], [1], [1]]
     assert [list(reply.reasons) for reply in replies] == [[], [], [Reason.DEADLINE_EXCEEDED]]
+
+
+def test_tokens_travel_and_are_merged() -> None:
+    """A LEASE's tokens come with their keys, also when the records are split and arrive in another order."""
+    result = BatchResult(records=[b"", b"b" * 30, b""], tokens=[7, 0, 9])
+    replies = list(replies_to_wire(1, result, max_bytes=12))
+    assert [list(reply.tokens) for reply in replies] == [[7], [0], [9]]
+    into = BatchResult(records=[b""] * 3, tokens=[0] * 3)
+    assert sum(merge_reply(into, reply, 3) for reply in reversed(replies)) == 3
+    assert (list(into.tokens), into.records[1]) == ([7, 0, 9], b"b" * 30)
 
 
 record = st.binary(max_size=40)

@@ -37,6 +37,12 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Remove the value."""
     OPERATION_TOUCH: _Operation.ValueType  # 4
     """Give the value a new TTL."""
+    OPERATION_LEASE: _Operation.ValueType  # 5
+    """Read the value; if it is absent, get the right to load it, or wait for who has it."""
+    OPERATION_FULFILL: _Operation.ValueType  # 6
+    """Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait."""
+    OPERATION_ABANDON: _Operation.ValueType  # 7
+    """Give the right to load back, with the reason if the load failed."""
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -51,6 +57,12 @@ OPERATION_DELETE: Operation.ValueType  # 3
 """Remove the value."""
 OPERATION_TOUCH: Operation.ValueType  # 4
 """Give the value a new TTL."""
+OPERATION_LEASE: Operation.ValueType  # 5
+"""Read the value; if it is absent, get the right to load it, or wait for who has it."""
+OPERATION_FULFILL: Operation.ValueType  # 6
+"""Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait."""
+OPERATION_ABANDON: Operation.ValueType  # 7
+"""Give the right to load back, with the reason if the load failed."""
 Global___Operation: typing_extensions.TypeAlias = Operation
 
 class _Layer:
@@ -111,6 +123,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The write lost against a newer one of another owner."""
     REASON_UNCERTAIN: _Reason.ValueType  # 13
     """The owner was lost after the write had been sent to it: it may or may not have happened."""
+    REASON_LOAD_FAILED: _Reason.ValueType  # 14
+    """The caller who was to load the value could not."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -145,6 +159,8 @@ REASON_SUPERSEDED: Reason.ValueType  # 12
 """The write lost against a newer one of another owner."""
 REASON_UNCERTAIN: Reason.ValueType  # 13
 """The owner was lost after the write had been sent to it: it may or may not have happened."""
+REASON_LOAD_FAILED: Reason.ValueType  # 14
+"""The caller who was to load the value could not."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final
@@ -257,6 +273,9 @@ class Batch(google.protobuf.message.Message):
     FLAGS_FIELD_NUMBER: builtins.int
     TTLS_MS_FIELD_NUMBER: builtins.int
     TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    DETAILS_FIELD_NUMBER: builtins.int
+    LEASE_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -265,22 +284,34 @@ class Batch(google.protobuf.message.Message):
     """Name of the namespace; empty means "default"."""
     timeout_ms: builtins.int
     """How long the sender will wait for the results; 0 means the node's own limit."""
+    lease_ms: builtins.int
+    """LEASE: how long the right to load lasts; 0 means the node's own limit."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The keys, 1 to 1,024 bytes each."""
 
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """SET: one value per key."""
+        """SET, FULFILL: one value per key."""
 
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """SET: one word of flags per key (see cachenode_api.records); none means all zero."""
+        """SET, FULFILL: one word of flags per key (see cachenode_api.records); none means all zero."""
 
     @property
     def ttls_ms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """SET, TOUCH: remaining life in milliseconds; one per key, or one for all. 0 means the namespace's default,
+        """SET, TOUCH, FULFILL: remaining life in milliseconds; one per key, or one for all. 0 means the namespace's default,
         18446744073709551615 means that the entry does not expire.
+        """
+
+    @property
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """FULFILL, ABANDON: the token that the LEASE brought, one per key."""
+
+    @property
+    def details(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """ABANDON: why the load failed, one text per key, without keys, values or secrets; empty, or none at all, if it was
+        merely given up, so that another caller may load at once.
         """
 
     def __init__(
@@ -294,8 +325,11 @@ class Batch(google.protobuf.message.Message):
         flags: collections.abc.Iterable[builtins.int] | None = ...,
         ttls_ms: collections.abc.Iterable[builtins.int] | None = ...,
         timeout_ms: builtins.int = ...,
+        tokens: collections.abc.Iterable[builtins.int] | None = ...,
+        details: collections.abc.Iterable[builtins.str] | None = ...,
+        lease_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flags", b"flags", "id", b"id", "keys", b"keys", "namespace", b"namespace", "operation", b"operation", "timeout_ms", b"timeout_ms", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "flags", b"flags", "id", b"id", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
@@ -315,10 +349,11 @@ class Reply(google.protobuf.message.Message):
     DETAILS_FIELD_NUMBER: builtins.int
     LAYERS_FIELD_NUMBER: builtins.int
     NOW_S_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Id of the batch."""
     now_s: builtins.float
-    """GET: the clock against which the records' deadlines count."""
+    """GET, LEASE: the clock against which the records' deadlines count."""
     @property
     def indices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Positions of the answered keys in the batch; none means all of them, in order."""
@@ -331,7 +366,9 @@ class Reply(google.protobuf.message.Message):
 
     @property
     def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """SET, DELETE, TOUCH: the version of the write per answered key; for DELETE and TOUCH 0 means that the key was absent."""
+        """Else: the version of the write per answered key; for DELETE and TOUCH 0 means that the key was absent, for FULFILL
+        that the value was not stored, and for ABANDON nothing.
+        """
 
     @property
     def reasons(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -345,7 +382,11 @@ class Reply(google.protobuf.message.Message):
 
     @property
     def layers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """GET: one Layer per answered key; none means that all came from L1."""
+        """GET, LEASE: one Layer per answered key; none means that all came from L1."""
+
+    @property
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """LEASE: per answered key the token of the right to load, 0 for a key that has a value; none means that all have one."""
 
     def __init__(
         self,
@@ -358,8 +399,9 @@ class Reply(google.protobuf.message.Message):
         details: collections.abc.Iterable[builtins.str] | None = ...,
         layers: collections.abc.Iterable[builtins.int] | None = ...,
         now_s: builtins.float = ...,
+        tokens: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["details", b"details", "id", b"id", "indices", b"indices", "layers", b"layers", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "id", b"id", "indices", b"indices", "layers", b"layers", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "tokens", b"tokens", "versions", b"versions"]) -> None: ...
 
 Global___Reply: typing_extensions.TypeAlias = Reply
 

@@ -1,0 +1,248 @@
+"""Loads by callers: who may load an absent key, who waits, and what becomes of the loaded value.
+
+The node loads nothing itself. It answers LEASE with the value, or with a token to one caller per key, who loads; the
+others wait here. FULFILL brings the value and hands it to them, ABANDON the failure. A flight that ends without either
+(its holder is gone, its lease is over, the view changed) sends them round again: one of them leads next, or finds what
+was stored meanwhile.
+
+What a detached flight brings is given to those who waited and is not stored (see `cachenode.core.flights`). What an
+attached one brings is stored like any write: ordered by the owner now, in L2 first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from cachenode.core.entries import Batch, BatchResult, Failure, Layer
+from cachenode.core.failures import NOT_OWNER, load_failed
+from cachenode.core.flights import Flight
+from cachenode.node.filler import fill
+from cachenode_api.records import HEADER
+
+if TYPE_CHECKING:
+    from cachenode.node.namespaces import Namespace
+    from cachenode.node.service import Node, Reply
+    from cachenode_api.view import View
+
+__all__ = ["MAX_LEASE_S", "Loads", "Outcome", "Waiter"]
+
+DEFAULT_LEASE_S = 5.0
+MAX_LEASE_S = 60.0
+
+Outcome = bytes | Failure | None
+"""What those who wait for a flight are told: a record, why there is none, or to look again."""
+Waiter = asyncio.Future[Outcome]
+
+
+class Loads:
+    """The part of a node that lets callers load."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        node.placement.listeners.append(self._view_changed)
+
+    # LEASE.
+
+    async def lease(self, batch: Batch, namespace: Namespace, left: list[int], reply: Reply, holder: Hashable) -> None:
+        """Answer keys that are not in memory: with L2's value, with the right to load, or when another has loaded.
+
+        Args:
+            batch: A LEASE.
+            namespace: Its namespace.
+            left: Positions of the keys, all owned by this node; each is removed once it is answered.
+            reply: Takes the answers.
+            holder: Who gets the leases; they end with `release`.
+        """
+        waiting: dict[Waiter, int] = {}
+        look: Sequence[int] = list(left)
+        try:
+            while look or waiting:
+                if look:
+                    await self._look(batch, namespace, look, left, waiting, reply, holder)
+                    look = ()
+                if waiting:
+                    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    outcomes = {waiting.pop(waiter): waiter.result() for waiter in done}
+                    look = [index for index, outcome in outcomes.items() if outcome is None]
+                    self._tell({index: found for index, found in outcomes.items() if found is not None}, left, reply)
+        finally:
+            for waiter in waiting:
+                waiter.cancel()
+
+    async def _look(
+        self,
+        batch: Batch,
+        namespace: Namespace,
+        indices: Sequence[int],
+        left: list[int],
+        waiting: dict[Waiter, int],
+        reply: Reply,
+        holder: Hashable,
+    ) -> None:
+        """Look for values once more, in L2 too; let callers lead or wait for what is absent."""
+        node = self._node
+        found: dict[int, Outcome] = {}
+        layers: dict[int, Layer] = {}
+        tier = node.l2_for(namespace)
+        if tier is not None and tier.available:
+
+            def done(first: int, records: list[bytes], origins: list[Layer]) -> None:
+                for index, record, layer in zip(indices[first:], records, origins, strict=False):
+                    if record:
+                        found[index], layers[index] = record, layer
+
+            await fill(node, namespace, [batch.keys[index] for index in indices], done)
+        now = node.clock.now()
+        tokens: dict[int, int] = {}
+        for index in indices:
+            if index in found:
+                namespace.l2_hits += layers[index] is Layer.L2
+                namespace.l1_hits += layers[index] is Layer.L1
+                continue
+            key = batch.keys[index]
+            outcome = self._settled(namespace, key, now)
+            if outcome is not None:
+                found[index] = outcome
+            elif flight := namespace.flights.find(key):
+                waiter: Waiter = asyncio.get_running_loop().create_future()
+                flight.waiting.append(waiter)
+                waiting[waiter] = index
+                namespace.load_waits += 1
+            else:
+                tokens[index] = token = node.versions.next()
+                lease_s = min(batch.lease_s or DEFAULT_LEASE_S, MAX_LEASE_S)
+                namespace.flights.lead(key, token, holder, now + lease_s)
+                namespace.loads += 1
+        namespace.misses += len(indices) - len(found)
+        self._tell(found, left, reply, layers)
+        if tokens:
+            _forget(left, tokens)
+            records = [b""] * len(tokens)
+            reply(BatchResult(indices=list(tokens), records=records, tokens=list(tokens.values()), now_s=now))
+
+    def _settled(self, namespace: Namespace, key: bytes, now: float) -> Outcome:
+        """Return what is known of a key that L2 does not have: None if it must be loaded."""
+        record = namespace.store.get(key, now)
+        if record is not None:  # stored while L2 was asked
+            namespace.l1_hits += 1
+            return record
+        if not self._node.placement.owns(key):  # any more
+            return NOT_OWNER
+        pause = namespace.load_backoff.left_s(key, now)
+        return load_failed(f"the last load failed; the next may begin in {pause:.1f} s") if pause else None
+
+    def _tell(
+        self, outcomes: dict[int, Outcome], left: list[int], reply: Reply, layers: dict[int, Layer] | None = None
+    ) -> None:
+        if not outcomes:
+            return
+        _forget(left, outcomes)
+        failures = {at: found for at, found in enumerate(outcomes.values()) if isinstance(found, Failure)}
+        for failure in failures.values():
+            self._node.failures[failure.reason] += 1
+        reply(
+            BatchResult(
+                indices=list(outcomes),
+                records=[found if isinstance(found, bytes) else b"" for found in outcomes.values()],
+                failures=failures,
+                layers=[layers.get(index, Layer.L1) for index in outcomes] if layers else None,
+                now_s=self._node.clock.now(),
+            )
+        )
+
+    # FULFILL and ABANDON.
+
+    async def land(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> None:
+        """Store what was loaded where that may be, and hand it to those who wait. Answers 0 for what was not stored."""
+        writes, flights = self._node.writes, namespace.flights
+        versions = dict.fromkeys(own, 0)
+        failures: dict[int, Failure] = {}
+        landing = {index: flight for index in own if (flight := self._landing(batch, namespace, index))}
+        try:
+            store = [index for index, flight in landing.items() if flight.attached]
+            stored = await writes.store(batch, namespace, store) if store else BatchResult()
+            for at, index in enumerate(store):
+                if at in stored.failures:
+                    failures[index] = stored.failures[at]
+                else:
+                    versions[index] = stored.versions[at]
+            now = self._node.clock.now()
+            for (index, flight), ttl_s in zip(landing.items(), writes.ttls(batch, namespace, landing), strict=True):
+                namespace.load_backoff.succeeded(flight.key)
+                _resolve(flight, _record(batch, index, versions[index], now + ttl_s))
+        finally:
+            for flight in landing.values():
+                flights.end(flight)
+                _resolve(flight, None)
+        at_fault = {at: failures[index] for at, index in enumerate(own) if index in failures}
+        reply(BatchResult(indices=own, versions=list(versions.values()), failures=at_fault))
+
+    def _landing(self, batch: Batch, namespace: Namespace, index: int) -> Flight[Waiter] | None:
+        flight = namespace.flights.of(batch.keys[index], batch.tokens[index])
+        if flight is None or flight.landing:
+            return None
+        flight.landing = True
+        return flight
+
+    def refuse(self, batch: Batch, namespace: Namespace, failures: dict[int, Failure]) -> None:
+        """Tell those who wait that what was loaded for them cannot be taken."""
+        for index, failure in failures.items():
+            flight = namespace.flights.of(batch.keys[index], batch.tokens[index])
+            if flight is not None and not flight.landing:
+                namespace.flights.end(flight)
+                _resolve(flight, failure)
+
+    async def abandon(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> None:
+        """End flights without a value: with the text of a failure, or without one so that another may lead."""
+        now = self._node.clock.now()
+        for index in own:
+            flight = namespace.flights.of(batch.keys[index], batch.tokens[index])
+            if flight is None or flight.landing:
+                continue
+            namespace.flights.end(flight)
+            text = batch.details[index] if batch.details else ""
+            if text:
+                namespace.load_failures += 1
+                namespace.load_backoff.failed(flight.key, now)
+            _resolve(flight, load_failed(f"the load failed: {text}") if text else None)
+        reply(BatchResult(indices=own, versions=[0] * len(own)))
+
+    # Ends without a value.
+
+    def release(self, holder: Hashable) -> None:
+        """End the leases of a holder that is gone: others lead at once."""
+        for namespace in self._node.namespaces:
+            if len(namespace.flights):
+                _send_round(namespace.flights.release(holder))
+
+    def expire(self, now: float) -> None:
+        """End the leases that are over."""
+        for namespace in self._node.namespaces:
+            _send_round(namespace.flights.expire(now))
+
+    def _view_changed(self, _former: View | None, _view: View) -> None:
+        for namespace in self._node.namespaces:
+            _send_round(namespace.flights.end_all())
+
+
+def _send_round(flights: Iterable[Flight[Waiter]]) -> None:
+    for flight in flights:
+        _resolve(flight, None)
+
+
+def _resolve(flight: Flight[Waiter], outcome: Outcome) -> None:
+    for waiter in flight.waiting:
+        if not waiter.done():
+            waiter.set_result(outcome)
+
+
+def _forget(left: list[int], answered: Iterable[int]) -> None:
+    gone = set(answered)
+    left[:] = [index for index in left if index not in gone]
+
+
+def _record(batch: Batch, index: int, version: int, deadline: float) -> bytes:
+    flags = batch.flags[index] if batch.flags else 0
+    return HEADER.pack(0, flags, version, deadline) + batch.values[index]
