@@ -181,10 +181,14 @@ async def test_lease_that_ends_while_its_value_is_stored() -> None:
     l2.gate.clear()
     landing = asyncio.create_task(fulfil(node, token, b"v"))
     await l2.held.wait()
+    gate, l2.gate = l2.gate, asyncio.Event()
+    l2.gate.set()
     clock.advance(2.0)
     node.loads.expire(clock.now())
     node.loads.release("h")
-    l2.gate.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    gate.set()
     assert (await landing).versions[0]
     assert values(await waiting) == [b"v"]
     assert node.namespaces.get("default").loads == 1
