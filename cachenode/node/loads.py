@@ -195,7 +195,7 @@ class Loads:
                 _resolve(flight, failure)
 
     async def abandon(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> None:
-        """End flights without a value: with the text of a failure, or without one so that another may lead."""
+        """End flights without a value: there is none, it could not be loaded, or another may lead."""
         now = self._node.clock.now()
         for index in own:
             flight = namespace.flights.of(batch.keys[index], batch.tokens[index])
@@ -206,7 +206,9 @@ class Loads:
             if text:
                 namespace.load_failures += 1
                 namespace.load_backoff.failed(flight.key, now)
-            _resolve(flight, load_failed(f"the load failed: {text}") if text else None)
+                _resolve(flight, load_failed(f"the load failed: {text}"))
+            else:
+                _resolve(flight, b"" if batch.flags and batch.flags[index] else None)
         reply(BatchResult(indices=own, versions=[0] * len(own)))
 
     # Ends without a value.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, which the next line brings
 from cachenode_client._client import CacheClient
+from cachenode_client._loads import ABSENT, Absent
 from cachenode_client._results import Lookup
 from cachenode_client.errors import (
     CacheError,
@@ -16,6 +17,7 @@ from cachenode_client.errors import (
     InvalidKey,
     InvalidNamespace,
     InvalidTtl,
+    LoadFailed,
     ManyFailed,
     NodeError,
     Overloaded,
@@ -25,6 +27,8 @@ from cachenode_client.errors import (
 from cachenode_client.serializers import Serializer
 
 __all__ = [
+    "ABSENT",
+    "Absent",
     "CacheClient",
     "CacheError",
     "CacheTimeout",
@@ -36,6 +40,7 @@ __all__ = [
     "InvalidKey",
     "InvalidNamespace",
     "InvalidTtl",
+    "LoadFailed",
     "Lookup",
     "ManyFailed",
     "NodeError",

@@ -17,18 +17,23 @@ from cachenode_api.reasons import detail_at
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_client.errors import CacheError, NodeError, from_reason
 
-__all__ = ["EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter"]
+__all__ = ["EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter", "give_back"]
 
 GET = pb.OPERATION_GET
 SET = pb.OPERATION_SET
 DELETE = pb.OPERATION_DELETE
 TOUCH = pb.OPERATION_TOUCH
+LEASE = pb.OPERATION_LEASE
+FULFILL = pb.OPERATION_FULFILL
+ABANDON = pb.OPERATION_ABANDON
+_READS = frozenset({GET, LEASE})
 
 KEY_OVERHEAD = 24
 """Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
 
-Group = tuple[int, str, float, bool]
-"""What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted."""
+Group = tuple[int, str, float, bool, int]
+"""What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
+for a LEASE the milliseconds it is to last."""
 
 
 class Waiter(Protocol):
@@ -47,7 +52,20 @@ class Waiter(Protocol):
 class PendingBatch:
     """A batch with its columns and its state."""
 
-    __slots__ = ("deadline", "flags", "group", "id", "keys", "left", "sent", "size", "ttls_ms", "values")
+    __slots__ = (
+        "deadline",
+        "details",
+        "flags",
+        "group",
+        "id",
+        "keys",
+        "left",
+        "sent",
+        "size",
+        "tokens",
+        "ttls_ms",
+        "values",
+    )
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -56,6 +74,8 @@ class PendingBatch:
         self.values: list[bytes] = []
         self.flags: list[int] = []
         self.ttls_ms: list[int] = []
+        self.tokens: Sequence[int] = ()
+        self.details: Sequence[str] = ()
         self.size = 0
         self.left = 0
         self.sent = False
@@ -70,7 +90,7 @@ class PendingBatch:
         """Return the message, and take note that the batch is sent."""
         self.sent = True
         self.left = len(self.keys)
-        operation, namespace, timeout_s, _ = self.group
+        operation, namespace, timeout_s, _, lease_ms = self.group
         return pb.Batch(
             id=self.id,
             operation=operation,  # type: ignore[arg-type]
@@ -80,6 +100,9 @@ class PendingBatch:
             flags=self.flags,
             ttls_ms=self.ttls_ms,
             timeout_ms=int(timeout_s * 1_000),
+            tokens=self.tokens,
+            details=self.details,
+            lease_ms=lease_ms,
         )
 
     def take(self, reply: pb.Reply) -> bool:
@@ -98,15 +121,17 @@ class PendingBatch:
 class EachBatch(PendingBatch):
     """Keys of many callers, a waiter each.
 
-    A GET's result is the record, empty if absent; with layers wanted it is (record, layer, now_s). A write's result
-    is its version.
+    A GET's result is the record, empty if absent; with layers wanted it is (record, layer, now_s). A LEASE's is the
+    record too, or the token, an int, for who is to load. A write's result is its version.
     """
 
-    __slots__ = ("waiters",)
+    __slots__ = ("orphans", "waiters")
 
     def __init__(self, group: Group) -> None:
         super().__init__(group)
         self.waiters: list[Waiter] = []
+        self.orphans: list[tuple[bytes, int]] = []
+        """Keys that this client was to load, with their tokens, whose callers no longer wait."""
 
     def split(self) -> EachBatch:
         """Give up the later half of the keys, before the batch is sent; return it, with the same deadline."""
@@ -120,13 +145,19 @@ class EachBatch(PendingBatch):
 
     def take(self, reply: pb.Reply) -> bool:
         """Hand each answered key's result to its waiter."""
-        results: Sequence[Any] = reply.records if self.group[0] == GET else reply.versions
+        results: Sequence[Any] = reply.records if self.group[0] in _READS else reply.versions
+        if reply.tokens:
+            results = [token or record for token, record in zip(reply.tokens, results, strict=True)]
         if self.group[3]:
             layers, now_s = reply.layers, reply.now_s
             results = [(record, layers[at] if layers else 1, now_s) for at, record in enumerate(results)]
         waiters: Sequence[Waiter] = self.waiters
         if reply.indices:
             waiters = [waiters[index] for index in reply.indices]
+        if reply.tokens:
+            keys = [self.keys[index] for index in reply.indices] if reply.indices else self.keys
+            told = zip(keys, waiters, reply.tokens, strict=True)
+            self.orphans += [(key, token) for key, waiter, token in told if token and waiter.done()]
         if reply.reasons:
             _deliver_some(waiters, results, reply)
         else:
@@ -163,6 +194,19 @@ class ManyResult:
     def __init__(self, count: int) -> None:
         self.results: list[Any] = [None] * count
         self.errors: dict[int, CacheError] = {}
+
+
+class _Nobody:
+    """A waiter for what nobody wants to know."""
+
+    def done(self) -> bool:
+        return True
+
+    def set_result(self, result: Any, /) -> None:
+        pass
+
+    def set_exception(self, exception: CacheError, /) -> None:
+        pass
 
 
 class ManyBatch(PendingBatch):
@@ -212,6 +256,14 @@ class ManyBatch(PendingBatch):
             if value is None and index not in result.errors:
                 result.errors[index] = make_error()
         self._finish(result)
+
+
+def give_back(group: Group, leases: Sequence[tuple[bytes, int]]) -> ManyBatch:
+    """Return the batch that gives back leases whose callers are gone, so that others may load at once."""
+    batch = ManyBatch((ABANDON, group[1], 1.0, False, 0), _Nobody())
+    batch.keys = [key for key, _ in leases]
+    batch.tokens = [token for _, token in leases]
+    return batch
 
 
 def malformed() -> CacheError:

@@ -59,10 +59,10 @@ def checked_ttl(ttl_s: float | None) -> int:
     return max(1, round(ttl_s * 1_000))
 
 
-def checked_timeout(timeout_s: float) -> float:
+def checked_timeout(timeout_s: float, *, field: str = "timeout_s") -> float:
     """Return a timeout."""
     if type(timeout_s) not in (int, float) or not 0 < timeout_s <= _MAX_TIMEOUT_S:
-        raise InvalidArgument("timeout_s: must be above 0 and at most 86,400 seconds")
+        raise InvalidArgument(f"{field}: must be above 0 and at most 86,400 seconds")
     return float(timeout_s)
 
 

@@ -8,19 +8,32 @@ call's deadline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, Self
 
 from cachenode_api.records import HEADER_BYTES
 from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
 from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
-from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, many_keys, many_values
+from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, many_keys, many_values
+from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
+from cachenode_client._loads import (
+    ABSENT,
+    LATE_LOAD,
+    Asks,
+    BatchLoader,
+    FlightEnd,
+    Loader,
+    call_loader,
+    checked_batch,
+)
 from cachenode_client._results import Lookup
-from cachenode_client.errors import CacheError, CacheUnavailable
+from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
 __all__ = ["CacheClient"]
+
+P = ParamSpec("P")
 
 _running_loop = asyncio.get_running_loop
 
@@ -246,6 +259,158 @@ class CacheClient(ClientCore):
         except CacheError as error:
             return self._missed(error, instead=False)
 
+    # Loading.
+
+    async def get_or_load(
+        self,
+        key: Key,
+        loader: Loader,
+        *,
+        default: Any = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        lease_s: float | None = None,
+        namespace: str | None = None,
+    ) -> Any:
+        """Return a key's value; if there is none, load it, once for all who ask in the whole cluster.
+
+        One caller runs its loader, the others wait for the value. The load goes on if its caller is cancelled. A
+        value whose key was written or removed during the load is returned and not stored. Not promised: that loaders
+        exclude each other; after `lease_s`, or across a change of the cluster, another may run.
+
+        Args:
+            key: 1 to 1,024 bytes.
+            loader: Returns the value, or `ABSENT` if there is none. Unless it is an async function it runs in a
+                thread, so that it may block.
+            default: Returned if the loader said `ABSENT`.
+            ttl_s: Life of a loaded value in seconds; None for the namespace's default, infinite for no end.
+            timeout_s: Longest duration of this call, waiting for another's load included; None for 10 seconds.
+            lease_s: After so long without a value another caller may load; None for as long as `timeout_s`.
+            namespace: Instead of the client's.
+
+        Raises:
+            LoadFailed: Another caller was to load the value and could not, now or a moment ago.
+            CacheTimeout: No value in time.
+            CacheUnavailable: No node could answer. Under ``on_error="miss"`` the value is loaded and not stored.
+            Exception: What the loader raised, if it was this call's.
+            CacheError: As `set`.
+        """
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        group = self._lease_group(namespace, timeout_s, lease_s)
+        try:
+            async with asyncio.timeout(group[2]) as limit:
+                try:
+                    await self._started().reach(raw, self._timeout_s)
+                    outcome = await self._call(group, raw)
+                except CacheError as error:
+                    self._must_load_alone(error)
+                    value = await call_loader(loader)
+                    return default if value is ABSENT else value
+                if not isinstance(outcome, int):
+                    return self._found(outcome, default)
+                load = self._started().keep(self._load(group, raw, outcome, loader, ttl_ms))
+                value = await asyncio.shield(load)
+        except TimeoutError:
+            if limit.expired():
+                raise CacheTimeout(LATE_LOAD) from None
+            raise
+        return default if value is ABSENT else value
+
+    async def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        batch_loader: BatchLoader[K],
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        lease_s: float | None = None,
+        namespace: str | None = None,
+    ) -> dict[K, Any]:
+        """Return the values of keys; load those that nobody has and nobody is loading, together.
+
+        Args:
+            keys: Each 1 to 1,024 bytes.
+            batch_loader: Gets a list of some of the keys, as they were given, and returns a mapping with their
+                values; a key that it leaves out has none. It may be called again for keys whose loader elsewhere was
+                lost.
+            ttl_s: As `get_or_load`, as all below.
+            timeout_s: Longest duration of this call.
+            lease_s: After so long without a value another caller may load a key.
+            namespace: Instead of the client's.
+
+        Raises:
+            ManyFailed: Some keys failed: another caller's load, or the way to their owner.
+            CacheError: As `get_or_load`.
+            Exception: What the batch loader raised.
+        """
+        originals, raws = many_keys(dict.fromkeys(keys))
+        ttl_ms = checked_ttl(ttl_s)
+        group = self._lease_group(namespace, timeout_s, lease_s)
+        engine = self._started()
+        asks = Asks(engine, group, raws, self._timeout_s)
+        values: dict[K, Any] = {}
+        errors: dict[int, CacheError] = {}
+        loads: set[asyncio.Task[dict[K, Any]]] = set()
+        try:
+            async with asyncio.timeout(group[2]) as limit:
+                while asks.left or loads:
+                    leads = self._sort_out(await asks.some(loads), originals, raws, values, errors)
+                    if leads:
+                        loads.add(engine.keep(self._load_many(group, leads, batch_loader, ttl_ms)))
+                    for load in [load for load in loads if load.done()]:
+                        loads.discard(load)
+                        values |= load.result()
+                alone = [originals[at] for at in self._to_load_alone(errors)]
+                if alone:
+                    values |= checked_batch(await call_loader(batch_loader, alone))
+        except TimeoutError:
+            if limit.expired():
+                raise CacheTimeout(LATE_LOAD) from None
+            raise
+        finally:
+            asks.close()
+        return self._checked_many(values, {originals[at]: error for at, error in errors.items()})
+
+    def cached(
+        self,
+        key: str,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        lease_s: float | None = None,
+        namespace: str | None = None,
+    ) -> Callable[[Callable[P, Any]], Cached[P]]:
+        """Return a decorator that keeps a function's results: `get_or_load` with the function as the loader.
+
+        Args:
+            key: The key, with the function's parameters by name: ``"user:{user_id}"``. Parameters that it leaves out
+                do not distinguish results.
+            ttl_s: As `get_or_load`, as all below.
+            timeout_s: Longest duration of a call.
+            lease_s: After so long without a value another caller may load.
+            namespace: Instead of the client's.
+
+        Raises:
+            InvalidArgument: The key names something that is not a parameter.
+
+        Example:
+            >>> @cache.cached("user:{user_id}", ttl_s=60)
+            ... async def load_user(user_id: int) -> dict: ...
+            >>> await load_user(7)
+            >>> await load_user.forget(7)
+        """
+
+        def decorate(function: Callable[P, Any]) -> Cached[P]:
+            async def read(raw: str, loader: Loader) -> Any:
+                return await self.get_or_load(
+                    raw, loader, ttl_s=ttl_s, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
+                )
+
+            return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))
+
+        return decorate
+
     # The cluster.
 
     async def view(self) -> View:
@@ -292,22 +457,42 @@ class CacheClient(ClientCore):
 
     # Inside.
 
-    async def _call(self, group: Group, raw: bytes, ttl_ms: int = 0) -> Any:
-        """Send one key at once if there is a session for it; leave the rest to the engine.
+    async def _load(self, group: Group, raw: bytes, token: int, loader: Loader, ttl_ms: int) -> Any:
+        async def batch_loader(_keys: list[bytes]) -> dict[bytes, Any]:
+            return {raw: await call_loader(loader)}
 
-        `get` and `set` do the same without this call in between.
-        """
+        loaded = await self._load_many(group, [(raw, raw, token)], batch_loader, ttl_ms)
+        return loaded.get(raw, ABSENT)
+
+    async def _load_many(
+        self, group: Group, leads: list[Lead[K]], batch_loader: BatchLoader[K], ttl_ms: int
+    ) -> dict[K, Any]:
+        """Load the keys that this client leads for, and hand the values over to those who wait at their owners."""
+        engine = self._started()
+        self._stats.loads += 1
+        try:
+            loaded = checked_batch(await call_loader(batch_loader, [key for key, _, _ in leads]))
+            ends = self._landings(group, leads, loaded, ttl_ms)
+        except BaseException as error:
+            await self._end(engine, self._given_up(group, leads, error))
+            raise
+        for end in ends:
+            await self._end(engine, end)
+        return {key: loaded[key] for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
+
+    async def _end(self, engine: Engine, end: FlightEnd) -> None:
+        try:
+            failures = await engine.end_flights(end)
+        except CacheError as error:
+            failures = {0: error}
+        self._ended(failures)
+
+    async def _call(self, group: Group, raw: bytes, ttl_ms: int = 0) -> Any:
+        """Send one key; `get` and `set` do the same without the calls in between."""
         engine = self._engine
         if engine is None or engine.loop is not _running_loop():
             engine = self._started()
-        began = engine.loop.time()
-        future: asyncio.Future[Any] = engine.loop.create_future()
-        if not engine.try_submit(group, raw, future, None, ttl_ms):
-            return await engine.persist(group, raw, ttl_ms=ttl_ms)
-        try:
-            return await future
-        except CacheError as error:
-            return await engine.again(error, began, group, raw, ttl_ms=ttl_ms)
+        return await engine.call(group, raw, ttl_ms)
 
     def _started(self) -> Engine:
         """Return the engine, starting it with the first call.

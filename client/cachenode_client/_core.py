@@ -10,16 +10,25 @@ from typing import Any, Literal, TypeVar
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
-from cachenode_client._batches import GET, SET, Group
+from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Group
 from cachenode_client._checks import Key, checked_key, checked_namespace, checked_timeout
 from cachenode_client._engine import Encoded
+from cachenode_client._loads import ABSENT, FlightEnd
 from cachenode_client._results import Lookup
 from cachenode_client._stats import ClientStats
 from cachenode_client._values import DEFAULT_COMPRESS_FROM_BYTES, DEFAULT_MAX_VALUE_BYTES, Codec
-from cachenode_client.errors import CacheError, ClientClosed, ForkedClient, InvalidArgument, ManyFailed
+from cachenode_client.errors import (
+    CacheError,
+    CacheUnavailable,
+    ClientClosed,
+    ForkedClient,
+    InvalidArgument,
+    ManyFailed,
+    Overloaded,
+)
 from cachenode_client.serializers import Serializer
 
-__all__ = ["ClientCore", "Detailed", "K", "many_keys", "many_values"]
+__all__ = ["ClientCore", "Detailed", "K", "Lead", "many_keys", "many_values"]
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Key)
@@ -27,6 +36,11 @@ K = TypeVar("K", bound=Key)
 Detailed = tuple[bytes, int, float]
 """A record, its layer, and the clock against which its deadline counts."""
 
+Lead = tuple[K, bytes, int]
+"""A key that this client is to load: as it was given, as bytes, and the token."""
+
+LOAD_TIMEOUT_S = 10.0
+_MAX_NAME = 100
 PLAIN = b"\x00\x00\x00\x00"
 FLAGS_AT = 4
 _LAYERS: dict[int, Literal["l1", "l2"]] = {1: "l1", 2: "l2"}
@@ -61,8 +75,8 @@ class ClientCore:
         )
         self._misses_on_error = on_error == "miss"
         self._client_name = client_name
-        self._get_group: Group = (GET, self._namespace, self._timeout_s, False)
-        self._set_group: Group = (SET, self._namespace, self._timeout_s, False)
+        self._get_group: Group = (GET, self._namespace, self._timeout_s, False, 0)
+        self._set_group: Group = (SET, self._namespace, self._timeout_s, False, 0)
         self._closed = False
         self._forked = False
         self._stats = ClientStats()
@@ -86,7 +100,90 @@ class ClientCore:
             self._namespace if namespace is None else checked_namespace(namespace),
             self._timeout_s if timeout_s is None else checked_timeout(timeout_s),
             detailed,
+            0,
         )
+
+    def _lease_group(self, namespace: str | None, timeout_s: float | None, lease_s: float | None) -> Group:
+        waits_s = LOAD_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)
+        lease_ms = round(1_000 * (waits_s if lease_s is None else checked_timeout(lease_s, field="lease_s")))
+        operation, namespace, _, _, _ = self._group(LEASE, namespace, None)
+        return (operation, namespace, waits_s, False, max(1, lease_ms))
+
+    def _sort_out(
+        self,
+        outcomes: dict[int, Any],
+        keys: list[K],
+        raws: list[bytes],
+        values: dict[K, Any],
+        errors: dict[int, CacheError],
+    ) -> list[Lead[K]]:
+        """Put outcomes of asking where they belong; return the keys that this client is to load."""
+        leads: list[Lead[K]] = []
+        for at, outcome in outcomes.items():
+            if isinstance(outcome, int):
+                leads.append((keys[at], raws[at], outcome))
+            elif isinstance(outcome, CacheError):
+                errors[at] = outcome
+            elif outcome:
+                values[keys[at]] = self._found(outcome, None)
+            else:
+                self._stats.misses += 1
+        self._stats.misses += len(leads)
+        return leads
+
+    def _must_load_alone(self, error: CacheError) -> None:
+        """Raise the error unless the client takes it for a miss: then the caller loads for itself, storing nothing."""
+        self._stats.errors += 1
+        if not self._takes_for_miss(error):
+            raise error
+
+    def _takes_for_miss(self, error: CacheError) -> bool:
+        """Return True for errors of the cluster, not of another's load nor of time: those would cause a stampede."""
+        return self._misses_on_error and isinstance(error, (CacheUnavailable, Overloaded))
+
+    def _to_load_alone(self, errors: dict[int, CacheError]) -> list[int]:
+        """Take the errors that this client takes for misses out; return their positions."""
+        alone = [
+            at for at, e in errors.items() if self._misses_on_error and isinstance(e, (CacheUnavailable, Overloaded))
+        ]
+        self._stats.errors += len(alone)
+        for at in alone:
+            del errors[at]
+        return alone
+
+    def _landings(self, group: Group, leads: list[Lead[K]], loaded: Mapping[K, Any], ttl_ms: int) -> list[FlightEnd]:
+        """Return what is to be told of loads that have succeeded: the values, and which keys have none."""
+        found = [lead for lead in leads if loaded.get(lead[0], ABSENT) is not ABSENT]
+        absent = [lead for lead in leads if loaded.get(lead[0], ABSENT) is ABSENT]
+        ends = []
+        if found:
+            end = self._flight_end(FULFILL, group, found)
+            end.encoded, end.ttl_ms = [self.encoded(loaded[key]) for key, _, _ in found], ttl_ms
+            ends.append(end)
+        if absent:
+            end = self._flight_end(ABANDON, group, absent)
+            end.absent = True
+            ends.append(end)
+        return ends
+
+    def _given_up(self, group: Group, leads: list[Lead[K]], error: BaseException) -> FlightEnd:
+        """Return what is to be told of loads that have failed, or were cancelled with this client."""
+        end = self._flight_end(ABANDON, group, leads)
+        if isinstance(error, Exception):
+            self._stats.load_failures += 1
+            end.details = [type(error).__name__[:_MAX_NAME]] * len(leads)
+        return end
+
+    def _flight_end(self, operation: int, group: Group, leads: list[Lead[K]]) -> FlightEnd:
+        settled = (operation, group[1], self._timeout_s, False, 0)
+        return FlightEnd(settled, [raw for _, raw, _ in leads], [token for _, _, token in leads])
+
+    def _ended(self, failures: dict[int, CacheError]) -> None:
+        """Count what could not be told to owners: the values are loaded all the same. A caller's fault is raised."""
+        self._stats.errors += len(failures)
+        for error in failures.values():
+            if is_callers_fault(error) and isinstance(error, InvalidArgument):
+                raise error
 
     def encoded(self, value: object) -> Encoded:
         """Return a value's bytes and flags."""

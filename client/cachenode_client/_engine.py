@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_client._backoff import RetryBudget, Schedule
-from cachenode_client._batches import KEY_OVERHEAD, SET, Group, ManyBatch, ManyResult, Waiter
+from cachenode_client._batches import KEY_OVERHEAD, LEASE, SET, Group, ManyBatch, ManyResult, Waiter, give_back
 from cachenode_client._router import Router
 from cachenode_client.errors import (
     CacheError,
@@ -26,10 +26,13 @@ from cachenode_client.errors import (
 
 if TYPE_CHECKING:
     from cachenode_client._address import Addresses
+    from cachenode_client._loads import FlightEnd
     from cachenode_client._session import Session
     from cachenode_client._stats import ClientStats
 
 __all__ = ["Encoded", "Engine", "may_retry"]
+
+T = TypeVar("T")
 
 Encoded = tuple[bytes, int]
 """A value's bytes and its flags."""
@@ -67,11 +70,14 @@ class Engine:
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._stats = stats
         self._closed = False
+        self._loads: set[asyncio.Task[Any]] = set()
         self.router.start()
 
     async def close(self) -> None:
         """End all sessions."""
         self._closed = True
+        for load in list(self._loads):
+            load.cancel()
         await self.router.close()
 
     def try_read(self, group: Group, raw: bytes) -> asyncio.Future[Any] | None:
@@ -113,6 +119,39 @@ class Engine:
             session.submit(group, raw, waiter, value=encoded[0], flags=encoded[1], ttl_ms=ttl_ms)
         return True
 
+    async def call(self, group: Group, raw: bytes, ttl_ms: int = 0) -> Any:
+        """Send one key at once if there is a session for it, and again if it fails and that is safe."""
+        began = self.loop.time()
+        future: asyncio.Future[Any] = self._new_future()
+        if not self.try_submit(group, raw, future, None, ttl_ms):
+            return await self.persist(group, raw, ttl_ms=ttl_ms)
+        try:
+            return await future
+        except CacheError as error:
+            return await self.again(error, began, group, raw, ttl_ms=ttl_ms)
+        except asyncio.CancelledError:
+            self._not_wanted(group, raw, future)
+            raise
+
+    async def reach(self, raw: bytes, timeout_s: float) -> None:
+        """Return once there is a way to a key's owner: before a call that may take long for other reasons.
+
+        Raises:
+            CacheUnavailable: There was none in time.
+        """
+        if self.router.route(raw) is None:
+            await self.router.wait_route(raw, timeout_s)
+
+    def _not_wanted(self, group: Group, raw: bytes, future: asyncio.Future[Any]) -> None:
+        """Give a lease back that came in the very turn in which its caller was cancelled."""
+        if group[0] != LEASE or future.cancelled() or not future.done() or future.exception() is not None:
+            return
+        if isinstance(future.result(), int):
+            session = self.router.route(raw)
+            if session is not None:
+                back = give_back(group, [(raw, future.result())])
+                session.submit_many(back.group, back)
+
     async def persist(
         self,
         group: Group,
@@ -143,12 +182,15 @@ class Engine:
             if left <= 0:
                 raise CacheTimeout
             future: asyncio.Future[Any] = self.loop.create_future()
-            timed = (group[0], group[1], max(0.01, round(left, _TIMEOUT_DIGITS)), group[3])
+            timed = (group[0], group[1], max(0.01, round(left, _TIMEOUT_DIGITS)), group[3], group[4])
             if not self.try_submit(timed, raw, future, encoded, ttl_ms):
                 await self.router.wait_route(raw, left)
                 continue
             try:
                 return await future
+            except asyncio.CancelledError:
+                self._not_wanted(group, raw, future)
+                raise
             except CacheError as error:
                 if not may_retry(group[0], error) or self._closed or not self._worth_it(retry + 1, deadline):
                     raise
@@ -203,7 +245,7 @@ class Engine:
         except CacheError as error:
             return results, dict.fromkeys(range(len(raws)), error)
         left = max(0.01, round(deadline - self.loop.time(), _TIMEOUT_DIGITS))
-        sent = self._send_shares(shares, (group[0], group[1], left, group[3]), raws, encoded, ttl_ms)
+        sent = self._send_shares(shares, (group[0], group[1], left, group[3], group[4]), raws, encoded, ttl_ms)
         for part, done in sent:
             result = await done
             if len(sent) == 1:
@@ -277,6 +319,39 @@ class Engine:
         session.submit_many(group, batch)
         return future
 
+    async def end_flights(self, end: FlightEnd) -> dict[int, CacheError]:
+        """Tell the owners of keys how their loads have ended; once.
+
+        Returns:
+            The failures by position. A value that was not stored because the key has been written since is none.
+        """
+        shares = await self._shares(end.raws, self.loop.time() + end.group[2])
+        failures: dict[int, CacheError] = {}
+        sent: list[tuple[list[int], asyncio.Future[ManyResult]]] = []
+        for session, share in shares.items():
+            largest = min(_PORTION_BYTES, session.max_value_bytes)
+            for part in parts(share, end.raws, end.encoded, most_keys=session.max_batch_keys, most_bytes=largest):
+                future: asyncio.Future[ManyResult] = self.loop.create_future()
+                if end.encoded is not None:
+                    check_frame(session, max(len(end.encoded[index][0]) for index in part))
+                session.submit_many(end.group, _end_batch(end, part, future))
+                sent.append((part, future))
+        for part, future in sent:
+            failures.update({part[at]: error for at, error in (await future).errors.items()})
+        return failures
+
+    def keep(self, load: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a load apart from its caller, who may be cancelled; it ends with the engine."""
+        task = self.loop.create_task(load)
+        self._loads.add(task)
+        task.add_done_callback(self._loaded)
+        return task
+
+    def _loaded(self, task: asyncio.Task[Any]) -> None:
+        self._loads.discard(task)
+        if not task.cancelled():
+            task.exception()  # a load whose caller is gone has nobody to tell
+
     async def _mend(
         self,
         group: Group,
@@ -301,6 +376,22 @@ class Engine:
         failed = [index for index, error in errors.items() if may_retry(group[0], error)]
         if failed and self._budget.try_spend(self.loop.time()):
             await asyncio.gather(*(again(index) for index in failed))
+
+
+def _end_batch(end: FlightEnd, part: list[int], future: asyncio.Future[ManyResult]) -> ManyBatch:
+    batch = ManyBatch(end.group, future)
+    batch.keys = [end.raws[index] for index in part]
+    batch.tokens = [end.tokens[index] for index in part]
+    if end.details:
+        batch.details = [end.details[index] for index in part]
+    if end.encoded is not None:
+        batch.values = [end.encoded[index][0] for index in part]
+        batch.flags = [end.encoded[index][1] for index in part]
+    elif end.absent:
+        batch.flags = [1] * len(part)
+    if end.ttl_ms:
+        batch.ttls_ms = [end.ttl_ms]
+    return batch
 
 
 def may_retry(operation: int, error: CacheError) -> bool:

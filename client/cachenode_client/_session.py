@@ -30,7 +30,17 @@ from grpc import aio
 
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
-from cachenode_client._batches import KEY_OVERHEAD, EachBatch, Group, ManyBatch, PendingBatch, Waiter, malformed
+from cachenode_client._batches import (
+    KEY_OVERHEAD,
+    LEASE,
+    EachBatch,
+    Group,
+    ManyBatch,
+    PendingBatch,
+    Waiter,
+    give_back,
+    malformed,
+)
 from cachenode_client.errors import CacheTimeout, CacheUnavailable
 
 if TYPE_CHECKING:
@@ -105,6 +115,7 @@ class Session:
         self._open: dict[Group, EachBatch] = {}
         self._queue: list[PendingBatch] = []
         self._sent: dict[int, PendingBatch] = {}
+        self._waits = 0
         self._next_id = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -169,6 +180,7 @@ class Session:
             self._queue.append(batch)
             self._loop.call_soon(self._fail_all)
             return
+        self._waits += batch.group[0] == LEASE
         batch.deadline = deadline = self._loop.time() + batch.group[2]
         if deadline < self._timer_at:
             self._arm(deadline)
@@ -203,17 +215,21 @@ class Session:
                 del self._open[batch.group]
             if not batch.sent:
                 self._queue.remove(batch)
-            self._sent.pop(batch.id, None)
+            self._forget(batch)
             batch.fail(CacheTimeout)
         self._on_reply()
         waiting = [batch.deadline for batch in self._sent.values()] + [batch.deadline for batch in self._queue]
         if waiting:
             self._arm(min(waiting))
 
+    def _forget(self, batch: PendingBatch) -> None:
+        self._sent.pop(batch.id, None)
+        self._waits -= batch.group[0] == LEASE
+
     @property
     def in_flight(self) -> int:
-        """Batches without a complete answer."""
-        return len(self._sent) + len(self._queue)
+        """Batches that will soon be answered: without those that wait for others to load."""
+        return len(self._sent) + len(self._queue) - self._waits
 
     # The stream.
 
@@ -262,7 +278,7 @@ class Session:
         """Return True if what is queued should wait for more: till the next reply brings it, or for `_HOLD_S`."""
         if not self._sent or not self._queue or self._hello is not None or self._heartbeat is not None:
             return False
-        crowd = sum([batch.left for batch in self._sent.values() if isinstance(batch, EachBatch)])
+        crowd = sum([batch.left for batch in self._sent.values() if _of_a_crowd(batch)])
         queued = sum([len(batch.keys) for batch in self._queue])
         first = self._queue[0]
         due = first.deadline - first.group[2] + _HOLD_S
@@ -307,10 +323,10 @@ class Session:
 
     def _break_step(self) -> EachBatch | None:
         """Return half of the callers' keys, for a frame of its own, if they would otherwise all wait for one answer."""
-        if self._sent or len(self._queue) != 1:
+        if len(self._queue) != 1 or self.in_flight > 1:
             return None
         batch = self._queue[0]
-        if not isinstance(batch, EachBatch) or len(batch.keys) < _SPLIT_KEYS:
+        if not isinstance(batch, EachBatch) or batch.group[0] == LEASE or len(batch.keys) < _SPLIT_KEYS:
             return None
         later = batch.split()
         self._next_id += 1
@@ -327,7 +343,7 @@ class Session:
                 if batch is None:
                     continue  # its time was over
                 if self._take(batch, reply):
-                    del sent[reply.id]
+                    self._forget(batch)
             if frame.replies:
                 self._on_reply()
                 if self._held is not None:
@@ -340,10 +356,15 @@ class Session:
 
     def _take(self, batch: PendingBatch, reply: common_pb2.Reply) -> bool:
         try:
-            return batch.take(reply)
+            complete = batch.take(reply)
         except (ValueError, IndexError):
             batch.fail(malformed)
             return True
+        if isinstance(batch, EachBatch) and batch.orphans:
+            back = give_back(batch.group, batch.orphans)
+            self.submit_many(back.group, back)
+            batch.orphans = []
+        return complete
 
     def _greeted(self, hello: session_pb2.ServerHello) -> None:
         self.node_id = hello.node_id
@@ -379,11 +400,16 @@ class Session:
             batch.fail(_lost_before_sending)
         self._sent.clear()
         self._queue.clear()
+        self._waits = 0
         self._open.clear()
         self._on_reply()
 
     def __repr__(self) -> str:
         return f"<Session to {self.node_id or self.address} ready={self.ready} in_flight={self.in_flight}>"
+
+
+def _of_a_crowd(batch: PendingBatch) -> bool:
+    return isinstance(batch, EachBatch) and batch.group[0] != LEASE
 
 
 def _lost_before_sending() -> CacheUnavailable:

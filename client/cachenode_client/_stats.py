@@ -17,6 +17,8 @@ class ClientStats:
         sets: Values stored.
         retries: Calls sent again.
         errors: Calls that failed, whether they raised or counted as a miss.
+        loads: Loaders that this client ran.
+        load_failures: Those that raised.
     """
 
     hits: int = 0
@@ -24,6 +26,8 @@ class ClientStats:
     sets: int = 0
     retries: int = 0
     errors: int = 0
+    loads: int = 0
+    load_failures: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Return the counters by name."""

@@ -15,21 +15,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from cachenode_api.view import View
 from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
 from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
-from cachenode_client._core import ClientCore, K, many_keys, many_values
+from cachenode_client._core import ClientCore, K, Lead, many_keys, many_values
+from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
+from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, checked_batch
 from cachenode_client._results import Lookup
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
 
 __all__ = ["CacheClient"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _FRAMES_AT_ONCE = 1
 _GRACE_S = 0.5
@@ -202,6 +205,126 @@ class CacheClient(ClientCore):
         except CacheError as error:
             return self._missed(error, instead=False)
 
+    # Loading.
+
+    def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Any],
+        *,
+        default: Any = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        lease_s: float | None = None,
+        namespace: str | None = None,
+    ) -> Any:
+        """Return a key's value; if there is none, load it, once for all who ask in the whole cluster.
+
+        As the asyncio client's, with two differences: the loader runs in the calling thread, and nothing ends it when
+        `timeout_s` is over.
+        """
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        group = self._lease_group(namespace, timeout_s, lease_s)
+        try:
+            engine = self._started()
+            if engine.router.route(raw) is None:
+                self._run(engine.reach(raw, self._timeout_s), self._timeout_s)
+            outcome = self._call(group, raw)
+        except CacheError as error:
+            self._must_load_alone(error)
+            value = loader()
+        else:
+            if not isinstance(outcome, int):
+                return self._found(outcome, default)
+            leads: list[Lead[bytes]] = [(raw, raw, outcome)]
+            value = self._load_many(group, leads, lambda _: {raw: loader()}, ttl_ms).get(raw, ABSENT)
+        return default if value is ABSENT else value
+
+    def get_or_load_many(
+        self,
+        keys: Iterable[K],
+        batch_loader: Callable[[list[K]], Mapping[K, Any]],
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        lease_s: float | None = None,
+        namespace: str | None = None,
+    ) -> dict[K, Any]:
+        """Return the values of keys; load those that nobody has and nobody is loading, together.
+
+        As the asyncio client's; the loader runs in the calling thread.
+        """
+        originals, raws = many_keys(dict.fromkeys(keys))
+        ttl_ms = checked_ttl(ttl_s)
+        group = self._lease_group(namespace, timeout_s, lease_s)
+        engine = self._started()
+        end = engine.loop.time() + group[2]
+        asks = self._run(_ask(engine, group, raws, self._timeout_s), group[2])
+        values: dict[K, Any] = {}
+        errors: dict[int, CacheError] = {}
+        try:
+            while asks.left:
+                outcomes = self._run(asks.some(), max(0.0, end - engine.loop.time()), grace_s=0.0)
+                leads = self._sort_out(outcomes, originals, raws, values, errors)
+                if leads:
+                    values |= self._load_many(group, leads, batch_loader, ttl_ms)
+        except CacheTimeout:
+            raise CacheTimeout(LATE_LOAD) from None
+        finally:
+            engine.loop.call_soon_threadsafe(asks.close)
+        alone = [originals[at] for at in self._to_load_alone(errors)]
+        if alone:
+            values |= checked_batch(batch_loader(alone))
+        return self._checked_many(values, {originals[at]: error for at, error in errors.items()})
+
+    def _load_many(
+        self,
+        group: Group,
+        leads: list[Lead[K]],
+        batch_loader: Callable[[list[K]], Mapping[K, Any]],
+        ttl_ms: int,
+    ) -> dict[K, Any]:
+        """Load the keys that this client leads for, and hand the values over to those who wait at their owners."""
+        self._stats.loads += 1
+        try:
+            loaded = checked_batch(batch_loader([key for key, _, _ in leads]))
+            ends = self._landings(group, leads, loaded, ttl_ms)
+        except BaseException as error:
+            self._end(self._given_up(group, leads, error))
+            raise
+        for end in ends:
+            self._end(end)
+        return {key: loaded[key] for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
+
+    def _end(self, end: FlightEnd) -> None:
+        try:
+            failures = self._run(self._started().end_flights(end), end.group[2])
+        except CacheError as error:
+            failures = {0: error}
+        self._ended(failures)
+
+    def cached(
+        self,
+        key: str,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        lease_s: float | None = None,
+        namespace: str | None = None,
+    ) -> Callable[[Callable[P, Any]], Cached[P]]:
+        """Return a decorator that keeps a function's results (see the asyncio client)."""
+
+        def decorate(function: Callable[P, Any]) -> Cached[P]:
+            def read(raw: str, loader: Callable[[], Any]) -> Any:
+                return self.get_or_load(
+                    raw, loader, ttl_s=ttl_s, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
+                )
+
+            return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))
+
+        return decorate
+
     # The cluster.
 
     def view(self) -> View:
@@ -280,11 +403,11 @@ class CacheClient(ClientCore):
                 task = engine.loop.create_task(engine.persist(group, raw, encoded, ttl_ms))
                 task.add_done_callback(partial(_hand_over, waiter))
 
-    def _run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    def _run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float, *, grace_s: float = _GRACE_S) -> T:
         """Run a coroutine in the loop and wait for it."""
         engine = self._started()
         try:
-            return asyncio.run_coroutine_threadsafe(coroutine, engine.loop).result(timeout_s + _GRACE_S)
+            return asyncio.run_coroutine_threadsafe(coroutine, engine.loop).result(timeout_s + grace_s)
         except TimeoutError as error:
             raise error if isinstance(error, CacheError) else CacheTimeout() from None
 
@@ -320,6 +443,10 @@ class CacheClient(ClientCore):
         super().after_fork()
         self._engine = None
         CacheClient._starting = threading.Lock()  # may have been held by a thread that does not exist here
+
+
+async def _ask(engine: Engine, group: Group, raws: list[bytes], reach_s: float) -> Asks:
+    return Asks(engine, group, raws, reach_s)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -12,6 +12,7 @@
     ├── DecodeError              a stored value cannot be turned back into an object
     ├── CacheTimeout             also TimeoutError: the time given for the call is over
     ├── CacheUnavailable         no node, or not the owner of the key, can be reached; retryable
+    ├── LoadFailed               the caller that was to load the value could not
     ├── Overloaded               a node refuses work because too much is waiting; retryable
     ├── ClientClosed             the client was used after it was closed
     ├── ForkedClient             the client was used in a process forked after it connected
@@ -39,6 +40,7 @@ __all__ = [
     "InvalidKey",
     "InvalidNamespace",
     "InvalidTtl",
+    "LoadFailed",
     "ManyFailed",
     "NodeError",
     "Overloaded",
@@ -151,6 +153,17 @@ class Overloaded(CacheError):
     retryable = True
 
 
+class LoadFailed(CacheError):
+    """The value is not in the cache, and the caller that was to load it for all who wait could not.
+
+    That caller itself gets what its loader raised; the others get this, with the name of the exception's type. For a
+    moment after a failure the key is not loaded again.
+    """
+
+    default_text = "The value could not be loaded by the caller that was to load it."
+    reason = "load_failed"
+
+
 class ClientClosed(CacheError):
     """The client was used after it was closed."""
 
@@ -216,6 +229,7 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.NOT_READY: (CacheUnavailable, "The node is starting or stopping; call again."),
     Reason.INTERNAL: (NodeError, ""),
     Reason.UNCERTAIN: (CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),
+    Reason.LOAD_FAILED: (LoadFailed, ""),
     Reason.SUPERSEDED: (NodeError, "The write lost against a newer one; read the value before writing again."),
 }
 

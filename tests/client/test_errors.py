@@ -23,6 +23,7 @@ from cachenode_client.errors import (
     InvalidKey,
     InvalidNamespace,
     InvalidTtl,
+    LoadFailed,
     ManyFailed,
     NodeError,
     Overloaded,
@@ -81,6 +82,13 @@ CLASSES = [
         True,
         "The node refuses work because too much is waiting; call again later, and less often.",
     ),
+    (
+        LoadFailed,
+        (CacheError,),
+        "load_failed",
+        False,
+        "The value could not be loaded by the caller that was to load it.",
+    ),
     (ClientClosed, (CacheError,), "client_closed", False, "The client is closed; create a new one."),
     (
         ForkedClient,
@@ -111,6 +119,7 @@ REASONS = [
     (Reason.INTERNAL, NodeError, NodeError.default_text),
     (Reason.SUPERSEDED, NodeError, "The write lost against a newer one; read the value before writing again."),
     (Reason.UNCERTAIN, CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),
+    (Reason.LOAD_FAILED, LoadFailed, LoadFailed.default_text),
 ]
 
 

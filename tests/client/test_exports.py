@@ -14,7 +14,9 @@ from cachenode_client import blocking
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
+OTHERS = {"ABSENT", "Absent", "CacheClient", "Lookup", "Serializer"}
 METHODS = ["contains", "delete", "get", "get_many", "lookup", "set", "set_many", "stats", "touch", "ttl", "view"]
+LOADING = ["get_or_load", "get_or_load_many", "cached"]
 
 
 def imported(code: str, module: str) -> set[str]:
@@ -24,13 +26,13 @@ def imported(code: str, module: str) -> set[str]:
 
 
 def test_everything_public_is_offered() -> None:
-    """All errors, the client, lookups and the protocol of serializers, sorted; nothing else."""
+    """All errors, the client, lookups, the protocol of serializers and what loaders return, sorted; nothing else."""
     errors = {
         name
         for name, value in vars(cachenode_client.errors).items()
         if inspect.isclass(value) and issubclass(value, cachenode_client.CacheError)
     }
-    assert sorted(errors | {"CacheClient", "Lookup", "Serializer"}) == cachenode_client.__all__
+    assert sorted(errors | OTHERS) == cachenode_client.__all__
     assert blocking.__all__ == ["CacheClient"]
 
 
@@ -54,7 +56,7 @@ def test_typing_test_imports_what_is_offered() -> None:
 def test_readme_names_every_error() -> None:
     """Whoever reads about errors learns of each class."""
     section = README.partition("## Errors")[2]
-    errors = [name for name in cachenode_client.__all__ if name not in {"CacheClient", "Lookup", "Serializer"}]
+    errors = [name for name in cachenode_client.__all__ if name not in OTHERS]
     named = set(re.findall(r"`(\w+)`", section))
     # InvalidArgument is the common base of those that the section calls "all ValueError".
     assert [name for name in errors if name not in named] == ["InvalidArgument"]
@@ -68,13 +70,17 @@ def test_clients_offer_the_same_methods() -> None:
         assert inspect.iscoroutinefunction(one) == (name != "stats")
         assert not inspect.iscoroutinefunction(other)
         assert f"`{name}(" in README
+    for name in LOADING:  # whose loaders differ in type
+        one, other = getattr(cachenode_client.CacheClient, name), getattr(blocking.CacheClient, name)
+        assert list(inspect.signature(one).parameters) == list(inspect.signature(other).parameters)
+        assert f"`{name}(" in README or f"`@cache.{name}(" in README
     init = inspect.signature(cachenode_client.CacheClient.__init__)
     assert init == inspect.signature(blocking.CacheClient.__init__)
 
 
 def test_public_methods_are_all_known() -> None:
     """A method more needs a line in the documentation, and a place in the list above."""
-    known = set(METHODS) | {"encoded", "after_fork"}
+    known = {*METHODS, *LOADING, "encoded", "after_fork"}
     for kind, close in ((cachenode_client.CacheClient, "aclose"), (blocking.CacheClient, "close")):
         public = {name for name, value in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
         assert public == known | {close}

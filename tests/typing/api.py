@@ -10,6 +10,8 @@ from typing import Any, Literal, assert_type
 
 from cachenode_api.view import View
 from cachenode_client import (
+    ABSENT,
+    Absent,
     CacheClient,
     CacheError,
     CacheTimeout,
@@ -53,6 +55,31 @@ class NoLoads:
         return repr(value).encode()
 
 
+async def load_async() -> int | Absent:
+    """A loader."""
+    return ABSENT
+
+
+def load_sync() -> dict[str, int]:
+    """A loader that blocks."""
+    return {"a": 1}
+
+
+def load_many(keys: list[str]) -> dict[str, int]:
+    """A loader of many keys that blocks."""
+    return dict.fromkeys(keys, 1)
+
+
+async def load_many_async(keys: list[bytes]) -> dict[bytes, int]:
+    """A loader of many keys."""
+    return dict.fromkeys(keys, 1)
+
+
+def load_user(number: int) -> str:
+    """A function to be kept."""
+    return str(number)
+
+
 async def asyncio_client() -> None:
     """Everything that an asyncio user can call."""
     async with CacheClient(
@@ -78,6 +105,14 @@ async def asyncio_client() -> None:
         assert_type(await cache.get_many({b"a", b"b"}), dict[bytes, Any])
         numbers = {"a": 1, "b": 2}  # A Mapping[str | bytes, ...] parameter would refuse this: mappings are invariant.
         assert_type(await cache.set_many(numbers, ttl_s=5), dict[str, int])
+        assert_type(await cache.get_or_load("k", load_async, ttl_s=5, lease_s=1), Any)
+        assert_type(await cache.get_or_load("k", load_sync, default=1), Any)
+        assert_type(await cache.get_or_load_many(texts, load_many), dict[str, Any])
+        assert_type(await cache.get_or_load_many([b"a"], load_many_async), dict[bytes, Any])
+        kept = cache.cached("user:{number}", ttl_s=5)(load_user)
+        assert_type(await kept(5), Any)
+        assert_type(kept.key(number=5), str)
+        kept("five")  # type: ignore[arg-type]
         assert_type(await cache.view(), View)
         assert_type(cache.stats(), dict[str, int])
     await cache.aclose()
@@ -98,6 +133,9 @@ def blocking_client() -> None:
         assert_type(cache.get_many(texts), dict[str, Any])
         numbers = {"a": 1}
         assert_type(cache.set_many(numbers), dict[str, int])
+        assert_type(cache.get_or_load("k", load_sync), Any)
+        assert_type(cache.get_or_load_many(texts, load_many), dict[str, Any])
+        assert_type(cache.cached("user:{number}")(load_user).key(5), str)
         assert_type(cache.view(), View)
         assert_type(cache.stats(), dict[str, int])
     cache.close()

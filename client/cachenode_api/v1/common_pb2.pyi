@@ -296,7 +296,9 @@ class Batch(google.protobuf.message.Message):
 
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """SET, FULFILL: one word of flags per key (see cachenode_api.records); none means all zero."""
+        """SET, FULFILL: one word of flags per key (see cachenode_api.records); none means all zero. ABANDON: 1 if the load
+        found that there is no value: those who wait are told that the key is absent.
+        """
 
     @property
     def ttls_ms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:

@@ -1,0 +1,126 @@
+"""What both clients need to load values: calling loaders, and asking for many keys that are answered one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from cachenode_client.errors import CacheError, InvalidArgument
+
+if TYPE_CHECKING:
+    from cachenode_client._batches import Group
+    from cachenode_client._engine import Encoded, Engine
+
+__all__ = [
+    "ABSENT",
+    "LATE_LOAD",
+    "Absent",
+    "Asks",
+    "BatchLoader",
+    "FlightEnd",
+    "Loader",
+    "call_loader",
+    "checked_batch",
+]
+
+K = TypeVar("K", bound=str | bytes)
+
+
+class Absent(Enum):
+    """The type of `ABSENT`."""
+
+    ABSENT = "absent"
+
+
+ABSENT: Final = Absent.ABSENT
+"""What a loader returns for a key that has no value: not None, which is a value like any other."""
+
+Loader = Callable[[], Any] | Callable[[], Awaitable[Any]]
+BatchLoader = Callable[[list[K]], Mapping[K, Any]] | Callable[[list[K]], Awaitable[Mapping[K, Any]]]
+
+LATE_LOAD = "The value was neither found nor loaded in the time given; if it is being loaded, that goes on."
+
+
+@dataclass(slots=True)
+class FlightEnd:
+    """What is told to the owners of keys whose loads have ended: values, why there are none, or that there are none."""
+
+    group: Group
+    raws: list[bytes]
+    tokens: list[int]
+    encoded: list[Encoded] | None = None
+    ttl_ms: int = 0
+    details: Sequence[str] = ()
+    absent: bool = False
+
+
+async def call_loader(loader: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a loader returns; one that is no async function runs in a thread, so that it may block."""
+    if _is_async(loader):
+        return await loader(*arguments)
+    result = await asyncio.to_thread(loader, *arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _is_async(loader: Callable[..., Any]) -> bool:
+    while isinstance(loader, partial):
+        loader = loader.func
+    return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(getattr(loader, "__call__", None))  # noqa: B004 - an object whose call is async
+
+
+def checked_batch(loaded: object) -> Mapping[Any, Any]:
+    """Return what a batch loader returned, if it is a mapping."""
+    if not isinstance(loaded, Mapping):
+        raise InvalidArgument(f"batch_loader: must return a mapping of keys to values, not {type(loaded).__name__}")
+    return loaded
+
+
+class Asks:
+    """Keys that are being asked for, each on its own: one may be found at once, another when somebody has loaded it.
+
+    Args:
+        engine: Asks the owners; this object belongs to its loop.
+        group: Of the asking.
+        raws: The keys.
+        reach_s: How long to wait for a way to an owner.
+    """
+
+    def __init__(self, engine: Engine, group: Group, raws: Sequence[bytes], reach_s: float) -> None:
+        async def ask(raw: bytes) -> Any:
+            await engine.reach(raw, reach_s)
+            return await engine.call(group, raw)
+
+        self._tasks = {engine.loop.create_task(ask(raw)): at for at, raw in enumerate(raws)}
+
+    @property
+    def left(self) -> int:
+        """How many have no outcome yet."""
+        return len(self._tasks)
+
+    async def some(self, also: Collection[asyncio.Task[Any]] = ()) -> dict[int, Any]:
+        """Wait for one or more outcomes, or for the end of another task; return the outcomes by position.
+
+        An outcome is a record, empty if the key is absent; a token, an int, if the caller is to load; or an error.
+        """
+        done, _ = await asyncio.wait({*self._tasks, *also}, return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in self._tasks if task in done]  # in the order of the keys
+        return {self._tasks.pop(task): _outcome(task) for task in ended}
+
+    def close(self) -> None:
+        """Ask no more."""
+        for task in self._tasks:
+            task.cancel()
+
+
+def _outcome(task: asyncio.Task[Any]) -> Any:
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, CacheError):
+        return error
+    raise error
