@@ -12,12 +12,14 @@ attached one brings is stored like any write: ordered by the owner now, in L2 fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Coroutine, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cachenode.core.entries import Batch, BatchResult, Failure, Layer
+from cachenode.core.entries import Batch, BatchResult, Failure, Layer, Operation
 from cachenode.core.failures import NOT_OWNER, load_failed
 from cachenode.core.flights import Flight
+from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
 from cachenode_api.records import HEADER
 
@@ -36,11 +38,22 @@ Outcome = bytes | Failure | None
 Waiter = asyncio.Future[Outcome]
 
 
+class _Lent(NamedTuple):
+    """A lease of another node's key that was got through this node."""
+
+    holder: Hashable
+    owner: str
+    end: Batch
+    deadline: float
+
+
 class Loads:
     """The part of a node that lets callers load."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._lent: dict[int, _Lent] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         node.placement.listeners.append(self._view_changed)
 
     # LEASE.
@@ -213,14 +226,53 @@ class Loads:
 
     # Ends without a value.
 
+    async def ask(self, owner: str, batch: Batch, index: int, holder: Hashable) -> BatchResult:
+        """Get a key's lease, or its value, from its owner, for a holder whose end only this node will see.
+
+        Raises:
+            PeerUnavailable: As `Node.forward`.
+        """
+        asking = asyncio.get_running_loop().create_task(self._node.forward(owner, batch, [index]))
+        end = Batch(Operation.ABANDON, batch.namespace, [batch.keys[index]])
+        lent = _Lent(holder, owner, end, self._node.clock.now() + (batch.lease_s or DEFAULT_LEASE_S))
+        try:
+            result = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self._spawn(self._give_back_when(asking, lent))
+            raise
+        for token in result.tokens:
+            if token and holder is not None:
+                self._lent[token] = lent
+        return result
+
+    async def _give_back_when(self, asking: asyncio.Task[BatchResult], lent: _Lent) -> None:
+        with contextlib.suppress(PeerUnavailable):
+            for token in (await asking).tokens:
+                if token:
+                    await self._give_back(token, lent)
+
+    async def _give_back(self, token: int, lent: _Lent) -> None:
+        lent.end.tokens = [token]
+        with contextlib.suppress(PeerUnavailable):  # then the lease runs out
+            await self._node.forward(lent.owner, lent.end, [0])
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def release(self, holder: Hashable) -> None:
         """End the leases of a holder that is gone: others lead at once."""
+        for token in [token for token, lent in self._lent.items() if lent.holder is holder]:
+            self._spawn(self._give_back(token, self._lent.pop(token)))
         for namespace in self._node.namespaces:
             if len(namespace.flights):
                 _send_round(namespace.flights.release(holder))
 
     def expire(self, now: float) -> None:
         """End the leases that are over."""
+        for token in [token for token, lent in self._lent.items() if lent.deadline <= now]:
+            del self._lent[token]
         for namespace in self._node.namespaces:
             _send_round(namespace.flights.expire(now))
 

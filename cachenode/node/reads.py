@@ -97,7 +97,7 @@ class Reads:
             parts.append((own, self._fill(batch, namespace, own, reply)))
         for owner, indices in away.items():  # keys of a LEASE one by one: each may wait for a load of its own
             shares = [[index] for index in indices] if leasing else [indices]
-            parts += [(share, self._ask(owner, batch, namespace, share, reply)) for share in shares]
+            parts += [(share, self._ask(owner, batch, namespace, share, reply, holder)) for share in shares]
         return node.run_parts(batch, reply, parts)
 
     def _forget_moved(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
@@ -122,10 +122,21 @@ class Reads:
 
         await fill(self._node, namespace, [batch.keys[index] for index in indices], done)
 
-    async def _ask(self, owner: str, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
+    async def _ask(
+        self,
+        owner: str,
+        batch: Batch,
+        namespace: Namespace,
+        indices: Sequence[int],
+        reply: Reply,
+        holder: Hashable,
+    ) -> None:
         """Ask a key's owner; if it cannot answer, look in L2 in its place."""
         try:
-            result = await self._node.forward(owner, batch, indices)
+            if batch.operation is Operation.LEASE:
+                result = await self._node.loads.ask(owner, batch, indices[0], holder)
+            else:
+                result = await self._node.forward(owner, batch, indices)
         except PeerUnavailable:
             await self._pass_through(namespace, batch, indices, reply)
             return

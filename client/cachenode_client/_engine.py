@@ -38,6 +38,8 @@ Encoded = tuple[bytes, int]
 """A value's bytes and its flags."""
 
 _RETRIES = Schedule(first_s=0.02, max_s=0.25, retries=5)
+_LEASE_RETRIES = Schedule(first_s=0.05, max_s=1.0, retries=None)
+"""Who wants a value loaded has time to wait for a key's next owner, and may do so without paying from the budget."""
 _PORTION_BYTES = 1 << 20
 _TIMEOUT_DIGITS = 2
 """Calls whose remaining time is equal to so many digits may share a batch: after a reconnect hundreds come at once."""
@@ -176,7 +178,7 @@ class Engine:
             deadline = self.loop.time() + group[2]
         self._budget.record_call()
         if retry >= 0:
-            await self._back_off(retry, deadline)
+            await self._back_off(group, retry, deadline)
         while True:
             left = deadline - self.loop.time()
             if left <= 0:
@@ -192,10 +194,10 @@ class Engine:
                 self._not_wanted(group, raw, future)
                 raise
             except CacheError as error:
-                if not may_retry(group[0], error) or self._closed or not self._worth_it(retry + 1, deadline):
+                if not may_retry(group[0], error) or self._closed or not self._worth_it(group, retry + 1, deadline):
                     raise
                 retry += 1
-                await self._back_off(retry, deadline)
+                await self._back_off(group, retry, deadline)
 
     async def again(
         self,
@@ -215,14 +217,17 @@ class Engine:
             raise error
         return await self.persist(group, raw, encoded, ttl_ms, retry=0, deadline=deadline)
 
-    def _worth_it(self, retry: int, deadline: float) -> bool:
+    def _worth_it(self, group: Group, retry: int, deadline: float) -> bool:
+        if group[0] == LEASE:
+            return True
         if retry >= (_RETRIES.retries or 0) or self.loop.time() + _RETRIES.first_s >= deadline:
             return False
         return self._budget.try_spend(self.loop.time())
 
-    async def _back_off(self, retry: int, deadline: float) -> None:
+    async def _back_off(self, group: Group, retry: int, deadline: float) -> None:
         self._stats.retries += 1
-        delay = _RETRIES.delay_s(retry, self._rng, now=self.loop.time(), deadline=deadline)
+        schedule = _LEASE_RETRIES if group[0] == LEASE else _RETRIES
+        delay = schedule.delay_s(retry, self._rng, now=self.loop.time(), deadline=deadline)
         if delay is None:
             raise CacheTimeout
         await asyncio.sleep(delay)

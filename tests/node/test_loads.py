@@ -337,6 +337,30 @@ async def test_lease_through_another_node() -> None:
     assert await fetch(nodes[1], theirs) == b"v"
 
 
+async def test_lease_got_through_another_node_ends_with_its_holder() -> None:
+    """The node through which a lease was got tells the owner when the holder is gone, before or after the answer."""
+    clock, peers, view = ManualClock(), DirectPeers(), view_of(2, "a", "b")
+    nodes = [new_node(name, clock, peers=peers, view=view) for name in "ab"]
+    first, second = owned_by(view, "b", 2)
+    await token_for(nodes[0], first, holder="h")
+    waiting = await waiter_on(nodes[1], first)
+    nodes[0].loads.release("h")
+    assert (await waiting).tokens
+    # The holder goes while its question is at the owner, where it waits for another's load.
+    lease = await token_for(nodes[1], second)
+    asking = await waiter_on(nodes[1], second)  # only to see the next one wait
+    gone = asyncio.create_task(run(nodes[0], lease_of(second), holder="h"))
+    await eventually(lambda: waits(nodes[1]) == 3)
+    gone.cancel()
+    await asyncio.wait([gone])
+    nodes[0].loads.release("h")
+    asking.cancel()
+    await asyncio.wait([asking])
+    await abandon(nodes[1], lease, key=second)
+    token = (await asyncio.wait_for(run(nodes[1], lease_of(second)), 10)).tokens[0]
+    assert (await fulfil(nodes[1], token, b"v", second)).versions[0]
+
+
 async def test_owner_out_of_reach_lets_nobody_load() -> None:
     """Without its owner an absent key cannot be leased: a retryable failure, while L2 still answers what it has."""
     clock, peers, view = ManualClock(), DirectPeers(), view_of(2, "a", "b")

@@ -1,0 +1,129 @@
+"""One load in the whole cluster, with real nodes and real client processes, some of which die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from cachenode.cli.local_cluster import LocalCluster
+from cachenode_api.ring import Ring
+from cachenode_client import CacheClient
+from tests.integration.load import until
+
+CALLER = """
+import asyncio, json, os, sys
+from cachenode_client import CacheClient, CacheError
+
+async def main(address, key, callers, load_s, log):
+    async def load():
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()}\\n")
+        await asyncio.sleep(load_s)
+        return {"loaded_by": os.getpid()}
+
+    async with CacheClient(address) as client:
+        await client.view()
+        print("ready", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        calls = [client.get_or_load(key, load, timeout_s=20, lease_s=20) for _ in range(callers)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        found = [result["loaded_by"] if isinstance(result, dict) else type(result).__name__ for result in results]
+        print(json.dumps(found), flush=True)
+
+address, key, callers, load_s, log = sys.argv[1:]
+asyncio.run(main(address, key, int(callers), float(load_s), log))
+"""
+
+
+@contextlib.asynccontextmanager
+async def processes(
+    count: int, address: str, key: str, callers: int, load_s: float, log: Path
+) -> AsyncIterator[list[Process]]:
+    """Client processes that wait for a line to begin; killed in the end."""
+    arguments = [sys.executable, "-c", CALLER, address, key, str(callers), str(load_s), str(log)]
+    started = [await asyncio.create_subprocess_exec(*arguments, stdin=PIPE, stdout=PIPE) for _ in range(count)]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"ready\n"
+        yield started
+    finally:
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def go(process: Process) -> None:
+    """Let a process begin."""
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+
+
+async def answers(process: Process) -> list[int | str]:
+    """Return what the callers of a process got."""
+    assert process.stdout is not None
+    found: list[int | str] = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    return found
+
+
+def loads(log: Path) -> list[int]:
+    """Return the processes that have loaded, in order."""
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+async def test_a_thousand_callers_load_once(tmp_path: Path) -> None:
+    """1,000 concurrent callers in 10 processes over 3 nodes cause exactly one load, and all get its value."""
+    log = tmp_path / "loads"
+    async with LocalCluster(nodes=3, directory=tmp_path / "c") as cluster:
+        addresses = ",".join(node.address for node in cluster.nodes)
+        async with processes(10, addresses, "one", 100, 0.5, log) as callers:
+            for process in callers:
+                go(process)
+            found = [result for process in callers for result in await answers(process)]
+    assert found == loads(log) * 1_000
+    assert len(found) == 1_000
+
+
+async def test_a_killed_loader_is_replaced_at_once(tmp_path: Path) -> None:
+    """The process that loads is killed: another loads long before the lease ends, and nobody fails."""
+    log = tmp_path / "loads"
+    async with LocalCluster(nodes=3, directory=tmp_path / "c") as cluster:
+        async with processes(3, cluster.address, "two", 20, 1.0, log) as callers:
+            go(callers[0])
+            await until(lambda: loads(log), 10, "the first load")
+            for process in callers[1:]:
+                go(process)
+            async with CacheClient(cluster.address) as client:
+                await client.view()
+            os.kill(callers[0].pid, signal.SIGKILL)
+            found = [result for process in callers[1:] for result in await asyncio.wait_for(answers(process), 15)]
+    first, second = loads(log)
+    assert first == callers[0].pid
+    assert found == [second] * 40
+
+
+async def test_a_killed_owner_fails_nobody(tmp_path: Path) -> None:
+    """The node that owns the key is killed during the load: callers go on with its successor, and all get a value."""
+    log = tmp_path / "loads"
+    async with LocalCluster(nodes=3, directory=tmp_path / "c") as cluster:
+        async with CacheClient(cluster.address) as client:
+            owner = Ring(await client.view()).owner(b"three")
+            assert owner is not None
+        addresses = ",".join(node.address for node in cluster.nodes)
+        async with processes(3, addresses, "three", 20, 3.0, log) as callers:
+            for process in callers:
+                go(process)
+            await until(lambda: loads(log), 10, "the first load")
+            await cluster.kill(owner)
+            found = [result for process in callers for result in await asyncio.wait_for(answers(process), 25)]
+    assert len(found) == 60
+    assert set(found) <= set(loads(log))
+    assert len(loads(log)) <= 2, "once under each view"
