@@ -278,6 +278,9 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         deletes=namespace.deletes,
         evictions=store.evictions,
         expirations=store.expirations,
+        loads=namespace.loads,
+        load_waits=namespace.load_waits,
+        load_failures=namespace.load_failures,
     )
 
 

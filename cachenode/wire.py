@@ -12,6 +12,7 @@ from cachenode_api.v1 import common_pb2 as pb
 from cachenode_api.view import Member, View
 
 __all__ = [
+    "MAX_DETAIL",
     "BadBatch",
     "batch_from_wire",
     "batch_to_wire",
@@ -26,7 +27,7 @@ __all__ = [
 _OPERATIONS = {operation.value: operation for operation in Operation}
 _BRING_VALUES = frozenset({Operation.SET, Operation.FULFILL})
 _END_FLIGHTS = frozenset({Operation.FULFILL, Operation.ABANDON})
-_MAX_DETAIL = 200
+MAX_DETAIL = 200
 
 
 class BadBatch(ValueError):
@@ -63,8 +64,8 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
     ):
         if len(column) not in allowed:
             raise BadBatch(f"{name}: {len(column):,} for {count:,} keys")
-    if any(len(detail) > _MAX_DETAIL for detail in details):
-        raise BadBatch(f"details: a text of more than {_MAX_DETAIL:,} characters")
+    if any(len(detail) > MAX_DETAIL for detail in details):
+        raise BadBatch(f"details: a text of more than {MAX_DETAIL:,} characters")
     return Batch(
         operation=operation,
         namespace=message.namespace or DEFAULT_NAMESPACE,

@@ -49,6 +49,9 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
     evictions = CounterMetricFamily(
         "cache_evictions", "Entries that left memory by themselves.", labels=["namespace", "reason"]
     )
+    loads = CounterMetricFamily("cachenode_loads", "Loads that callers were let do.", labels=["namespace"])
+    waits = CounterMetricFamily("cachenode_load_waits", "Reads that waited for a load.", labels=["namespace"])
+    failures = CounterMetricFamily("cachenode_load_failures", "Loads that failed.", labels=["namespace"])
     for space in namespaces:
         found = space.l1_hits + space.l2_hits
         hits.add_metric(["l1", space.name], space.l1_hits)
@@ -61,7 +64,10 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         keys.add_metric([space.name], space.entries)
         evictions.add_metric([space.name, "capacity"], space.evictions)
         evictions.add_metric([space.name, "expired"], space.expirations)
-    yield from (hits, misses, rate, operations, memory, keys, evictions)
+        loads.add_metric([space.name], space.loads)
+        waits.add_metric([space.name], space.load_waits)
+        failures.add_metric([space.name], space.load_failures)
+    yield from (hits, misses, rate, operations, memory, keys, evictions, loads, waits, failures)
 
 
 def _of_node(stats: NodeStats) -> Iterator[Metric]:

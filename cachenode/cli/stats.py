@@ -28,6 +28,9 @@ _COUNTERS = (
     "deletes",
     "evictions",
     "expirations",
+    "loads",
+    "load_waits",
+    "load_failures",
 )
 _L2_STATES = {
     "off": "none",
@@ -125,7 +128,7 @@ def _print_namespaces(screen: Console, answers: Answers) -> None:
         for space in answer.namespaces if answer is not None else ():
             spaces.setdefault(space.name, {})[node] = space
     essential = ("namespace", "node", "keys", "size", "L1 hits", "L2 hits", "misses", "hit ratio")
-    headings = (*essential, "sets", "deletes", "evicted", "expired")
+    headings = (*essential, "sets", "deletes", "evicted", "expired", "loads")
     cells = len(headings) - 2 if screen.width >= _WIDE else _ESSENTIAL_OF_NAMESPACE
     table = new_table()
     for heading in headings[: cells + 2]:

@@ -22,6 +22,9 @@ class NamespaceCounters:
     deletes: int
     evictions: int
     expirations: int
+    loads: int
+    load_waits: int
+    load_failures: int
 
 
 @dataclass(frozen=True, slots=True)

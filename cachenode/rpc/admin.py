@@ -75,6 +75,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     deletes=namespace.deletes,
                     evictions=namespace.evictions,
                     expirations=namespace.expirations,
+                    loads=namespace.loads,
+                    load_waits=namespace.load_waits,
+                    load_failures=namespace.load_failures,
                 )
                 for namespace in stats.namespaces
             ],

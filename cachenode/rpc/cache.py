@@ -11,6 +11,7 @@ from grpc import aio
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.node.service import Node
 from cachenode.rpc.status import abort
+from cachenode.wire import MAX_DETAIL
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE
@@ -104,6 +105,47 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         result = await self._one(batch, context)
         return pb.TouchResponse(header=self._header(), found=result.versions[0] != 0)
 
+    async def GetOrLease(self, request: pb.GetOrLeaseRequest, context: Context) -> pb.GetOrLeaseResponse:  # noqa: N802
+        """Read one value, or get the right to load it."""
+        batch = Batch(
+            Operation.LEASE, request.namespace or DEFAULT_NAMESPACE, [request.key], lease_s=request.lease_ms / 1_000
+        )
+        result = await self._one(batch, context)
+        token = result.tokens[0] if result.tokens else 0
+        response = pb.GetOrLeaseResponse(header=self._header(), token=token)
+        fill_entry(response.entry, result.records[0], result.now_s, layer_at(result, 0))
+        return response
+
+    async def Fulfill(self, request: pb.FulfillRequest, context: Context) -> pb.FulfillResponse:  # noqa: N802
+        """Store a loaded value and hand it to those who wait."""
+        batch = Batch(
+            operation=Operation.FULFILL,
+            namespace=request.namespace or DEFAULT_NAMESPACE,
+            keys=[request.key],
+            values=[request.value],
+            flags=[request.flags],
+            ttls_ms=[request.ttl_ms],
+            tokens=[request.token],
+        )
+        result = await self._one(batch, context)
+        return pb.FulfillResponse(header=self._header(), version=result.versions[0])
+
+    async def Abandon(self, request: pb.AbandonRequest, context: Context) -> pb.AbandonResponse:  # noqa: N802
+        """Give the right to load back."""
+        if len(request.failure) > MAX_DETAIL:
+            text = f"failure: {len(request.failure):,} characters exceed the limit of {MAX_DETAIL:,}"
+            await abort(context, Failure(Reason.INVALID_REQUEST, text))
+        batch = Batch(
+            operation=Operation.ABANDON,
+            namespace=request.namespace or DEFAULT_NAMESPACE,
+            keys=[request.key],
+            flags=[int(request.absent)],
+            tokens=[request.token],
+            details=[request.failure],
+        )
+        await self._one(batch, context)
+        return pb.AbandonResponse(header=self._header())
+
     def _header(self) -> common_pb2.ResponseHeader:
         epoch = self._node.placement.epoch
         if self._last_header.view_epoch != epoch or not self._last_header.node_id:
@@ -138,13 +180,15 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
 def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchResult:
     """Return the results of a whole batch from its parts."""
     records, versions, layers = [b""] * (count if is_get else 0), [0] * (0 if is_get else count), [1] * count
-    whole = BatchResult(records=records, versions=versions, layers=layers)
+    tokens = [0] * count
+    whole = BatchResult(records=records, versions=versions, layers=layers, tokens=tokens)
     for part in parts:
         whole.now_s = part.now_s or whole.now_s
         for at, index in enumerate(range(count) if part.indices is None else part.indices):
             if is_get:
                 records[index] = part.records[at]
                 layers[index] = part.layers[at] if part.layers else 1
+                tokens[index] = part.tokens[at] if part.tokens else 0
             else:
                 versions[index] = part.versions[at]
             if at in part.failures:

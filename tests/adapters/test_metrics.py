@@ -21,6 +21,9 @@ USERS = NamespaceCounters(
     deletes=4,
     evictions=3,
     expirations=2,
+    loads=21,
+    load_waits=22,
+    load_failures=23,
 )
 STATS = NodeStats(
     node_id="node-0",
@@ -58,6 +61,8 @@ def test_counters_of_a_namespace() -> None:
     assert value(STATS, "cache_misses_total", **users) == 10
     assert value(STATS, "cache_hit_rate", **users) == 0.9
     assert value(STATS, "cache_operations_total", operation="set", **users) == 5
+    loads = ("cachenode_loads_total", "cachenode_load_waits_total", "cachenode_load_failures_total")
+    assert [value(STATS, name, **users) for name in loads] == [21, 22, 23]
     assert value(STATS, "cache_operations_total", operation="delete", **users) == 4
     assert value(STATS, "cache_memory_bytes", **users) == 700
     assert value(STATS, "cache_keys_total", **users) == 7
@@ -119,6 +124,9 @@ def test_names_and_labels_are_a_closed_set() -> None:
     assert labels == {
         "cache_hits_total": ["cache_layer", "namespace"],
         "cache_misses_total": ["namespace"],
+        "cachenode_loads_total": ["namespace"],
+        "cachenode_load_waits_total": ["namespace"],
+        "cachenode_load_failures_total": ["namespace"],
         "cache_hit_rate": ["namespace"],
         "cache_operations_total": ["namespace", "operation"],
         "cache_memory_bytes": ["namespace"],

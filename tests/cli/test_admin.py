@@ -163,7 +163,7 @@ async def test_stats_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
     stats._print_namespaces(screen, answers)
     lines = capsys.readouterr().out.splitlines()
     total = next(line.split() for line in lines if line.split()[:1] == ["all"])
-    assert total == ["all", "4", "4.0", "KiB", "12", "6", "2", "90.0%", "4", "0", "0", "0"]
+    assert total == ["all", "4", "4.0", "KiB", "12", "6", "2", "90.0%", "4", "0", "0", "0", "0"]
     assert any("node-2" in line and "does not answer" in line for line in lines)
     assert any("node-0" in line and "1m 1s" in line and "healthy" in line for line in lines)
     document = stats._document("node-0", answer)

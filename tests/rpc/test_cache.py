@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, NO_TTL_MS, STALE
 from cachenode_api.v1 import cache_pb2 as pb
 from cachenode_api.v1 import common_pb2
+from tests.support.eventually import eventually
 
 
 def reason_of(error: aio.AioRpcError) -> str:
@@ -164,3 +166,59 @@ def test_stale_record_is_marked_and_its_flags_are_the_writers() -> None:
     entry = pb.Entry()
     fill_entry(entry, record, 11.0, 1)
     assert (entry.stale, entry.flags, entry.ttl_ms, entry.value) == (True, 5, 0, b"v")
+
+
+# Loads.
+
+
+async def test_one_caller_loads_and_the_others_wait(server: Server, cache: Any) -> None:
+    """GetOrLease gives one token per absent key; Fulfill stores and answers those who wait, and later callers hit."""
+    lease = await cache.GetOrLease(pb.GetOrLeaseRequest(key=b"k"))
+    assert (lease.token > 0, lease.entry.found) == (True, False)
+    waiting = cache.GetOrLease(pb.GetOrLeaseRequest(key=b"k"), timeout=10)
+    namespace = server.node.namespaces.get("default")
+    asked = asyncio.ensure_future(_response(waiting))
+    await eventually(lambda: namespace.load_waits == 1)
+    stored = await cache.Fulfill(pb.FulfillRequest(key=b"k", token=lease.token, value=b"v", flags=7, ttl_ms=60_000))
+    assert stored.version > lease.token
+    entry = (await asked).entry
+    assert (entry.value, entry.flags, entry.version, (await asked).token) == (b"v", 7, stored.version, 0)
+    found = await cache.GetOrLease(pb.GetOrLeaseRequest(key=b"k"))
+    assert (found.entry.value, found.token) == (b"v", 0)
+    late = await cache.Fulfill(pb.FulfillRequest(key=b"k", token=lease.token, value=b"late"))
+    assert late.version == 0
+
+
+async def test_lease_given_back(server: Server, cache: Any) -> None:
+    """Abandon lets another load, or tells those who wait of a failure, or that there is no value."""
+    namespace = server.node.namespaces.get("default")
+    for number, (failure, absent) in enumerate((("", True), ("", False), ("OSError", False))):
+        key = b"k%d" % number
+        token = (await cache.GetOrLease(pb.GetOrLeaseRequest(key=key, lease_ms=9_000))).token
+        before = namespace.load_waits
+        asked = asyncio.ensure_future(_response(cache.GetOrLease(pb.GetOrLeaseRequest(key=key), timeout=10)))
+        await eventually(lambda: namespace.load_waits > before)  # noqa: B023 - called in this round only
+        await cache.Abandon(pb.AbandonRequest(key=key, token=token, failure=failure, absent=absent))
+        if failure:
+            with pytest.raises(aio.AioRpcError) as failed:
+                await asked
+            assert (failed.value.code(), reason_of(failed.value)) == (
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "LOAD_FAILED",
+            )
+            assert failed.value.details() == "the load failed: OSError"
+        else:
+            answer = await asked
+            assert (answer.entry.found, answer.token > token) == (False, not absent)
+
+
+async def test_text_of_a_failure_is_limited(cache: Any) -> None:
+    """A long text is refused with the limit; the lease goes on."""
+    token = (await cache.GetOrLease(pb.GetOrLeaseRequest(key=b"k"))).token
+    with pytest.raises(aio.AioRpcError, match="failure: 201 characters exceed the limit of 200"):
+        await cache.Abandon(pb.AbandonRequest(key=b"k", token=token, failure="x" * 201))
+    assert (await cache.Fulfill(pb.FulfillRequest(key=b"k", token=token, value=b"v"))).version
+
+
+async def _response(call: Any) -> Any:
+    return await call

@@ -181,6 +181,9 @@ class NamespaceStats(google.protobuf.message.Message):
     DELETES_FIELD_NUMBER: builtins.int
     EVICTIONS_FIELD_NUMBER: builtins.int
     EXPIRATIONS_FIELD_NUMBER: builtins.int
+    LOADS_FIELD_NUMBER: builtins.int
+    LOAD_WAITS_FIELD_NUMBER: builtins.int
+    LOAD_FAILURES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -201,6 +204,12 @@ class NamespaceStats(google.protobuf.message.Message):
     """Entries removed because space was needed."""
     expirations: builtins.int
     """Entries removed because their time was over."""
+    loads: builtins.int
+    """Leases given: loads that callers were let do."""
+    load_waits: builtins.int
+    """Reads that waited for another caller's load."""
+    load_failures: builtins.int
+    """Loads that failed."""
     def __init__(
         self,
         *,
@@ -214,7 +223,10 @@ class NamespaceStats(google.protobuf.message.Message):
         deletes: builtins.int = ...,
         evictions: builtins.int = ...,
         expirations: builtins.int = ...,
+        loads: builtins.int = ...,
+        load_waits: builtins.int = ...,
+        load_failures: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "misses", b"misses", "name", b"name", "sets", b"sets", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "sets", b"sets", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats

@@ -468,3 +468,182 @@ class TouchResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["found", b"found", "header", b"header"]) -> None: ...
 
 Global___TouchResponse: typing_extensions.TypeAlias = TouchResponse
+
+@typing.final
+class GetOrLeaseRequest(google.protobuf.message.Message):
+    """Asks for one value, or for the right to load it. The call waits, within its deadline, while another caller loads."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    LEASE_MS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    key: builtins.bytes
+    """1 to 1,024 bytes."""
+    lease_ms: builtins.int
+    """How long the right to load is to last, 60,000 at most; 0 means 5,000. When it is over another caller may load: there
+    is no session here whose end would tell that a caller is gone, so make it short.
+    """
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+        lease_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "lease_ms", b"lease_ms", "namespace", b"namespace"]) -> None: ...
+
+Global___GetOrLeaseRequest: typing_extensions.TypeAlias = GetOrLeaseRequest
+
+@typing.final
+class GetOrLeaseResponse(google.protobuf.message.Message):
+    """The value; or a token; or neither, if another caller has found that there is no value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    ENTRY_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    token: builtins.int
+    """Not 0 if this caller is to load; then it must Fulfill or Abandon."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def entry(self) -> Global___Entry:
+        """The value."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        entry: Global___Entry | None = ...,
+        token: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["entry", b"entry", "header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entry", b"entry", "header", b"header", "token", b"token"]) -> None: ...
+
+Global___GetOrLeaseResponse: typing_extensions.TypeAlias = GetOrLeaseResponse
+
+@typing.final
+class FulfillRequest(google.protobuf.message.Message):
+    """A loaded value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    FLAGS_FIELD_NUMBER: builtins.int
+    TTL_MS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    key: builtins.bytes
+    """1 to 1,024 bytes."""
+    token: builtins.int
+    """From GetOrLease."""
+    value: builtins.bytes
+    """The value."""
+    flags: builtins.int
+    """Kept with the value and returned with it."""
+    ttl_ms: builtins.int
+    """Life in milliseconds; 0 means the namespace's default."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+        token: builtins.int = ...,
+        value: builtins.bytes = ...,
+        flags: builtins.int = ...,
+        ttl_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flags", b"flags", "key", b"key", "namespace", b"namespace", "token", b"token", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
+
+Global___FulfillRequest: typing_extensions.TypeAlias = FulfillRequest
+
+@typing.final
+class FulfillResponse(google.protobuf.message.Message):
+    """Whether the value was stored."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """The write's version; 0 if the value was not stored, because the lease was over or the key was written meanwhile."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "version", b"version"]) -> None: ...
+
+Global___FulfillResponse: typing_extensions.TypeAlias = FulfillResponse
+
+@typing.final
+class AbandonRequest(google.protobuf.message.Message):
+    """A right to load that will not be used."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    ABSENT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    key: builtins.bytes
+    """1 to 1,024 bytes."""
+    token: builtins.int
+    """From GetOrLease."""
+    failure: builtins.str
+    """Why the load failed, for people: no key, value or secret, 200 characters at most. Those who wait are told; empty if
+    the right is merely given back, so that another caller may load at once.
+    """
+    absent: builtins.bool
+    """True if the load found that there is no value: those who wait are told that."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+        token: builtins.int = ...,
+        failure: builtins.str = ...,
+        absent: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["absent", b"absent", "failure", b"failure", "key", b"key", "namespace", b"namespace", "token", b"token"]) -> None: ...
+
+Global___AbandonRequest: typing_extensions.TypeAlias = AbandonRequest
+
+@typing.final
+class AbandonResponse(google.protobuf.message.Message):
+    """The right is given back."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header"]) -> None: ...
+
+Global___AbandonResponse: typing_extensions.TypeAlias = AbandonResponse

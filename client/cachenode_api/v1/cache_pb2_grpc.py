@@ -65,6 +65,21 @@ class CacheServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_cache__pb2.TouchRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.TouchResponse.FromString,
                 _registered_method=True)
+        self.GetOrLease = channel.unary_unary(
+                '/cachenode.v1.CacheService/GetOrLease',
+                request_serializer=cachenode__api_dot_v1_dot_cache__pb2.GetOrLeaseRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.GetOrLeaseResponse.FromString,
+                _registered_method=True)
+        self.Fulfill = channel.unary_unary(
+                '/cachenode.v1.CacheService/Fulfill',
+                request_serializer=cachenode__api_dot_v1_dot_cache__pb2.FulfillRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.FulfillResponse.FromString,
+                _registered_method=True)
+        self.Abandon = channel.unary_unary(
+                '/cachenode.v1.CacheService/Abandon',
+                request_serializer=cachenode__api_dot_v1_dot_cache__pb2.AbandonRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.AbandonResponse.FromString,
+                _registered_method=True)
 
 
 class CacheServiceServicer(object):
@@ -113,6 +128,27 @@ class CacheServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOrLease(self, request, context):
+        """Reads one value; if it is absent, one caller gets the right to load it, and the others wait for what it brings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fulfill(self, request, context):
+        """Brings a loaded value: it is stored unless the key was written or removed since the lease, and given to who waits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Abandon(self, request, context):
+        """Gives the right to load back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CacheServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +181,21 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.Touch,
                     request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.TouchRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_cache__pb2.TouchResponse.SerializeToString,
+            ),
+            'GetOrLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrLease,
+                    request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.GetOrLeaseRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_cache__pb2.GetOrLeaseResponse.SerializeToString,
+            ),
+            'Fulfill': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fulfill,
+                    request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.FulfillRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_cache__pb2.FulfillResponse.SerializeToString,
+            ),
+            'Abandon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abandon,
+                    request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.AbandonRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_cache__pb2.AbandonResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +361,87 @@ class CacheService(object):
             '/cachenode.v1.CacheService/Touch',
             cachenode__api_dot_v1_dot_cache__pb2.TouchRequest.SerializeToString,
             cachenode__api_dot_v1_dot_cache__pb2.TouchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.CacheService/GetOrLease',
+            cachenode__api_dot_v1_dot_cache__pb2.GetOrLeaseRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_cache__pb2.GetOrLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fulfill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.CacheService/Fulfill',
+            cachenode__api_dot_v1_dot_cache__pb2.FulfillRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_cache__pb2.FulfillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abandon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.CacheService/Abandon',
+            cachenode__api_dot_v1_dot_cache__pb2.AbandonRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_cache__pb2.AbandonResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -121,7 +121,55 @@ _CacheServiceTouchType = typing_extensions.TypeVar(
     ],
 )
 
-class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceTouchType]):
+_CacheServiceGetOrLeaseType = typing_extensions.TypeVar(
+    '_CacheServiceGetOrLeaseType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.GetOrLeaseRequest,
+        cachenode_api.v1.cache_pb2.GetOrLeaseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.GetOrLeaseRequest,
+        cachenode_api.v1.cache_pb2.GetOrLeaseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.GetOrLeaseRequest,
+        cachenode_api.v1.cache_pb2.GetOrLeaseResponse,
+    ],
+)
+
+_CacheServiceFulfillType = typing_extensions.TypeVar(
+    '_CacheServiceFulfillType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.FulfillRequest,
+        cachenode_api.v1.cache_pb2.FulfillResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.FulfillRequest,
+        cachenode_api.v1.cache_pb2.FulfillResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.FulfillRequest,
+        cachenode_api.v1.cache_pb2.FulfillResponse,
+    ],
+)
+
+_CacheServiceAbandonType = typing_extensions.TypeVar(
+    '_CacheServiceAbandonType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.AbandonRequest,
+        cachenode_api.v1.cache_pb2.AbandonResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.AbandonRequest,
+        cachenode_api.v1.cache_pb2.AbandonResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.AbandonRequest,
+        cachenode_api.v1.cache_pb2.AbandonResponse,
+    ],
+)
+
+class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceTouchType, _CacheServiceGetOrLeaseType, _CacheServiceFulfillType, _CacheServiceAbandonType]):
     """Unary access to the cache. Any node answers; one that does not own the key asks the owner."""
 
     @typing.overload
@@ -149,6 +197,18 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.TouchRequest,
             cachenode_api.v1.cache_pb2.TouchResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.GetOrLeaseRequest,
+            cachenode_api.v1.cache_pb2.GetOrLeaseResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.FulfillRequest,
+            cachenode_api.v1.cache_pb2.FulfillResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.AbandonRequest,
+            cachenode_api.v1.cache_pb2.AbandonResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -178,6 +238,18 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
             cachenode_api.v1.cache_pb2.TouchRequest,
             cachenode_api.v1.cache_pb2.TouchResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.GetOrLeaseRequest,
+            cachenode_api.v1.cache_pb2.GetOrLeaseResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.FulfillRequest,
+            cachenode_api.v1.cache_pb2.FulfillResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.AbandonRequest,
+            cachenode_api.v1.cache_pb2.AbandonResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Get: _CacheServiceGetType
@@ -197,6 +269,15 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
 
     Touch: _CacheServiceTouchType
     """Gives a value a new TTL."""
+
+    GetOrLease: _CacheServiceGetOrLeaseType
+    """Reads one value; if it is absent, one caller gets the right to load it, and the others wait for what it brings."""
+
+    Fulfill: _CacheServiceFulfillType
+    """Brings a loaded value: it is stored unless the key was written or removed since the lease, and given to who waits."""
+
+    Abandon: _CacheServiceAbandonType
+    """Gives the right to load back."""
 
 CacheServiceAsyncStub: typing_extensions.TypeAlias = CacheServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -222,6 +303,18 @@ CacheServiceAsyncStub: typing_extensions.TypeAlias = CacheServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.cache_pb2.TouchRequest,
         cachenode_api.v1.cache_pb2.TouchResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.GetOrLeaseRequest,
+        cachenode_api.v1.cache_pb2.GetOrLeaseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.FulfillRequest,
+        cachenode_api.v1.cache_pb2.FulfillResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.AbandonRequest,
+        cachenode_api.v1.cache_pb2.AbandonResponse,
     ],
 ]
 
@@ -275,5 +368,29 @@ class CacheServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.cache_pb2.TouchResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.TouchResponse]]:
         """Gives a value a new TTL."""
+
+    @abc.abstractmethod
+    def GetOrLease(
+        self,
+        request: cachenode_api.v1.cache_pb2.GetOrLeaseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.cache_pb2.GetOrLeaseResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.GetOrLeaseResponse]]:
+        """Reads one value; if it is absent, one caller gets the right to load it, and the others wait for what it brings."""
+
+    @abc.abstractmethod
+    def Fulfill(
+        self,
+        request: cachenode_api.v1.cache_pb2.FulfillRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.cache_pb2.FulfillResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.FulfillResponse]]:
+        """Brings a loaded value: it is stored unless the key was written or removed since the lease, and given to who waits."""
+
+    @abc.abstractmethod
+    def Abandon(
+        self,
+        request: cachenode_api.v1.cache_pb2.AbandonRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.cache_pb2.AbandonResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.AbandonResponse]]:
+        """Gives the right to load back."""
 
 def add_CacheServiceServicer_to_server(servicer: CacheServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
