@@ -55,12 +55,15 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         return batch
     values, flags, ttls_ms = list(message.values), list(message.flags), list(message.ttls_ms)
     tokens, details = list(message.tokens), list(message.details)
+    if_versions, deltas = list(message.if_versions), list(message.deltas)
     for name, column, allowed in (
         ("values", values, (count if operation in _BRING_VALUES else 0,)),
         ("flags", flags, (0, count)),
         ("ttls_ms", ttls_ms, (0, 1, count)),
         ("tokens", tokens, (count if operation in _END_FLIGHTS else 0,)),
         ("details", details, (0, count if operation is Operation.ABANDON else 0)),
+        ("if_versions", if_versions, (0, 1, count) if operation is Operation.SET else (0,)),
+        ("deltas", deltas, (1, count) if operation is Operation.INCR else (0,)),
     ):
         if len(column) not in allowed:
             raise BadBatch(f"{name}: {len(column):,} for {count:,} keys")
@@ -76,6 +79,8 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         timeout_s=message.timeout_ms / 1_000,
         tokens=tokens,
         details=details,
+        if_versions=if_versions,
+        deltas=deltas,
     )
 
 
@@ -93,6 +98,8 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         tokens=batch.tokens,
         details=batch.details,
         lease_ms=int(batch.lease_s * 1_000),
+        if_versions=batch.if_versions,
+        deltas=batch.deltas,
     )
 
 

@@ -189,11 +189,11 @@ class Link:
         if self.closed or self.peer is None:
             raise PeerUnavailable("the link to the peer is down", sent=False)
         count = len(batch.keys)
-        reads = batch.operation.reads
+        gives_records = batch.operation.gives_records
         result = BatchResult(
-            records=[b""] * count if reads else (),
-            versions=() if reads else [0] * count,
-            layers=[1] * count if reads else None,
+            records=[b""] * count if gives_records else (),
+            versions=() if gives_records else [0] * count,
+            layers=[1] * count if gives_records else None,
             tokens=[0] * count if batch.operation is Operation.LEASE else (),
         )
         request_id = next(self._ids)

@@ -22,11 +22,17 @@ class Operation(IntEnum):
     LEASE = 5
     FULFILL = 6
     ABANDON = 7
+    INCR = 8
 
     @property
     def reads(self) -> bool:
-        """True if its results are records, False if they are versions."""
+        """True if it only reads, or gets the right to load."""
         return self is Operation.GET or self is Operation.LEASE
+
+    @property
+    def gives_records(self) -> bool:
+        """True if its results are records, False if they are versions."""
+        return self.reads or self is Operation.INCR
 
 
 class Layer(IntEnum):
@@ -80,6 +86,8 @@ class Batch:
     tokens: Sequence[int] = ()
     details: Sequence[str] = ()
     lease_s: float = 0.0
+    if_versions: Sequence[int] = ()
+    deltas: Sequence[int] = ()
 
 
 class Failure(NamedTuple):
@@ -95,7 +103,7 @@ class BatchResult:
 
     Attributes:
         indices: Positions of the answered keys in the batch; None means all, in order.
-        records: GET, LEASE: a record per answered key, empty if absent.
+        records: GET, LEASE, INCR: a record per answered key, empty if absent.
         versions: Else: the version per answered key; 0 from DELETE and TOUCH means absent, from FULFILL not stored.
         failures: By position in `records` or `versions`.
         layers: GET: the layer per answered key; None means that all came from L1.

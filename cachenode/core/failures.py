@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from cachenode.core.entries import Failure
+from collections.abc import Mapping
+
+from cachenode.core.entries import Batch, BatchResult, Failure
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
 
 __all__ = [
     "BAD_KEY",
+    "CONDITION_FAILED",
     "LATE",
+    "NOT_A_COUNTER",
     "NOT_OWNER",
     "NOT_READY",
     "OVERLOADED",
@@ -17,6 +21,7 @@ __all__ = [
     "UNCERTAIN",
     "UNKNOWN_NAMESPACE",
     "UNREACHABLE",
+    "failed",
     "load_failed",
     "too_large",
 ]
@@ -27,6 +32,8 @@ NOT_READY = Failure(Reason.NOT_READY, "the node has no place in the cluster yet,
 UNKNOWN_NAMESPACE = Failure(Reason.UNKNOWN_NAMESPACE, "namespace: the node has none of this name")
 LATE = Failure(Reason.DEADLINE_EXCEEDED, "the time given for the call ran out inside the cluster")
 OVERLOADED = Failure(Reason.OVERLOADED, "the session has too many keys under way; slow down")
+CONDITION_FAILED = Failure(Reason.CONDITION_FAILED, "the key's value is not of the version that the write asks for")
+NOT_A_COUNTER = Failure(Reason.NOT_A_COUNTER, "the value is not a whole number, or would exceed 64 bits")
 SUPERSEDED = Failure(Reason.SUPERSEDED, "a newer owner of the key has written meanwhile")
 UNANSWERABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached, and L2 cannot answer in its place")
 UNREACHABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached from this node")
@@ -43,3 +50,13 @@ def too_large(size: int, limit: int) -> Failure:
 def load_failed(text: str) -> Failure:
     """Return the failure of a key whose value another caller could not load."""
     return Failure(Reason.LOAD_FAILED, text)
+
+
+def failed(batch: Batch, failures: Mapping[int, Failure]) -> BatchResult:
+    """Return the result for keys of a batch that have failed, given by their positions."""
+    result = BatchResult(indices=list(failures), failures=dict(enumerate(failures.values())))
+    if batch.operation.gives_records:
+        result.records = [b""] * len(failures)
+    else:
+        result.versions = [0] * len(failures)
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from cachenode.core.memory import Memory
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.store import Store
 from cachenode.core.tombstones import Tombstones
+from cachenode.node.turns import Turns
 from cachenode_api.errors import InvalidNamespace
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
@@ -39,8 +41,10 @@ class Namespace:
         "misses",
         "policy",
         "sets",
+        "settled",
         "store",
         "tombstones",
+        "turns",
         "writing",
     )
 
@@ -53,6 +57,9 @@ class Namespace:
         self.tombstones = Tombstones()
         self.writing: dict[bytes, int] = {}
         """The newest version of each key whose write is under way."""
+        self.settled: dict[bytes, asyncio.Future[None]] = {}
+        """Resolved when no write of the key is under way any more; made by who waits for that."""
+        self.turns = Turns()
         self.l1_hits = 0
         self.l2_hits = 0
         self.misses = 0
@@ -61,6 +68,13 @@ class Namespace:
         self.loads = 0
         self.load_waits = 0
         self.load_failures = 0
+
+    def written(self, key: bytes, version: int) -> None:
+        """A write of the key is no longer under way."""
+        if self.writing.get(key) == version:
+            del self.writing[key]
+            if self.settled and (settled := self.settled.pop(key, None)) and not settled.done():
+                settled.set_result(None)
 
     def void(self, key: bytes) -> None:
         """What is being read or loaded for the key must not be stored: the key is written or removed."""

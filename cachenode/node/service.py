@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
-from cachenode.core.failures import LATE, NOT_READY, UNKNOWN_NAMESPACE
+from cachenode.core.failures import LATE, NOT_READY, UNKNOWN_NAMESPACE, failed
 from cachenode.core.versions import VersionSource
+from cachenode.node.changes import Changes
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.loads import MAX_LEASE_S, Loads
 from cachenode.node.mover import Mover
@@ -68,6 +69,7 @@ class Node:
         self._reads = Reads(self)
         self.writes = Writes(self)
         self.loads = Loads(self)
+        self.changes = Changes(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
 
     def execute(self, batch: Batch, reply: Reply, *, from_peer: bool = False, holder: Hashable = None) -> Rest | None:
@@ -107,7 +109,7 @@ class Node:
 
     def _refuse(self, batch: Batch, reply: Reply, failure: Failure) -> None:
         self.failures[failure.reason] += len(batch.keys)
-        reply(failed(batch, range(len(batch.keys)), failure))
+        reply(failed(batch, dict.fromkeys(range(len(batch.keys)), failure)))
 
     def split(self, keys: Sequence[bytes], indices: Iterable[int]) -> tuple[list[int], dict[str, list[int]]]:
         """Return which of the keys are this node's, and which are whose."""
@@ -149,7 +151,8 @@ class Node:
                     await part
             except TimeoutError:
                 self.failures[Reason.DEADLINE_EXCEEDED] += len(indices)
-                reply(failed(batch, list(indices), LATE))
+                if indices:
+                    reply(failed(batch, dict.fromkeys(indices, LATE)))
 
         if len(parts) == 1:
             await run(*parts[0])
@@ -162,17 +165,6 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.placement.me.id} epoch={self.placement.epoch} used={self.namespaces.memory.used_bytes}>"
-
-
-def failed(batch: Batch, indices: Sequence[int], failure: Failure) -> BatchResult:
-    """Return a result that fails all the given keys for one reason."""
-    count = len(indices)
-    result = BatchResult(indices=indices, failures=dict.fromkeys(range(count), failure))
-    if batch.operation.reads:
-        result.records = [b""] * count
-    else:
-        result.versions = [0] * count
-    return result
 
 
 def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
@@ -192,4 +184,6 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         tokens=[batch.tokens[index] for index in indices] if batch.tokens else (),
         details=[batch.details[index] for index in indices] if batch.details else (),
         lease_s=batch.lease_s,
+        if_versions=pick(batch.if_versions) if batch.if_versions else (),
+        deltas=pick(batch.deltas) if batch.deltas else (),
     )

@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
-from cachenode.core.failures import BAD_KEY, NOT_OWNER, SUPERSEDED, UNCERTAIN, UNREACHABLE, too_large
+from cachenode.core.failures import BAD_KEY, NOT_OWNER, SUPERSEDED, UNCERTAIN, UNREACHABLE, failed, too_large
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill, store_entry
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -56,16 +56,14 @@ class Writes:
                 node.loads.refuse(batch, namespace, failures)
             for failure in failures.values():
                 node.failures[failure.reason] += 1
-            at = list(failures)
-            named = {position: failures[index] for position, index in enumerate(at)}
-            reply(BatchResult(indices=at, versions=[0] * len(at), failures=named))
+            reply(failed(batch, failures))
         parts = [(own, rest)] if own and (rest := self._own(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
         parts += [(indices, self._ask(owner, batch, indices, reply)) for owner, indices in away.items()]
         return node.run_parts(batch, reply, parts)
 
-    def _own(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> Rest | None:
+    def _own(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
         """Do what needs no waiting for this node's own keys; return the rest."""
         loads = self._node.loads
         if batch.operation is Operation.FULFILL:
@@ -74,6 +72,8 @@ class Writes:
             return loads.abandon(batch, namespace, own, reply)
         for index in own if namespace.flights else ():
             namespace.flights.detach(batch.keys[index])
+        if batch.if_versions or batch.operation is Operation.INCR:
+            return self._node.changes.apply(batch, namespace, own, reply)
         if self._node.l2_for(namespace) is not None:
             return self._through_l2(batch, namespace, own, reply)
         reply(self._in_memory(batch, namespace, own))
@@ -110,6 +110,12 @@ class Writes:
         if self._node.l2_for(namespace) is None:
             return self._store(namespace, indices, writes, [True] * len(writes))
         return await self._set(namespace, indices, writes)
+
+    async def put(self, namespace: Namespace, write: L2Write) -> BatchResult:
+        """Store one value that has its version, and return the result."""
+        if self._node.l2_for(namespace) is None:
+            return self._store(namespace, [0], [write], [True])
+        return await self._set(namespace, [0], [write])
 
     # Without L2: done within the turn.
 
@@ -203,8 +209,7 @@ class Writes:
             taken = await tier.write(namespace.policy.name, writes)
         finally:
             for write in writes:
-                if writing.get(write.key) == write.version:
-                    del writing[write.key]
+                namespace.written(write.key, write.version)
         if all(node.placement.owns(write.key) for write in writes):
             return self._store(namespace, indices, writes, taken)
         return self._store_owned(namespace, indices, writes, taken)
@@ -224,6 +229,8 @@ class Writes:
         tier = node.l2_for(namespace)
         assert tier is not None
         drops = [(batch.keys[index], node.versions.next()) for index in indices]
+        for key, version in drops:  # from now on, so that nobody builds on what is going
+            namespace.tombstones.note(key, version, node.clock.now())
         in_l2 = await tier.drop(namespace.policy.name, drops)
         now = node.clock.now()
         versions, failures = [], {}
@@ -257,8 +264,7 @@ class Writes:
         except PeerUnavailable as lost:
             failure = UNCERTAIN if lost.sent else UNREACHABLE
             self._node.failures[failure.reason] += len(indices)
-            failures = dict.fromkeys(range(len(indices)), failure)
-            reply(BatchResult(indices=indices, versions=[0] * len(indices), failures=failures))
+            reply(failed(batch, dict.fromkeys(indices, failure)))
             return
         result.indices = indices
         reply(result)

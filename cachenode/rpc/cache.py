@@ -174,7 +174,7 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
             await rest
         if len(parts) == 1 and parts[0].indices is None:
             return parts[0]
-        return joined(parts, len(batch.keys), is_get=batch.operation.reads)
+        return joined(parts, len(batch.keys), is_get=batch.operation.gives_records)
 
 
 def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchResult:

@@ -24,8 +24,8 @@ import structlog
 from grpc import aio
 
 from cachenode.core.entries import BatchResult
-from cachenode.core.failures import OVERLOADED
-from cachenode.node.service import Node, failed
+from cachenode.core.failures import OVERLOADED, failed
+from cachenode.node.service import Node
 from cachenode.outbox import Outbox
 from cachenode.wire import BadBatch, batch_from_wire, replies_to_wire, view_to_wire
 from cachenode_api.reasons import Reason
@@ -205,7 +205,7 @@ class _Session:
 
         self._asked += len(batch.keys)
         if self._pending_keys + len(batch.keys) > _MAX_PENDING_KEYS:
-            reply(failed(batch, range(len(batch.keys)), OVERLOADED))
+            reply(failed(batch, dict.fromkeys(range(len(batch.keys)), OVERLOADED)))
             return
         rest = self._node.execute(batch, reply, holder=self)
         if rest is not None:

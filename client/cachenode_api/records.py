@@ -28,6 +28,7 @@ __all__ = [
     "COMPRESSION_SHIFT",
     "HEADER",
     "HEADER_BYTES",
+    "INT_FLAGS",
     "NO_TTL_MS",
     "SERIALIZER_MASK",
     "STALE",
@@ -39,6 +40,9 @@ SERIALIZER_MASK = 0xFF
 COMPRESSION_SHIFT = 8
 COMPRESSION_MASK = 0xF << COMPRESSION_SHIFT
 STALE = 1 << 12
+
+INT_FLAGS = 2
+"""Flags of a whole number, in ASCII decimal digits: the one kind of value that nodes read, to count."""
 
 NO_TTL_MS = (1 << 64) - 1
 """In a column of TTLs: the entry does not expire."""

@@ -6,8 +6,12 @@ across owners and restarts without a wall clock and without a counter in Redis (
 
 from __future__ import annotations
 
-__all__ = ["MAX_EPOCH", "MAX_SEQUENCE", "epoch_of", "make_version", "sequence_of"]
+__all__ = ["ABSENT_VERSION", "ANY_VERSION", "MAX_EPOCH", "MAX_SEQUENCE", "epoch_of", "make_version", "sequence_of"]
 
+ANY_VERSION = (1 << 64) - 1
+"""As a condition: there must be a value, of whatever version."""
+ABSENT_VERSION = (1 << 64) - 2
+"""As a condition: there must be no value."""
 _SEQUENCE_BITS = 40
 MAX_SEQUENCE = (1 << _SEQUENCE_BITS) - 1
 MAX_EPOCH = (1 << (64 - _SEQUENCE_BITS)) - 1

@@ -26,14 +26,15 @@ TOUCH = pb.OPERATION_TOUCH
 LEASE = pb.OPERATION_LEASE
 FULFILL = pb.OPERATION_FULFILL
 ABANDON = pb.OPERATION_ABANDON
-_READS = frozenset({GET, LEASE})
+INCR = pb.OPERATION_INCR
+_GIVE_RECORDS = frozenset({GET, LEASE, INCR})
 
 KEY_OVERHEAD = 24
 """Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
 
 Group = tuple[int, str, float, bool, int]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
-for a LEASE the milliseconds it is to last."""
+a number: of a LEASE the milliseconds it is to last, of a SET the version to match, of an INCR what is added."""
 
 
 class Waiter(Protocol):
@@ -90,7 +91,7 @@ class PendingBatch:
         """Return the message, and take note that the batch is sent."""
         self.sent = True
         self.left = len(self.keys)
-        operation, namespace, timeout_s, _, lease_ms = self.group
+        operation, namespace, timeout_s, _, number = self.group
         return pb.Batch(
             id=self.id,
             operation=operation,  # type: ignore[arg-type]
@@ -102,7 +103,9 @@ class PendingBatch:
             timeout_ms=int(timeout_s * 1_000),
             tokens=self.tokens,
             details=self.details,
-            lease_ms=lease_ms,
+            lease_ms=number if operation == LEASE else 0,
+            if_versions=[number] if operation == SET and number else (),
+            deltas=[number] if operation == INCR else (),
         )
 
     def take(self, reply: pb.Reply) -> bool:
@@ -145,7 +148,7 @@ class EachBatch(PendingBatch):
 
     def take(self, reply: pb.Reply) -> bool:
         """Hand each answered key's result to its waiter."""
-        results: Sequence[Any] = reply.records if self.group[0] in _READS else reply.versions
+        results: Sequence[Any] = reply.records if self.group[0] in _GIVE_RECORDS else reply.versions
         if reply.tokens:
             results = [token or record for token, record in zip(reply.tokens, results, strict=True)]
         if self.group[3]:

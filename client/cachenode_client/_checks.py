@@ -8,14 +8,25 @@ from importlib.metadata import PackageNotFoundError, version
 from cachenode_api.errors import ContractError
 from cachenode_api.keys import MAX_KEY_BYTES, canonical_key, check_namespace
 from cachenode_api.records import NO_TTL_MS
+from cachenode_api.version import ABSENT_VERSION
 from cachenode_client.errors import InvalidArgument, InvalidTtl, from_contract
 
-__all__ = ["Key", "checked_key", "checked_namespace", "checked_timeout", "checked_ttl", "sdk_version"]
+__all__ = [
+    "Key",
+    "checked_delta",
+    "checked_key",
+    "checked_namespace",
+    "checked_timeout",
+    "checked_ttl",
+    "checked_version",
+    "sdk_version",
+]
 
 Key = str | bytes
 
 _MAX_TTL_S = 100 * 365 * 86_400.0
 _MAX_TIMEOUT_S = 86_400.0
+_MAX_DELTA = (1 << 63) - 1
 
 
 def checked_key(key: Key) -> bytes:
@@ -64,6 +75,22 @@ def checked_timeout(timeout_s: float, *, field: str = "timeout_s") -> float:
     if type(timeout_s) not in (int, float) or not 0 < timeout_s <= _MAX_TIMEOUT_S:
         raise InvalidArgument(f"{field}: must be above 0 and at most 86,400 seconds")
     return float(timeout_s)
+
+
+def checked_version(if_version: int | None) -> int:
+    """Return the version that a write asks for, 0 for any."""
+    if if_version is None:
+        return 0
+    if type(if_version) is not int or not 0 < if_version < ABSENT_VERSION:
+        raise InvalidArgument("if_version: must be the version of a value, as `lookup` and `set` return it")
+    return if_version
+
+
+def checked_delta(delta: int) -> int:
+    """Return what is added to a counter."""
+    if type(delta) is not int or abs(delta) > _MAX_DELTA:
+        raise InvalidArgument("delta: must be a whole number of at most 64 bits")
+    return delta
 
 
 def sdk_version() -> str:

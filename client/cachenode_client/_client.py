@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, Self
 
 from cachenode_api.records import HEADER_BYTES
+from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
-from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
-from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
+from cachenode_client._batches import DELETE, GET, INCR, SET, TOUCH, Group
+from cachenode_client._checks import Key, checked_delta, checked_key, checked_ttl, checked_version, sdk_version
 from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
@@ -162,15 +163,17 @@ class CacheClient(ClientCore):
         value: Any,
         *,
         ttl_s: float | None = None,
+        if_version: int | None = None,
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> int:
-        """Store a value and return the version of the write.
+        """Store a value and return the version of the write, 0 if `if_version` did not fit.
 
         Args:
             key: 1 to 1,024 bytes.
             value: Anything that the client's serializer takes; None is a value like any other.
             ttl_s: Life in seconds; None for the namespace's default, infinite for no end.
+            if_version: Store only if the present value has this version (see `lookup`); None for any.
             timeout_s: Longest duration of this call.
             namespace: Instead of the client's.
 
@@ -187,8 +190,8 @@ class CacheClient(ClientCore):
         ttl_ms = checked_ttl(ttl_s)
         encoded = self.encoded(value)
         group = self._set_group
-        if timeout_s is not None or namespace is not None:
-            group = self._group(SET, namespace, timeout_s)
+        if timeout_s is not None or namespace is not None or if_version is not None:
+            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version))
         engine = self._engine
         try:
             if engine is None or engine.loop is not _running_loop():
@@ -204,9 +207,87 @@ class CacheClient(ClientCore):
                 except CacheError as error:
                     version = await engine.again(error, began, group, raw, encoded, ttl_ms)
         except CacheError as error:
-            return self._missed(error, 0)
+            return 0 if self._condition_failed(error) else self._missed(error, 0)
         self._stats.sets += 1
         return version
+
+    async def add(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Store a value if there is none. Return the version of the write, 0 if there was one.
+
+        Raises:
+            CacheError: As `set`.
+        """
+        return await self._set_if(ABSENT_VERSION, key, value, ttl_s, timeout_s, namespace)
+
+    async def replace(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Store a value if there is one. Return the version of the write, 0 if there was none.
+
+        Raises:
+            CacheError: As `set`.
+        """
+        return await self._set_if(ANY_VERSION, key, value, ttl_s, timeout_s, namespace)
+
+    async def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Add to a counter and return its new value.
+
+        The owner of the key adds, so calls at the same time all count. A key without a value counts from 0. Errors are
+        raised under ``on_error="miss"`` too: no number could stand for one.
+
+        Args:
+            key: 1 to 1,024 bytes.
+            delta: What is added, a whole number of at most 64 bits.
+            ttl_s: New life in seconds; None for the life that the value has, or the namespace's default for a new one.
+            timeout_s: Longest duration of this call.
+            namespace: Instead of the client's.
+
+        Raises:
+            NodeError: The value, or what it would become, is not a whole number of 64 bits (reason "not_a_counter").
+            CacheTimeout: No answer in time; it may or may not have been added.
+            CacheUnavailable: No node could add (likewise, if `retryable` is false).
+            CacheError: As `set`.
+        """
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        group = self._group(INCR, namespace, timeout_s, number=checked_delta(delta))
+        record = await self._call(group, raw, ttl_ms)
+        number: int = self._decode(record)
+        return number
+
+    async def decr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Take from a counter and return its new value: `incr` with the sign turned."""
+        return await self.incr(key, -checked_delta(delta), ttl_s=ttl_s, timeout_s=timeout_s, namespace=namespace)
 
     async def set_many(
         self,
@@ -486,6 +567,20 @@ class CacheClient(ClientCore):
         except CacheError as error:
             failures = {0: error}
         self._ended(failures)
+
+    async def _set_if(
+        self, expected: int, key: Key, value: Any, ttl_s: float | None, timeout_s: float | None, namespace: str | None
+    ) -> int:
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        encoded = self.encoded(value)
+        group = self._group(SET, namespace, timeout_s, number=expected)
+        try:
+            version: int = await self._started().persist(group, raw, encoded, ttl_ms)
+        except CacheError as error:
+            return 0 if self._condition_failed(error) else self._missed(error, 0)
+        self._stats.sets += 1
+        return version
 
     async def _call(self, group: Group, raw: bytes, ttl_ms: int = 0) -> Any:
         """Send one key; `get` and `set` do the same without the calls in between."""

@@ -93,15 +93,25 @@ class ClientCore:
             raise ClientClosed
 
     def _group(
-        self, operation: int, namespace: str | None, timeout_s: float | None, *, detailed: bool = False
+        self,
+        operation: int,
+        namespace: str | None,
+        timeout_s: float | None,
+        *,
+        detailed: bool = False,
+        number: int = 0,
     ) -> Group:
         return (
             operation,
             self._namespace if namespace is None else checked_namespace(namespace),
             self._timeout_s if timeout_s is None else checked_timeout(timeout_s),
             detailed,
-            0,
+            number,
         )
+
+    def _condition_failed(self, error: CacheError) -> bool:
+        """Return True for the error that is the answer of a conditional write: it was not done, as it should be."""
+        return error.reason == "condition_failed"
 
     def _lease_group(self, namespace: str | None, timeout_s: float | None, lease_s: float | None) -> Group:
         waits_s = LOAD_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)

@@ -1,7 +1,7 @@
 """The machinery under both clients: sends keys to their owners, again if that is safe, until the time is over.
 
-Retries: a read, a delete and a touch may be sent again whatever happened. A set may be sent again only if it surely
-was not done: done twice it could bring an older value back over a newer one.
+Retries: a read, a delete and a touch may be sent again whatever happened. A set or an increment may be sent again only
+if it surely was not done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_client._backoff import RetryBudget, Schedule
-from cachenode_client._batches import KEY_OVERHEAD, LEASE, SET, Group, ManyBatch, ManyResult, Waiter, give_back
+from cachenode_client._batches import INCR, KEY_OVERHEAD, LEASE, SET, Group, ManyBatch, ManyResult, Waiter, give_back
 from cachenode_client._router import Router
 from cachenode_client.errors import (
     CacheError,
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Encoded", "Engine", "may_retry"]
 
 T = TypeVar("T")
+
+_ONCE = frozenset({SET, INCR})
+"""Done twice, a set could bring an older value back over a newer one, and an increment would count twice."""
 
 Encoded = tuple[bytes, int]
 """A value's bytes and its flags."""
@@ -406,7 +409,7 @@ def may_retry(operation: int, error: CacheError) -> bool:
     if error.retryable:
         return True
     lost = isinstance(error, CacheUnavailable) or error.reason == "uncertain"
-    return lost and operation != SET and not isinstance(error, Overloaded)
+    return lost and operation not in _ONCE and not isinstance(error, Overloaded)
 
 
 def parts(

@@ -19,9 +19,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
+from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
-from cachenode_client._batches import DELETE, GET, SET, TOUCH, Group
-from cachenode_client._checks import Key, checked_key, checked_ttl, sdk_version
+from cachenode_client._batches import DELETE, GET, INCR, SET, TOUCH, Group
+from cachenode_client._checks import Key, checked_delta, checked_key, checked_ttl, checked_version, sdk_version
 from cachenode_client._core import ClientCore, K, Lead, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
@@ -149,22 +150,76 @@ class CacheClient(ClientCore):
         value: Any,
         *,
         ttl_s: float | None = None,
+        if_version: int | None = None,
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> int:
-        """Store a value and return the version of the write (see the asyncio client)."""
+        """Store a value and return the version of the write, 0 if `if_version` did not fit (see the asyncio client)."""
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         encoded = self.encoded(value)
         group = self._set_group
-        if timeout_s is not None or namespace is not None:
-            group = self._group(SET, namespace, timeout_s)
+        if timeout_s is not None or namespace is not None or if_version is not None:
+            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version))
         try:
             version: int = self._call(group, raw, encoded, ttl_ms)
         except CacheError as error:
-            return self._missed(error, 0)
+            return 0 if self._condition_failed(error) else self._missed(error, 0)
         self._stats.sets += 1
         return version
+
+    def add(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Store a value if there is none. Return the version, 0 if there was one (see the asyncio client)."""
+        return self._set_if(ABSENT_VERSION, key, value, ttl_s, timeout_s, namespace)
+
+    def replace(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Store a value if there is one. Return the version, 0 if there was none (see the asyncio client)."""
+        return self._set_if(ANY_VERSION, key, value, ttl_s, timeout_s, namespace)
+
+    def incr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Add to a counter and return its new value (see the asyncio client)."""
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        group = self._group(INCR, namespace, timeout_s, number=checked_delta(delta))
+        record = self._call(group, raw, None, ttl_ms)
+        number: int = self._decode(record)
+        return number
+
+    def decr(
+        self,
+        key: Key,
+        delta: int = 1,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Take from a counter and return its new value: `incr` with the sign turned (see the asyncio client)."""
+        return self.incr(key, -checked_delta(delta), ttl_s=ttl_s, timeout_s=timeout_s, namespace=namespace)
 
     def set_many(
         self,
@@ -366,6 +421,19 @@ class CacheClient(ClientCore):
         return f"<blocking CacheClient namespace={self._namespace!r} {state}>"
 
     # Inside.
+
+    def _set_if(
+        self, expected: int, key: Key, value: Any, ttl_s: float | None, timeout_s: float | None, namespace: str | None
+    ) -> int:
+        raw = checked_key(key)
+        ttl_ms = checked_ttl(ttl_s)
+        encoded = self.encoded(value)
+        try:
+            version: int = self._call(self._group(SET, namespace, timeout_s, number=expected), raw, encoded, ttl_ms)
+        except CacheError as error:
+            return 0 if self._condition_failed(error) else self._missed(error, 0)
+        self._stats.sets += 1
+        return version
 
     def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:
         """Send one key once, and again if it fails and that is safe."""

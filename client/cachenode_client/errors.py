@@ -230,6 +230,8 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.INTERNAL: (NodeError, ""),
     Reason.UNCERTAIN: (CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),
     Reason.LOAD_FAILED: (LoadFailed, ""),
+    Reason.CONDITION_FAILED: (NodeError, "The key's value is not of the version that the write asks for."),
+    Reason.NOT_A_COUNTER: (NodeError, "The key's value, or what it would become, is not a whole number of 64 bits."),
     Reason.SUPERSEDED: (NodeError, "The write lost against a newer one; read the value before writing again."),
 }
 

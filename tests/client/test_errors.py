@@ -120,6 +120,12 @@ REASONS = [
     (Reason.SUPERSEDED, NodeError, "The write lost against a newer one; read the value before writing again."),
     (Reason.UNCERTAIN, CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),
     (Reason.LOAD_FAILED, LoadFailed, LoadFailed.default_text),
+    (Reason.CONDITION_FAILED, NodeError, "The key's value is not of the version that the write asks for."),
+    (
+        Reason.NOT_A_COUNTER,
+        NodeError,
+        "The key's value, or what it would become, is not a whole number of 64 bits.",
+    ),
 ]
 
 

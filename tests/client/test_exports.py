@@ -15,7 +15,23 @@ from cachenode_client import blocking
 TOP = Path(__file__).parents[2]
 README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
 OTHERS = {"ABSENT", "Absent", "CacheClient", "Lookup", "Serializer"}
-METHODS = ["contains", "delete", "get", "get_many", "lookup", "set", "set_many", "stats", "touch", "ttl", "view"]
+METHODS = [
+    "add",
+    "contains",
+    "decr",
+    "delete",
+    "get",
+    "get_many",
+    "incr",
+    "lookup",
+    "replace",
+    "set",
+    "set_many",
+    "stats",
+    "touch",
+    "ttl",
+    "view",
+]
 LOADING = ["get_or_load", "get_or_load_many", "cached"]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
-from cachenode.core.failures import LATE
+from cachenode.core.failures import LATE, failed
 from cachenode.core.policy import NamespacePolicy
-from cachenode.node.service import Node, failed, part_of
+from cachenode.node.service import Node, part_of
 from cachenode_api.reasons import Reason
 from cachenode_api.view import View
 from tests.support.clock import ManualClock
@@ -158,9 +158,9 @@ def test_part_of_a_single_key_batch() -> None:
 def test_failed_fits_the_operation() -> None:
     """A failure of reads has empty records, one of writes has no versions; each key has its reason."""
     late: Any = Failure(Reason.DEADLINE_EXCEEDED)
-    read = failed(Batch(Operation.GET, "n", [b"a", b"b"]), [1], late)
+    read = failed(Batch(Operation.GET, "n", [b"a", b"b"]), {1: late})
     assert (read.indices, read.records, read.versions, read.failures) == ([1], [b""], (), {0: late})
-    write = failed(Batch(Operation.DELETE, "n", [b"a"]), [0], late)
+    write = failed(Batch(Operation.DELETE, "n", [b"a"]), {0: late})
     assert (write.records, write.versions) == ((), [0])
 
 

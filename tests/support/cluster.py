@@ -128,7 +128,7 @@ def new_node(
 async def run(node: Node, batch: Batch, *, from_peer: bool = False, holder: object = None) -> BatchResult:
     """Execute a batch and return the results of all its keys, in order."""
     count = len(batch.keys)
-    is_get = batch.operation.reads
+    is_get = batch.operation.gives_records
     records, versions, layers, tokens = [b""] * count, [0] * count, [0] * count, [0] * count
     failures = {}
     answered: list[int] = []

@@ -40,6 +40,9 @@ def test_batch_there_and_back(operation: Operation) -> None:
     batch = Batch(operation, "users", [b"a", b"b"], timeout_s=1.5)
     if operation is Operation.SET:
         batch.values, batch.flags, batch.ttls_ms = [b"1", b"2"], [3, 4], [5, 2**64 - 1]
+        batch.if_versions = [6, 2**64 - 1]
+    if operation is Operation.INCR:
+        batch.deltas = [-(2**63) + 1]
     if operation is Operation.TOUCH:
         batch.ttls_ms = [9]
     if operation is Operation.LEASE:
@@ -53,7 +56,7 @@ def test_batch_there_and_back(operation: Operation) -> None:
     arrived = batch_from_wire(message, max_keys=2)
     for field in ("operation", "namespace", "timeout_s", "lease_s"):
         assert getattr(arrived, field) == getattr(batch, field)
-    for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details"):
+    for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details", "if_versions", "deltas"):
         assert list(getattr(arrived, column)) == list(getattr(batch, column))
 
 
@@ -74,6 +77,8 @@ def test_empty_namespace_is_the_default() -> None:
         (pb.Batch(operation=pb.OPERATION_TOUCH, keys=[b"k"], values=[b"v"]), "values: 1 for 1 keys"),
         (pb.Batch(operation=pb.OPERATION_SET, keys=[b"k"] * 2, values=[b"v"] * 2, flags=[1]), "flags: 1 for 2 keys"),
         (pb.Batch(operation=pb.OPERATION_TOUCH, keys=[b"k"] * 3, ttls_ms=[1, 2]), "ttls_ms: 2 for 3 keys"),
+        (pb.Batch(operation=pb.OPERATION_INCR, keys=[b"k"]), "deltas: 0 for 1 keys"),
+        (pb.Batch(operation=pb.OPERATION_TOUCH, keys=[b"k"], if_versions=[1]), "if_versions: 1 for 1 keys"),
         (pb.Batch(operation=pb.OPERATION_FULFILL, keys=[b"k"], values=[b"v"]), "tokens: 0 for 1 keys"),
         (pb.Batch(operation=pb.OPERATION_FULFILL, keys=[b"k"], tokens=[1]), "values: 0 for 1 keys"),
         (pb.Batch(operation=pb.OPERATION_SET, keys=[b"k"], values=[b"v"], tokens=[1]), "tokens: 1 for 1 keys"),

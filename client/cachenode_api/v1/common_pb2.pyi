@@ -43,6 +43,8 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait."""
     OPERATION_ABANDON: _Operation.ValueType  # 7
     """Give the right to load back, with the reason if the load failed."""
+    OPERATION_INCR: _Operation.ValueType  # 8
+    """Add a number to a whole number, 0 if the key is absent; the result is the new value's record."""
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -63,6 +65,8 @@ OPERATION_FULFILL: Operation.ValueType  # 6
 """Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait."""
 OPERATION_ABANDON: Operation.ValueType  # 7
 """Give the right to load back, with the reason if the load failed."""
+OPERATION_INCR: Operation.ValueType  # 8
+"""Add a number to a whole number, 0 if the key is absent; the result is the new value's record."""
 Global___Operation: typing_extensions.TypeAlias = Operation
 
 class _Layer:
@@ -125,6 +129,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The owner was lost after the write had been sent to it: it may or may not have happened."""
     REASON_LOAD_FAILED: _Reason.ValueType  # 14
     """The caller who was to load the value could not."""
+    REASON_CONDITION_FAILED: _Reason.ValueType  # 15
+    """The key's value is not of the version that the write asks for; nothing was done."""
+    REASON_NOT_A_COUNTER: _Reason.ValueType  # 16
+    """The value, or what it would become, is not a whole number of 64 bits; nothing was done."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -161,6 +169,10 @@ REASON_UNCERTAIN: Reason.ValueType  # 13
 """The owner was lost after the write had been sent to it: it may or may not have happened."""
 REASON_LOAD_FAILED: Reason.ValueType  # 14
 """The caller who was to load the value could not."""
+REASON_CONDITION_FAILED: Reason.ValueType  # 15
+"""The key's value is not of the version that the write asks for; nothing was done."""
+REASON_NOT_A_COUNTER: Reason.ValueType  # 16
+"""The value, or what it would become, is not a whole number of 64 bits; nothing was done."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final
@@ -276,6 +288,8 @@ class Batch(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     DETAILS_FIELD_NUMBER: builtins.int
     LEASE_MS_FIELD_NUMBER: builtins.int
+    IF_VERSIONS_FIELD_NUMBER: builtins.int
+    DELTAS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -302,7 +316,8 @@ class Batch(google.protobuf.message.Message):
 
     @property
     def ttls_ms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """SET, TOUCH, FULFILL: remaining life in milliseconds; one per key, or one for all. 0 means the namespace's default,
+        """SET, TOUCH, FULFILL, INCR: remaining life in milliseconds; one per key, or one for all. 0 means the namespace's
+        default, but INCR leaves the life of a value that is there as it is,
         18446744073709551615 means that the entry does not expire.
         """
 
@@ -315,6 +330,16 @@ class Batch(google.protobuf.message.Message):
         """ABANDON: why the load failed, one text per key, without keys, values or secrets; empty, or none at all, if it was
         merely given up, so that another caller may load at once.
         """
+
+    @property
+    def if_versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """SET: the version that the present value must have, one per key or one for all: 0 or none at all for any,
+        18446744073709551615 for any value but none, 18446744073709551614 for no value.
+        """
+
+    @property
+    def deltas(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """INCR: what is added, one per key or one for all."""
 
     def __init__(
         self,
@@ -330,8 +355,10 @@ class Batch(google.protobuf.message.Message):
         tokens: collections.abc.Iterable[builtins.int] | None = ...,
         details: collections.abc.Iterable[builtins.str] | None = ...,
         lease_ms: builtins.int = ...,
+        if_versions: collections.abc.Iterable[builtins.int] | None = ...,
+        deltas: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["details", b"details", "flags", b"flags", "id", b"id", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deltas", b"deltas", "details", b"details", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
@@ -355,14 +382,14 @@ class Reply(google.protobuf.message.Message):
     id: builtins.int
     """Id of the batch."""
     now_s: builtins.float
-    """GET, LEASE: the clock against which the records' deadlines count."""
+    """GET, LEASE, INCR: the clock against which the records' deadlines count."""
     @property
     def indices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Positions of the answered keys in the batch; none means all of them, in order."""
 
     @property
     def records(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """GET: one record per answered key, empty if absent: slot (u32, of use to the node only), flags (u32), version (u64),
+        """GET, LEASE, INCR: one record per answered key, empty if absent: slot (u32, of use to the node only), flags (u32), version (u64),
         deadline (f64, seconds on the clock of now_s, infinite if it does not expire), all little-endian, then the value.
         """
 

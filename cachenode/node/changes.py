@@ -1,0 +1,142 @@
+"""Changes that depend on what is there: SET with a version to match, and INCR. Decided by the owner, in order.
+
+A change looks at the present value, in memory, else in L2, decides, and takes its version in the same turn of the loop:
+from then on it is ordered among all writes of the key. Changes of one key take turns, since each needs what the one
+before has left.
+
+Interleavings, each forced by a test in ``tests/node/test_changes.py``:
+
+1. A plain set is under way: its version is the present one for a condition, and a counter waits for its value
+   (``test_condition_sees_a_set_under_way``, ``test_counter_waits_for_a_set_under_way``).
+2. A delete is under way: its tombstone says that there is nothing, although readers may still find the value
+   (``test_condition_sees_a_delete_under_way``).
+3. A plain set comes while L2 takes the change: it has the higher version and stays
+   (``test_set_during_a_change_stays``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
+from cachenode.core.failures import CONDITION_FAILED, NOT_A_COUNTER, NOT_OWNER, failed
+from cachenode.node.filler import fill
+from cachenode_api.records import HEADER, HEADER_BYTES, INT_FLAGS
+from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
+
+if TYPE_CHECKING:
+    from cachenode.node.namespaces import Namespace
+    from cachenode.node.service import Node, Reply
+
+__all__ = ["Changes"]
+
+_COUNTER = re.compile(rb"-?[0-9]{1,19}\Z")
+_LARGEST = (1 << 63) - 1
+
+
+class Changes:
+    """The part of a node that changes values by what they are."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def apply(self, batch: Batch, namespace: Namespace, left: list[int], reply: Reply) -> None:
+        """Apply a batch's changes to keys of this node; answer each when it is done, and remove it from `left`."""
+        one = self._increase if batch.operation is Operation.INCR else self._set_if
+
+        async def answer(index: int) -> None:
+            outcome = await one(batch, namespace, index)
+            left.remove(index)
+            self._answer(outcome, batch, index, reply)
+
+        await asyncio.gather(*(answer(index) for index in list(left)))
+
+    def _answer(self, outcome: BatchResult | Failure, batch: Batch, index: int, reply: Reply) -> None:
+        if isinstance(outcome, Failure):
+            self._node.failures[outcome.reason] += 1
+            reply(failed(batch, {index: outcome}))
+            return
+        outcome.indices = [index]
+        outcome.now_s = self._node.clock.now()
+        reply(outcome)
+
+    async def _set_if(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
+        key, expected = batch.keys[index], _at(batch.if_versions, index)
+        async with namespace.turns.of(key):
+            record = await self._present(namespace, key)
+            if not self._node.placement.owns(key):
+                return NOT_OWNER
+            present = max(HEADER.unpack_from(record)[2] if record else 0, namespace.writing.get(key, 0))
+            if not _matches(expected, present):
+                return CONDITION_FAILED
+            (ttl_s,) = self._node.writes.ttls(batch, namespace, [index])
+            flags = batch.flags[index] if batch.flags else 0
+            write = L2Write(key, batch.values[index], flags, self._node.versions.next(), ttl_s)
+            return _outcome(await self._node.writes.put(namespace, write))
+
+    async def _increase(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
+        key, node = batch.keys[index], self._node
+        async with namespace.turns.of(key):
+            record = await self._present(namespace, key)
+            while key in namespace.writing:
+                await namespace.settled.setdefault(key, asyncio.get_running_loop().create_future())
+                record = await self._present(namespace, key)
+            if not node.placement.owns(key):
+                return NOT_OWNER
+            number = _number(record)
+            if number is None or abs(number := number + _at(batch.deltas, index)) > _LARGEST:
+                return NOT_A_COUNTER
+            now, ttl_ms = node.clock.now(), _at(batch.ttls_ms, index) if batch.ttls_ms else 0
+            ttl_s = HEADER.unpack_from(record)[3] - now if record and not ttl_ms else 0.0
+            if not record or ttl_ms:
+                (ttl_s,) = node.writes.ttls(batch, namespace, [index])
+            value = b"%d" % number
+            write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s)
+            outcome = _outcome(await node.writes.put(namespace, write))
+            if isinstance(outcome, Failure):
+                return outcome
+            deadline = now + ttl_s if ttl_s != math.inf else math.inf
+            return BatchResult(records=[HEADER.pack(0, INT_FLAGS, write.version, deadline) + value])
+
+    async def _present(self, namespace: Namespace, key: bytes) -> bytes:
+        """Return the key's record, empty if there is none or if it is being removed."""
+        store, now = namespace.store, self._node.clock.now()
+        record = store.peek(key, now)
+        if record is None and key not in namespace.writing and self._node.l2_for(namespace) is not None:
+            found: list[bytes] = []
+            await fill(self._node, namespace, [key], lambda _first, records, _layers: found.extend(records))
+            # Whatever is in memory now is newer than what was read.
+            record = store.peek(key, self._node.clock.now()) or found[0]
+        if record and namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], self._node.clock.now()):
+            return b""
+        return record or b""
+
+
+def _matches(expected: int, present: int) -> bool:
+    if expected == ANY_VERSION:
+        return present != 0
+    if expected == ABSENT_VERSION:
+        return present == 0
+    return expected in (0, present)
+
+
+def _at(column: Sequence[int], index: int) -> int:
+    return column[0 if len(column) == 1 else index]
+
+
+def _number(record: bytes) -> int | None:
+    """Return a record's whole number, 0 for none; None if it is something else."""
+    if not record:
+        return 0
+    value = record[HEADER_BYTES:]
+    if HEADER.unpack_from(record)[1] != INT_FLAGS or not _COUNTER.match(value):
+        return None
+    return int(value)
+
+
+def _outcome(stored: BatchResult) -> BatchResult | Failure:
+    return stored.failures[0] if stored.failures else stored
