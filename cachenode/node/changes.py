@@ -1,8 +1,7 @@
 """Changes that depend on what is there: SET with a version to match, and INCR. Decided by the owner, in order.
 
 A change looks at the present value, in memory, else in L2, decides, and takes its version in the same turn of the loop:
-from then on it is ordered among all writes of the key. Changes of one key take turns, since each needs what the one
-before has left.
+from then on it is ordered among all writes of the key.
 
 Interleavings, each forced by a test in ``tests/node/test_changes.py``:
 
@@ -12,19 +11,22 @@ Interleavings, each forced by a test in ``tests/node/test_changes.py``:
    (``test_condition_sees_a_delete_under_way``).
 3. A plain set comes while L2 takes the change: it has the higher version and stays
    (``test_set_during_a_change_stays``).
+4. Many changes read the value from L2 at the same time: a fill token lets one of them build on what was read, and the
+   others look again (``test_changes_that_read_together_build_on_each_other``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
 from cachenode.core.failures import CONDITION_FAILED, NOT_A_COUNTER, NOT_OWNER, failed
-from cachenode.node.filler import fill
+from cachenode.errors import L2Unavailable
+from cachenode.node.filler import new_record
 from cachenode_api.records import HEADER, HEADER_BYTES, INT_FLAGS
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 
@@ -65,55 +67,63 @@ class Changes:
         reply(outcome)
 
     async def _set_if(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
-        key, expected = batch.keys[index], _at(batch.if_versions, index)
-        async with namespace.turns.of(key):
-            record = await self._present(namespace, key)
-            if not self._node.placement.owns(key):
-                return NOT_OWNER
-            present = max(HEADER.unpack_from(record)[2] if record else 0, namespace.writing.get(key, 0))
-            if not _matches(expected, present):
-                return CONDITION_FAILED
-            (ttl_s,) = self._node.writes.ttls(batch, namespace, [index])
-            flags = batch.flags[index] if batch.flags else 0
-            write = L2Write(key, batch.values[index], flags, self._node.versions.next(), ttl_s)
-            return _outcome(await self._node.writes.put(namespace, write))
+        key, writes = batch.keys[index], self._node.writes
+        record = await self._present(namespace, key)
+        if not self._node.placement.owns(key):
+            return NOT_OWNER
+        present = max(HEADER.unpack_from(record)[2] if record else 0, namespace.writing.get(key, 0))
+        if not _matches(_at(batch.if_versions, index), present):
+            return CONDITION_FAILED
+        (ttl_s,) = writes.ttls(batch, namespace, [index])
+        flags = batch.flags[index] if batch.flags else 0
+        return _outcome(
+            await writes.put(namespace, L2Write(key, batch.values[index], flags, self._node.versions.next(), ttl_s))
+        )
 
     async def _increase(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
         key, node = batch.keys[index], self._node
-        async with namespace.turns.of(key):
+        record = await self._present(namespace, key)
+        while key in namespace.writing:
+            await asyncio.wait([namespace.settled.setdefault(key, asyncio.get_running_loop().create_future())])
             record = await self._present(namespace, key)
-            while key in namespace.writing:
-                await namespace.settled.setdefault(key, asyncio.get_running_loop().create_future())
-                record = await self._present(namespace, key)
-            if not node.placement.owns(key):
-                return NOT_OWNER
-            number = _number(record)
-            if number is None or abs(number := number + _at(batch.deltas, index)) > _LARGEST:
-                return NOT_A_COUNTER
-            now, ttl_ms = node.clock.now(), _at(batch.ttls_ms, index) if batch.ttls_ms else 0
-            ttl_s = HEADER.unpack_from(record)[3] - now if record and not ttl_ms else 0.0
-            if not record or ttl_ms:
-                (ttl_s,) = node.writes.ttls(batch, namespace, [index])
-            value = b"%d" % number
-            write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s)
-            outcome = _outcome(await node.writes.put(namespace, write))
-            if isinstance(outcome, Failure):
-                return outcome
-            deadline = now + ttl_s if ttl_s != math.inf else math.inf
-            return BatchResult(records=[HEADER.pack(0, INT_FLAGS, write.version, deadline) + value])
+        if not node.placement.owns(key):
+            return NOT_OWNER
+        number = _number(record)
+        if number is None or abs(number := number + _at(batch.deltas, index)) > _LARGEST:
+            return NOT_A_COUNTER
+        now = node.clock.now()
+        if record and not (batch.ttls_ms and _at(batch.ttls_ms, index)):
+            ttl_s = HEADER.unpack_from(record)[3] - now
+        else:
+            (ttl_s,) = node.writes.ttls(batch, namespace, [index])
+        value = b"%d" % number
+        write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s)
+        stored = await node.writes.put(namespace, write)
+        if stored.failures:
+            return stored.failures[0]
+        return BatchResult(records=[HEADER.pack(0, INT_FLAGS, write.version, now + ttl_s) + value])
 
     async def _present(self, namespace: Namespace, key: bytes) -> bytes:
-        """Return the key's record, empty if there is none or if it is being removed."""
-        store, now = namespace.store, self._node.clock.now()
-        record = store.peek(key, now)
-        if record is None and key not in namespace.writing and self._node.l2_for(namespace) is not None:
-            found: list[bytes] = []
-            await fill(self._node, namespace, [key], lambda _first, records, _layers: found.extend(records))
-            # Whatever is in memory now is newer than what was read.
-            record = store.peek(key, self._node.clock.now()) or found[0]
-        if record and namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], self._node.clock.now()):
-            return b""
-        return record or b""
+        """Return the key's record; empty if there is none, if it is being removed, or if L2 is away.
+
+        What it was before a write that is under way, if one is: see `Namespace.writing`.
+        """
+        while True:
+            now, tier = self._node.clock.now(), self._node.l2_for(namespace)
+            record = namespace.store.peek(key, now)
+            if record is None and key not in namespace.writing and tier is not None and tier.available:
+                (token,), entry = namespace.fills.begin([key]), None
+                try:
+                    with contextlib.suppress(L2Unavailable):
+                        (entry,) = await tier.read(namespace.policy.name, [key])
+                finally:
+                    unchanged = namespace.fills.settle(key, token)
+                if not unchanged:  # since the read began: what it brought may be older
+                    continue
+                record = new_record(entry, now)
+            if record and namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
+                return b""
+            return record or b""
 
 
 def _matches(expected: int, present: int) -> bool:

@@ -14,7 +14,6 @@ from cachenode.core.memory import Memory
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.store import Store
 from cachenode.core.tombstones import Tombstones
-from cachenode.node.turns import Turns
 from cachenode_api.errors import InvalidNamespace
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
@@ -44,7 +43,6 @@ class Namespace:
         "settled",
         "store",
         "tombstones",
-        "turns",
         "writing",
     )
 
@@ -59,7 +57,6 @@ class Namespace:
         """The newest version of each key whose write is under way."""
         self.settled: dict[bytes, asyncio.Future[None]] = {}
         """Resolved when no write of the key is under way any more; made by who waits for that."""
-        self.turns = Turns()
         self.l1_hits = 0
         self.l2_hits = 0
         self.misses = 0
