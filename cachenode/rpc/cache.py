@@ -67,9 +67,23 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
             values=[request.value],
             flags=[request.flags],
             ttls_ms=[request.ttl_ms],
+            if_versions=[request.if_version] if request.if_version else (),
         )
         result = await self._one(batch, context)
         return pb.SetResponse(header=self._header(), version=result.versions[0])
+
+    async def Incr(self, request: pb.IncrRequest, context: Context) -> pb.IncrResponse:  # noqa: N802
+        """Add to a counter."""
+        batch = Batch(
+            operation=Operation.INCR,
+            namespace=request.namespace or DEFAULT_NAMESPACE,
+            keys=[request.key],
+            ttls_ms=[request.ttl_ms],
+            deltas=[request.delta],
+        )
+        record = (await self._one(batch, context)).records[0]
+        version = HEADER.unpack_from(record)[2]
+        return pb.IncrResponse(header=self._header(), value=int(record[HEADER_BYTES:]), version=version)
 
     async def SetMany(self, request: pb.SetManyRequest, context: Context) -> pb.SetManyResponse:  # noqa: N802
         """Store many values."""

@@ -15,6 +15,7 @@ from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, NO_TTL_MS, STALE
 from cachenode_api.v1 import cache_pb2 as pb
 from cachenode_api.v1 import common_pb2
+from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from tests.support.eventually import eventually
 
 
@@ -166,6 +167,35 @@ def test_stale_record_is_marked_and_its_flags_are_the_writers() -> None:
     entry = pb.Entry()
     fill_entry(entry, record, 11.0, 1)
     assert (entry.stale, entry.flags, entry.ttl_ms, entry.value) == (True, 5, 0, b"v")
+
+
+# Changes by what is there.
+
+
+async def test_set_with_a_condition(cache: Any) -> None:
+    """A set asks for a version, for any, or for none; if that is not there the call fails and nothing is done."""
+    first = (await cache.Set(pb.SetRequest(key=b"k", value=b"1", if_version=ABSENT_VERSION))).version
+    for wrong in (ABSENT_VERSION, first + 1):
+        with pytest.raises(aio.AioRpcError) as failed:
+            await cache.Set(pb.SetRequest(key=b"k", value=b"x", if_version=wrong))
+        assert (failed.value.code(), reason_of(failed.value)) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "CONDITION_FAILED",
+        )
+    second = (await cache.Set(pb.SetRequest(key=b"k", value=b"2", if_version=first))).version
+    assert (await cache.Set(pb.SetRequest(key=b"k", value=b"3", if_version=ANY_VERSION))).version > second > first
+    assert (await cache.Get(pb.GetRequest(key=b"k"))).entry.value == b"3"
+
+
+async def test_counter(cache: Any) -> None:
+    """Calls at the same time all count; what is not a number is refused."""
+    answers = await asyncio.gather(*(_response(cache.Incr(pb.IncrRequest(key=b"n", delta=3))) for _ in range(10)))
+    assert sorted(answer.value for answer in answers) == list(range(3, 33, 3))
+    assert (await cache.Incr(pb.IncrRequest(key=b"n", delta=-40, ttl_ms=60_000))).value == -10
+    await cache.Set(pb.SetRequest(key=b"n", value=b"text"))
+    with pytest.raises(aio.AioRpcError) as failed:
+        await cache.Incr(pb.IncrRequest(key=b"n", delta=1))
+    assert reason_of(failed.value) == "NOT_A_COUNTER"
 
 
 # Loads.

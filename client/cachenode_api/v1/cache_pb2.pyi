@@ -221,6 +221,7 @@ class SetRequest(google.protobuf.message.Message):
     VALUE_FIELD_NUMBER: builtins.int
     FLAGS_FIELD_NUMBER: builtins.int
     TTL_MS_FIELD_NUMBER: builtins.int
+    IF_VERSION_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     key: builtins.bytes
@@ -231,6 +232,10 @@ class SetRequest(google.protobuf.message.Message):
     """Kept with the value and returned with it."""
     ttl_ms: builtins.int
     """Life in milliseconds; 0 means the namespace's default."""
+    if_version: builtins.int
+    """The version that the present value must have: 0 for any, 18446744073709551615 for any value but none,
+    18446744073709551614 for no value. If it does not, the call fails with CONDITION_FAILED.
+    """
     def __init__(
         self,
         *,
@@ -239,10 +244,70 @@ class SetRequest(google.protobuf.message.Message):
         value: builtins.bytes = ...,
         flags: builtins.int = ...,
         ttl_ms: builtins.int = ...,
+        if_version: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flags", b"flags", "key", b"key", "namespace", b"namespace", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flags", b"flags", "if_version", b"if_version", "key", b"key", "namespace", b"namespace", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
 
 Global___SetRequest: typing_extensions.TypeAlias = SetRequest
+
+@typing.final
+class IncrRequest(google.protobuf.message.Message):
+    """A counter and what is added to it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    DELTA_FIELD_NUMBER: builtins.int
+    TTL_MS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    key: builtins.bytes
+    """1 to 1,024 bytes."""
+    delta: builtins.int
+    """What is added; the result must fit in 64 bits."""
+    ttl_ms: builtins.int
+    """New life in milliseconds; 0 means that a value that is there keeps its life, and a new one gets the namespace's."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+        delta: builtins.int = ...,
+        ttl_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delta", b"delta", "key", b"key", "namespace", b"namespace", "ttl_ms", b"ttl_ms"]) -> None: ...
+
+Global___IncrRequest: typing_extensions.TypeAlias = IncrRequest
+
+@typing.final
+class IncrResponse(google.protobuf.message.Message):
+    """The counter's new value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    value: builtins.int
+    """The value, from 0 if there was none."""
+    version: builtins.int
+    """Orders the writes of one key."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        value: builtins.int = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "value", b"value", "version", b"version"]) -> None: ...
+
+Global___IncrResponse: typing_extensions.TypeAlias = IncrResponse
 
 @typing.final
 class SetResponse(google.protobuf.message.Message):

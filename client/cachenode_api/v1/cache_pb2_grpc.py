@@ -50,6 +50,11 @@ class CacheServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_cache__pb2.SetRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.SetResponse.FromString,
                 _registered_method=True)
+        self.Incr = channel.unary_unary(
+                '/cachenode.v1.CacheService/Incr',
+                request_serializer=cachenode__api_dot_v1_dot_cache__pb2.IncrRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.IncrResponse.FromString,
+                _registered_method=True)
         self.SetMany = channel.unary_unary(
                 '/cachenode.v1.CacheService/SetMany',
                 request_serializer=cachenode__api_dot_v1_dot_cache__pb2.SetManyRequest.SerializeToString,
@@ -102,6 +107,13 @@ class CacheServiceServicer(object):
 
     def Set(self, request, context):
         """Stores one value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Incr(self, request, context):
+        """Adds to a whole number; calls at the same time all count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +178,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.Set,
                     request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.SetRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_cache__pb2.SetResponse.SerializeToString,
+            ),
+            'Incr': grpc.unary_unary_rpc_method_handler(
+                    servicer.Incr,
+                    request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.IncrRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_cache__pb2.IncrResponse.SerializeToString,
             ),
             'SetMany': grpc.unary_unary_rpc_method_handler(
                     servicer.SetMany,
@@ -280,6 +297,33 @@ class CacheService(object):
             '/cachenode.v1.CacheService/Set',
             cachenode__api_dot_v1_dot_cache__pb2.SetRequest.SerializeToString,
             cachenode__api_dot_v1_dot_cache__pb2.SetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Incr(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.CacheService/Incr',
+            cachenode__api_dot_v1_dot_cache__pb2.IncrRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_cache__pb2.IncrResponse.FromString,
             options,
             channel_credentials,
             insecure,

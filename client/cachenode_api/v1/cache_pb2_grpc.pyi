@@ -73,6 +73,22 @@ _CacheServiceSetType = typing_extensions.TypeVar(
     ],
 )
 
+_CacheServiceIncrType = typing_extensions.TypeVar(
+    '_CacheServiceIncrType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.IncrRequest,
+        cachenode_api.v1.cache_pb2.IncrResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.IncrRequest,
+        cachenode_api.v1.cache_pb2.IncrResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.IncrRequest,
+        cachenode_api.v1.cache_pb2.IncrResponse,
+    ],
+)
+
 _CacheServiceSetManyType = typing_extensions.TypeVar(
     '_CacheServiceSetManyType',
     grpc.UnaryUnaryMultiCallable[
@@ -169,7 +185,7 @@ _CacheServiceAbandonType = typing_extensions.TypeVar(
     ],
 )
 
-class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceTouchType, _CacheServiceGetOrLeaseType, _CacheServiceFulfillType, _CacheServiceAbandonType]):
+class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceIncrType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceTouchType, _CacheServiceGetOrLeaseType, _CacheServiceFulfillType, _CacheServiceAbandonType]):
     """Unary access to the cache. Any node answers; one that does not own the key asks the owner."""
 
     @typing.overload
@@ -185,6 +201,10 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.SetRequest,
             cachenode_api.v1.cache_pb2.SetResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.IncrRequest,
+            cachenode_api.v1.cache_pb2.IncrResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.SetManyRequest,
@@ -227,6 +247,10 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
             cachenode_api.v1.cache_pb2.SetResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.IncrRequest,
+            cachenode_api.v1.cache_pb2.IncrResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.SetManyRequest,
             cachenode_api.v1.cache_pb2.SetManyResponse,
         ],
@@ -261,6 +285,9 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
     Set: _CacheServiceSetType
     """Stores one value."""
 
+    Incr: _CacheServiceIncrType
+    """Adds to a whole number; calls at the same time all count."""
+
     SetMany: _CacheServiceSetManyType
     """Stores many values; keys fail one by one, never the call."""
 
@@ -291,6 +318,10 @@ CacheServiceAsyncStub: typing_extensions.TypeAlias = CacheServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.cache_pb2.SetRequest,
         cachenode_api.v1.cache_pb2.SetResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.IncrRequest,
+        cachenode_api.v1.cache_pb2.IncrResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.cache_pb2.SetManyRequest,
@@ -344,6 +375,14 @@ class CacheServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.cache_pb2.SetResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.SetResponse]]:
         """Stores one value."""
+
+    @abc.abstractmethod
+    def Incr(
+        self,
+        request: cachenode_api.v1.cache_pb2.IncrRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.cache_pb2.IncrResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.IncrResponse]]:
+        """Adds to a whole number; calls at the same time all count."""
 
     @abc.abstractmethod
     def SetMany(
