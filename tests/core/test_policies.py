@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import accumulate
 from random import Random
 
 import pytest
@@ -73,15 +74,29 @@ class S3FifoModel:
     def __init__(self) -> None:
         self.small: list[Key] = []
         self.main: list[Key] = []
+        self.small_part = 0.1
         self.reads: dict[Key, int] = {}
-        self.ghosts: dict[Key, int] = {}
-        self.passed = 0
+        self.ghosts: list[Key] = []
+        self.main_ghosts: list[Key] = []
 
     def add(self, key: Key) -> None:
-        ghost = self.ghosts.get(key)
-        known = ghost is not None and self.passed - ghost <= len(self.main)
-        (self.main if known else self.small).insert(0, key)
+        near = (len(self.small) + len(self.main)) // 20
+        queue = self.small
+        if key in self.ghosts:
+            age = self.age(self.ghosts, key)
+            if age <= near:
+                self.small_part = min(0.5, self.small_part + 0.002)
+            if age <= len(self.main):
+                queue = self.main
+        if queue is self.small and key in self.main_ghosts and self.age(self.main_ghosts, key) <= near:
+            self.small_part = max(0.05, self.small_part - 0.002)
+        queue.insert(0, key)
         self.reads[key] = 0
+
+    def age(self, ghosts: list[Key], key: Key) -> int:
+        age = ghosts[::-1].index(key)
+        ghosts[-1 - age] = new_key(-1)  # a ghost counts once
+        return age
 
     def hit(self, key: Key) -> None:
         self.reads[key] = min(3, self.reads[key] + 1)
@@ -90,17 +105,18 @@ class S3FifoModel:
         (self.small if key in self.small else self.main).remove(key)
 
     def evict(self) -> Key:
+        room = int((len(self.small) + len(self.main)) * self.small_part + 1e-9)
         while True:
-            if len(self.small) > (len(self.small) + len(self.main)) / 10 or not self.main:
+            if len(self.small) > room or not self.main:
                 key = self.small.pop()
                 if not self.reads[key]:
-                    self.passed += 1
-                    self.ghosts[key] = self.passed
+                    self.ghosts.append(key)
                     return key
                 self.reads[key] = 0
             else:
                 key = self.main.pop()
                 if not self.reads[key]:
+                    self.main_ghosts.append(key)
                     return key
                 self.reads[key] -= 1
             self.main.insert(0, key)
@@ -344,6 +360,51 @@ def test_ghosts_of_many_entries_are_told_apart_by_age() -> None:
             remembered[at] += queue_of(slots, key) == "main"
             slots.remove(key)
     assert remembered == [100, 0]
+
+
+def small_parts(trace: list[int], *, entries: int) -> list[float]:
+    """Return the part that the small queue may have, after every request of a trace."""
+    policy = S3Fifo()
+    slots, parts = Slots(policy, room=entries + 1), []
+    for number in trace:
+        key = new_key(number)
+        if key in slots.slot_of:
+            slots.hit(key)
+        else:
+            slots.add(key)
+            if len(slots.slot_of) > entries:
+                slots.evict()
+        parts.append(policy._small_part / 500)
+    return parts
+
+
+def test_the_small_queue_grows_when_popularity_shifts_and_shrinks_when_it_is_stable() -> None:
+    """The border moves to where another place is worth the same in both queues, and stays between its ends."""
+    weights = list(accumulate(1 / rank for rank in range(1, 5_001)))
+    stable = Random(1).choices(range(5_000), cum_weights=weights, k=120_000)
+    shifted = [(number + at // 1_500 * 500) % 5_000 for at, number in enumerate(stable[:40_000])]
+    parts = small_parts(stable[:40_000] + shifted + stable, entries=500)
+    before, during, after = (sum(parts[end - 10_000 : end]) / 10_000 for end in (40_000, 80_000, 200_000))
+    assert before < 0.2
+    assert during > 0.4
+    assert after < 0.2
+    assert min(parts) >= 0.05
+    assert max(parts) == 0.5
+
+
+def test_a_ghost_moves_the_border_once() -> None:
+    """A key that is deleted and put again, over and over, is one hint only."""
+    policy, slots = s3fifo_with_main(20)
+    slots.add(new_key(1))
+    for number in range(10, 20):
+        slots.add(new_key(number))
+    while new_key(1) in slots.slot_of:
+        slots.evict()
+    before = policy._small_part
+    for _ in range(5):
+        slots.add(new_key(1))
+        slots.remove(new_key(1))
+    assert policy._small_part == before + 1
 
 
 def test_the_default_beats_lru_and_stands_beside_the_references() -> None:

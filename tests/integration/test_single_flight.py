@@ -80,11 +80,11 @@ def loads(log: Path) -> list[int]:
 
 
 async def test_a_thousand_callers_load_once(tmp_path: Path) -> None:
-    """1,000 concurrent callers in 10 processes over 3 nodes cause exactly one load, and all get its value."""
+    """1,000 concurrent callers in 4 processes over 3 nodes cause exactly one load, and all get its value."""
     log = tmp_path / "loads"
     async with LocalCluster(nodes=3, directory=tmp_path / "c") as cluster:
         addresses = ",".join(node.address for node in cluster.nodes)
-        async with processes(10, addresses, "one", 100, 0.5, log) as callers:
+        async with processes(4, addresses, "one", 250, 0.5, log) as callers:
             for process in callers:
                 go(process)
             found = [result for process in callers for result in await answers(process)]
