@@ -8,7 +8,7 @@ call's deadline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, ParamSpec, Self
 
 from cachenode_api.records import HEADER_BYTES
@@ -379,19 +379,22 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s)
+        engine = self._started()
+        end = engine.loop.time() + group[2]
         try:
-            async with asyncio.timeout(group[2]) as limit:
-                try:
-                    await self._started().reach(raw, self._timeout_s)
-                    outcome = await self._call(group, raw)
-                except CacheError as error:
-                    self._must_load_alone(error)
-                    value = await call_loader(loader)
-                    return default if value is ABSENT else value
-                if not isinstance(outcome, int):
-                    return self._found(outcome, default)
-                load = self._started().keep(self._load(group, raw, outcome, loader, ttl_ms))
-                value = await asyncio.shield(load)
+            if engine.router.only is None:
+                await engine.reach(raw, self._timeout_s)
+            outcome = await engine.call(group, raw)
+        except CacheError as error:
+            self._must_load_alone(error)
+            load: Awaitable[Any] = call_loader(loader)
+        else:
+            if not isinstance(outcome, int):
+                return self._found(outcome, default)
+            load = asyncio.shield(engine.keep(self._load(group, raw, outcome, loader, ttl_ms)))
+        try:
+            async with asyncio.timeout_at(end) as limit:
+                value = await load
         except TimeoutError:
             if limit.expired():
                 raise CacheTimeout(LATE_LOAD) from None

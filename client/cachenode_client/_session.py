@@ -323,12 +323,15 @@ class Session:
 
     def _break_step(self) -> EachBatch | None:
         """Return half of the callers' keys, for a frame of its own, if they would otherwise all wait for one answer."""
-        if len(self._queue) != 1 or self.in_flight > 1:
+        if len(self._queue) != 1:
             return None
         batch = self._queue[0]
-        if not isinstance(batch, EachBatch) or batch.group[0] == LEASE or len(batch.keys) < _SPLIT_KEYS:
+        if not isinstance(batch, EachBatch) or len(batch.keys) < _SPLIT_KEYS:
+            return None
+        if self.in_flight > 1 or (self._sent and batch.group[0] == LEASE):  # a LEASE may be one that only waits
             return None
         later = batch.split()
+        self._waits += batch.group[0] == LEASE
         self._next_id += 1
         later.id = self._next_id
         self._open.pop(batch.group, None)

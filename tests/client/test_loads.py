@@ -451,8 +451,10 @@ async def test_waiting_for_a_load_holds_nobody_up(scripted: ScriptedNode) -> Non
     async with CacheClient(scripted.address, timeout_s=10) as client:
         await client.view()
         loads = asyncio.gather(*(client.get_or_load(f"load{at}", Origin()) for at in range(40)))
-        lease = await scripted.next_batch()
-        assert (lease.operation, len(lease.keys), lease.lease_ms) == (pb.OPERATION_LEASE, 40, 10_000)
+        leases = [await scripted.next_batch() for _ in range(2)]
+        assert [(lease.operation, len(lease.keys), lease.lease_ms) for lease in leases] == [
+            (pb.OPERATION_LEASE, 20, 10_000)
+        ] * 2
         lone = asyncio.create_task(client.get("lone"))
         await scripted.answer([b"found"])
         assert await lone == b"found"
@@ -462,5 +464,10 @@ async def test_waiting_for_a_load_holds_nobody_up(scripted: ScriptedNode) -> Non
             assert len(half.keys) == 20
             await scripted.reply(half, records=[record(b"x")] * 20)
         await crowd
-        await scripted.reply(lease, records=[record(b"x")] * 40)
+        more = asyncio.gather(*(client.get_or_load(f"more{at}", Origin()) for at in range(40)))
+        leases.append(await scripted.next_batch())
+        assert len(leases[2].keys) == 40, "others wait for loads already"
+        for lease in leases:
+            await scripted.reply(lease, records=[record(b"x")] * len(lease.keys))
+        assert await more == [b"x"] * 40
         assert await loads == [b"x"] * 40
