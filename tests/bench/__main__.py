@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from tests.bench import machine, report
-from tests.bench.rows import MEMORY_NAME, ROWS, known_names
-from tests.bench.runner import Plan, Result, run_memory, run_rows
+from tests.bench.rows import MEMORY_NAME, ROWS, SINGLE_FLIGHT_NAME, known_names
+from tests.bench.runner import Plan, Result, run_memory, run_rows, run_single_flight
 
 _FOLDER = Path(__file__).parents[2] / "build" / "bench"
 _CORES = 2
@@ -24,6 +24,7 @@ _LIMIT_S = 900.0
 _QUICK_LIMIT_S = 180.0
 _ROUNDS = 15
 _QUICK_ROUNDS = 5
+_FLIGHT_ROUNDS = 3
 _HIT_RATIO_REQUESTS = 400_000
 _QUICK_HIT_RATIO_REQUESTS = 40_000
 
@@ -73,6 +74,8 @@ async def _measure(options: argparse.Namespace, console: Console) -> tuple[list[
             await run_rows([row for row in ROWS if row.name in options.names], plan, done=done)
             if MEMORY_NAME in options.names:
                 await run_memory(plan, done=done)
+            if SINGLE_FLIGHT_NAME in options.names and not options.quick:
+                await run_single_flight(min(options.rounds, _FLIGHT_ROUNDS), done=done)
     except TimeoutError:
         return results, f"stopped after {limit_s:.0f} s"
     return results, ""
@@ -106,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.print_table(console, results, known)
         report.write_json(_FOLDER, results, known, quick=options.quick)
         report.write_plot(_FOLDER / "results.png", results)
-    problems = _problems(options.names, results, cut_short)
+    left_out = frozenset({"hit_ratio", SINGLE_FLIGHT_NAME} if options.quick else {"hit_ratio"})
+    problems = _problems(options.names, results, cut_short, left_out)
     if "hit_ratio" in options.names and (reason := _hit_ratios(options, console)):
         problems.append(f"did not run: hit_ratio ({reason})")
     for problem in problems:
@@ -116,11 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def _problems(names: Sequence[str], results: Sequence[Result], cut_short: str) -> list[str]:
+def _problems(names: Sequence[str], results: Sequence[Result], cut_short: str, left_out: frozenset[str]) -> list[str]:
     ran = {result.name for result in results}
     problems = [f"missed: {result.name}" for result in results if not result.error and not result.ok]
     problems += [f"failed: {result.name}: {result.error}" for result in results if result.error]
-    wanted = [name for name in names if name not in ran and name != "hit_ratio"]
+    wanted = [name for name in names if name not in ran and name not in left_out]
     return problems + [f"did not run: {name} ({cut_short or 'nothing to compare with'})" for name in wanted]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.bench.stats import Better
 
-__all__ = ["MEMORY_NAME", "MEMORY_TARGET", "ROWS", "Peer", "Row", "known_names"]
+__all__ = ["MEMORY_NAME", "MEMORY_TARGET", "ROWS", "SINGLE_FLIGHT_NAME", "Peer", "Row", "known_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,9 @@ ROWS = (
 
 MEMORY_NAME = "memory_per_entry"
 MEMORY_TARGET = 0.7
+SINGLE_FLIGHT_NAME = "single_flight"
 
 
 def known_names() -> list[str]:
-    """Return what ``--only`` takes: rows and the two parts that are not rows."""
-    return [*(row.name for row in ROWS), MEMORY_NAME, "hit_ratio"]
+    """Return what ``--only`` takes: rows and the parts that are not rows."""
+    return [*(row.name for row in ROWS), MEMORY_NAME, SINGLE_FLIGHT_NAME, "hit_ratio"]

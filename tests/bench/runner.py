@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench import memory, servers
+from tests.bench import memory, servers, single_flight
 from tests.bench.processes import BenchError, Child, spawn_worker
-from tests.bench.rows import MEMORY_NAME, MEMORY_TARGET, Peer, Row
+from tests.bench.rows import MEMORY_NAME, MEMORY_TARGET, SINGLE_FLIGHT_NAME, Peer, Row
 from tests.bench.servers import Server
 from tests.bench.stats import Better, Outcome, judge, round_order
 from tests.bench.workload import KEYS
 
-__all__ = ["Plan", "Result", "run_memory", "run_rows"]
+__all__ = ["Plan", "Result", "run_memory", "run_rows", "run_single_flight"]
 
 _CONNECT_S = 30.0
 _LOAD_S = 120.0
@@ -185,6 +185,18 @@ async def _layers(worker: Child) -> str:
     if counts.get("l2", 0) < 0.8 * _LAYER_SAMPLE:
         raise BenchError(f"{worker.name}: reads did not come from L2 but {counts}")
     return f"{counts['l2'] / _LAYER_SAMPLE:.0%} of reads from L2"
+
+
+async def run_single_flight(rounds: int, *, done: Callable[[Result], None]) -> None:
+    """Count the loads of one key that a thousand callers want at once; one is what they need."""
+    result = Result(SINGLE_FLIGHT_NAME, "one load", "loads", "lower", 1.0)
+    try:
+        counts = await single_flight.origin_loads(rounds)
+        result.ours, result.peer = [max(counts)], [1.0]  # the worst round counts: a median would hide it
+        result.note = f"{rounds} rounds of 1,000 callers in {single_flight.PROCESSES} processes"
+    except BenchError as error:
+        result.error = str(error)
+    done(result)
 
 
 async def run_memory(plan: Plan, *, done: Callable[[Result], None]) -> None:
