@@ -26,7 +26,7 @@ _ROUNDS = 15
 _QUICK_ROUNDS = 5
 _FLIGHT_ROUNDS = 3
 _HIT_RATIO_REQUESTS = 400_000
-_QUICK_HIT_RATIO_REQUESTS = 40_000
+_QUICK_HIT_RATIO_REQUESTS = 20_000
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import shutil
@@ -121,9 +122,13 @@ async def _servers(group: str, rows: Iterable[Row], plan: Plan) -> AsyncIterator
         if "memcached" in needed:
             fleet["memcached"] = await enter(servers.memcached(logs=plan.logs))
         namespaces = sorted({row.namespace for row in rows})
-        for name, server in fleet.items():
-            for namespace in namespaces if name == "node" else namespaces[:1]:
-                await _load(name, server, namespace, plan)
+        await asyncio.gather(
+            *(
+                _load(name, server, namespace, plan)
+                for name, server in fleet.items()
+                for namespace in (namespaces if name == "node" else namespaces[:1])
+            )
+        )
         yield fleet
 
 
@@ -131,7 +136,9 @@ async def _load(name: str, server: Server, namespace: str, plan: Plan) -> None:
     if name not in _LOADERS:
         return
     settings = {"address": server.address, "namespace": namespace}
-    async with spawn_worker(f"load-{name}", _LOADERS[name], settings, logs=plan.logs, uvloop=False) as worker:
+    async with spawn_worker(
+        f"load-{name}-{namespace}", _LOADERS[name], settings, logs=plan.logs, uvloop=False
+    ) as worker:
         await worker.read(_CONNECT_S)
         present = (await worker.ask({"do": "load", "entries": KEYS}, _LOAD_S))["present"]
     if present != KEYS:

@@ -13,7 +13,8 @@ from cachenode.demo.run import Plan, demonstrate
 
 async def test_a_node_is_killed_and_no_request_fails() -> None:
     """Half-way a node dies; the others take over, no request fails and every value is the origin's."""
-    plan = Plan(requests=3_000, processes=2, kill=True, seconds=9.0, callers=8)
+    # The dead node may be noticed as late as six seconds after the kill, which comes half-way.
+    plan = Plan(requests=3_000, processes=2, kill=True, seconds=14.0, callers=8)
     with Display(Console(file=io.StringIO()), quiet=True) as display:
         report = await demonstrate(plan, LocalCluster, display)
     assert report.problems == ()
