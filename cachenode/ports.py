@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write
+from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
 
 __all__ = ["LOST_HISTORY_STRIDE", "Clock", "L2Store", "PeerEvents", "Peers", "Registry"]
@@ -43,6 +44,12 @@ class L2Store(Protocol):
         Returns:
             For each key, True if a live value was removed.
         """
+
+    async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
+        """Keep barriers, each with its position, until a newer one of the same selector takes its place."""
+
+    async def barriers(self) -> list[tuple[str, int, Selector]]:
+        """Return all barriers that are kept: namespace, position, selector. Old ones may have become wider."""
 
     async def ping(self) -> None:
         """Return if the store answers."""

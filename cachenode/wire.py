@@ -8,6 +8,7 @@ from typing import Any
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason, detail_at
+from cachenode_api.selectors import Selector
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_api.view import Member, View
 
@@ -16,6 +17,7 @@ __all__ = [
     "BadBatch",
     "batch_from_wire",
     "batch_to_wire",
+    "invalidation_to_wire",
     "member_from_wire",
     "member_to_wire",
     "merge_reply",
@@ -27,6 +29,7 @@ __all__ = [
 _OPERATIONS = {operation.value: operation for operation in Operation}
 _BRING_VALUES = frozenset({Operation.SET, Operation.FULFILL})
 _END_FLIGHTS = frozenset({Operation.FULFILL, Operation.ABANDON})
+_WITH_TOKENS = _END_FLIGHTS | {Operation.APPLY, Operation.DISTRUST}
 MAX_DETAIL = 200
 
 
@@ -60,7 +63,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         ("values", values, (count if operation in _BRING_VALUES else 0,)),
         ("flags", flags, (0, count)),
         ("ttls_ms", ttls_ms, (0, 1, count)),
-        ("tokens", tokens, (count if operation in _END_FLIGHTS else 0,)),
+        ("tokens", tokens, (count if operation in _WITH_TOKENS else 0,)),
         ("details", details, (0, count if operation is Operation.ABANDON else 0)),
         ("if_versions", if_versions, (0, 1, count) if operation is Operation.SET else (0,)),
         ("deltas", deltas, (1, count) if operation is Operation.INCR else (0,)),
@@ -81,6 +84,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         details=details,
         if_versions=if_versions,
         deltas=deltas,
+        acknowledged=message.acknowledgement != pb.ACKNOWLEDGEMENT_OWNER,
     )
 
 
@@ -100,6 +104,7 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         lease_ms=int(batch.lease_s * 1_000),
         if_versions=batch.if_versions,
         deltas=batch.deltas,
+        acknowledgement=pb.ACKNOWLEDGEMENT_UNSPECIFIED if batch.acknowledged else pb.ACKNOWLEDGEMENT_OWNER,
     )
 
 
@@ -127,11 +132,14 @@ def _slice(result: BatchResult, first: int, last: int) -> BatchResult:
         layers=result.layers[first:last] if result.layers else None,
         now_s=result.now_s,
         tokens=result.tokens[first:last],
+        near=result.near,
     )
 
 
 def _reply(batch_id: int, result: BatchResult) -> pb.Reply:
-    reply = pb.Reply(id=batch_id, records=result.records, versions=result.versions, now_s=result.now_s)
+    reply = pb.Reply(
+        id=batch_id, records=result.records, versions=result.versions, now_s=result.now_s, near=result.near
+    )
     if result.indices is not None:
         reply.indices.extend(result.indices)
     if result.layers is not None:
@@ -181,6 +189,16 @@ def _reason(number: int) -> Reason:
         return Reason(number)
     except ValueError:
         return Reason.INTERNAL
+
+
+def invalidation_to_wire(namespace: str, keys: Sequence[bytes], selectors: Sequence[Selector] = ()) -> pb.Invalidation:
+    """Return the message of an invalidation."""
+    return pb.Invalidation(
+        namespace=namespace,
+        keys=keys,
+        selectors=[selector.text for selector in selectors],
+        kinds=[selector.kind.value for selector in selectors],
+    )
 
 
 def member_to_wire(member: Member) -> pb.Member:

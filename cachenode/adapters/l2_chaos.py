@@ -10,6 +10,7 @@ from typing import TypeVar
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.errors import L2Unavailable
 from cachenode.ports import L2Store
+from cachenode_api.selectors import Selector
 
 __all__ = ["ChaosL2"]
 
@@ -70,6 +71,14 @@ class ChaosL2:
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         """Remove values, unless a fault strikes."""
         return await self._struck(lambda: self._inner.drop(namespace, drops))
+
+    async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
+        """Keep barriers, unless a fault strikes."""
+        await self._struck(lambda: self._inner.note_barriers(namespace, barriers))
+
+    async def barriers(self) -> list[tuple[str, int, Selector]]:
+        """Return the barriers that are kept, unless a fault strikes."""
+        return await self._struck(self._inner.barriers)
 
     async def ping(self) -> None:
         """Return if the store inside answers, unless a fault strikes."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.ports import Clock
+from cachenode_api.selectors import Selector
 
 __all__ = ["MemoryL2"]
 
@@ -17,6 +18,7 @@ class _Slot(NamedTuple):
     flags: int
     version: int
     deadline: float
+    position: int = 0
 
 
 class MemoryL2:
@@ -33,6 +35,7 @@ class MemoryL2:
         self._clock = clock
         self._tombstone_s = tombstone_s
         self._slots: dict[tuple[str, bytes], _Slot] = {}
+        self._barriers: dict[tuple[str, Selector], int] = {}
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key, None where there is none."""
@@ -48,7 +51,9 @@ class MemoryL2:
             newer = stored is None or write.version > stored.version
             if newer:
                 deadline = now + max(write.ttl_s, 0.001)
-                self._slots[namespace, write.key] = _Slot(write.value, write.flags, write.version, deadline)
+                self._slots[namespace, write.key] = _Slot(
+                    write.value, write.flags, write.version, deadline, write.position
+                )
             done.append(newer)
         return done
 
@@ -62,6 +67,16 @@ class MemoryL2:
             self._slots[namespace, key] = _Slot(None, 0, highest, now + self._tombstone_s)
             done.append(stored is not None and stored.value is not None)
         return done
+
+    async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
+        """Keep barriers."""
+        for position, selector in barriers:
+            kept = namespace, selector
+            self._barriers[kept] = max(position, self._barriers.get(kept, 0))
+
+    async def barriers(self) -> list[tuple[str, int, Selector]]:
+        """Return the barriers that are kept."""
+        return [(namespace, position, selector) for (namespace, selector), position in self._barriers.items()]
 
     async def ping(self) -> None:
         """Return: memory always answers."""
@@ -81,4 +96,4 @@ class MemoryL2:
         if slot is None or slot.value is None:
             return None
         remaining = math.inf if math.isinf(slot.deadline) else slot.deadline - now
-        return L2Entry(slot.value, slot.flags, slot.version, remaining)
+        return L2Entry(slot.value, slot.flags, slot.version, remaining, slot.position)

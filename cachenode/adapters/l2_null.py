@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cachenode.core.entries import L2Entry, L2Write
+from cachenode_api.selectors import Selector
 
 __all__ = ["NullL2"]
 
@@ -26,6 +27,13 @@ class NullL2:
         """Return False for each key."""
         del namespace
         return [False] * len(drops)
+
+    async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
+        """Return."""
+
+    async def barriers(self) -> list[tuple[str, int, Selector]]:
+        """Return none."""
+        return []
 
     async def ping(self) -> None:
         """Return."""

@@ -18,10 +18,11 @@ from hiredis import pack_command
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from cachenode.adapters.batching import TurnBatcher
-from cachenode.adapters.l2_scripts import DROP, DROP_SHA, WRITE, WRITE_SHA
+from cachenode.adapters.l2_scripts import DROP, DROP_SHA, NOTE, NOTE_SHA, WRITE, WRITE_SHA
 from cachenode.adapters.redis_client import check_cluster
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.core.envelope import HEAD_BYTES, TOMBSTONE, decode, head, tail, ttl_ms
+from cachenode_api.selectors import Selector, SelectorKind, make_selector
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["RedisL2"]
 
 _Command = tuple[Any, ...]
-_LOAD: list[_Command] = [("SCRIPT", "LOAD", WRITE), ("SCRIPT", "LOAD", DROP)]
+_LOAD: list[_Command] = [("SCRIPT", "LOAD", WRITE), ("SCRIPT", "LOAD", DROP), ("SCRIPT", "LOAD", NOTE)]
 _TIME: _Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
 
+_Barriers = list[tuple[str, int, Selector]]
+_MOST_BARRIERS = 5_000
 _BULK_WAITS = 10
 """A bulk load may queue for so many time limits."""
 _SCRIPTS_AT_ONCE = 128
@@ -89,6 +92,10 @@ class RedisL2:
             size=_command_bytes,
         )
         self._pings: TurnBatcher[None, None] = TurnBatcher(self._pong, in_flight=1, limit_s=timeout_s)
+        self._barriers = f"{self._prefix}barriers".encode()
+        self._looks: TurnBatcher[None, _Barriers] = TurnBatcher(
+            self._all_barriers, in_flight=1, limit_s=write_timeout_s or timeout_s
+        )
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key, None where there is none."""
@@ -105,10 +112,10 @@ class RedisL2:
                 1,
                 prefix + key,
                 head(version),
-                tail(version, flags, value),
+                tail(version, flags, value, position),
                 ttl_ms(ttl_s),
             )
-            for key, value, flags, version, ttl_s in writes
+            for key, value, flags, version, ttl_s, position in writes
         ]
         return [bool(done) for done in await self._scripts.submit(commands)]
 
@@ -118,13 +125,24 @@ class RedisL2:
         commands = [self._drop(prefix + key, head(version, kind=TOMBSTONE)) for key, version in drops]
         return [bool(done) for done in await self._scripts.submit(commands)]
 
+    async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
+        """Keep barriers, each with its position, until a newer one of the same selector takes its place."""
+        kept = await self._scripts.submit([self._note(namespace, *barrier) for barrier in barriers])
+        if max(kept, default=0) > _MOST_BARRIERS:
+            await self._fold_barriers()
+
+    async def barriers(self) -> list[tuple[str, int, Selector]]:
+        """Return all barriers that are kept: namespace, position, selector. Old ones may have become wider."""
+        (found,) = await self._looks.submit([None])
+        return found
+
     async def ping(self) -> None:
         """Return if the store answers."""
         await self._pings.submit([None])
 
     async def close(self) -> None:
         """Give back connections; calls under way end with `L2Unavailable`. Safe to call twice."""
-        for batcher in (self._reads, self._scripts, self._pings):
+        for batcher in (self._reads, self._scripts, self._pings, self._looks):
             await batcher.close()
         await self._client.aclose()
 
@@ -136,6 +154,33 @@ class RedisL2:
 
     def _drop(self, key: bytes, tombstone: bytes) -> _Command:
         return ("EVALSHA", DROP_SHA, 1, key, tombstone, self._tombstone_ms)
+
+    def _note(self, namespace: str, position: int, selector: Selector) -> _Command:
+        field = b"%s\0%c%s" % (namespace.encode(), selector.kind.value, selector.text)
+        return ("EVALSHA", NOTE_SHA, 1, self._barriers, field, b"%020d" % position)
+
+    async def _all_barriers(self, items: list[None]) -> list[_Barriers]:
+        (flat,) = await self._round_trip([("HGETALL", self._barriers)])
+        _raise_first((flat,))
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        found = []
+        for field, position in pairs:
+            name, _, rest = bytes(field).partition(b"\0")
+            try:
+                found.append((name.decode(), int(position), make_selector(rest[0], rest[1:])))
+            except (ValueError, IndexError):
+                continue  # not ours
+        return [found for _ in items]
+
+    async def _fold_barriers(self) -> None:
+        """Put the older half of the barriers together: a barrier around the whole namespace for each."""
+        known = sorted(await self.barriers(), key=lambda barrier: barrier[1])
+        old = known[: len(known) // 2]
+        floors = {name: position for name, position, _ in old}
+        whole = make_selector(SelectorKind.NAMESPACE, b"*")
+        await self._scripts.submit([self._note(name, position, whole) for name, position in floors.items()])
+        fields = [self._note(*barrier)[_HEAD] for barrier in old if barrier[2] != whole]
+        _raise_first(await self._round_trip([("HDEL", self._barriers, *fields)]))
 
     async def _mget(self, keys: list[bytes]) -> list[L2Entry | None]:
         time, values = await self._round_trip([_TIME, ("MGET", *keys)])

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["DROP", "DROP_SHA", "WRITE", "WRITE_SHA"]
+__all__ = ["DROP", "DROP_SHA", "NOTE", "NOTE_SHA", "WRITE", "WRITE_SHA"]
 
 _HALVES = """
-local FORMAT, VALUE = string.char(0xC1), 0
+local FORMAT, VALUE = string.char(0xC2), 0
 local stored = redis.pcall('GETRANGE', KEYS[1], 0, 17)
 local known = type(stored) == 'string' and #stored >= 10 and string.sub(stored, 1, 1) == FORMAT
 local high, low, stored_high, stored_low
@@ -76,9 +76,27 @@ return was_value
 )
 
 
+NOTE = """#!lua flags=allow-oom
+-- KEYS: the barriers. ARGV: field (namespace, zero, kind, text), position in twenty digits.
+-- Keeps the higher position of the field. Returns how many fields there are.
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+local newer = true
+if stored and #stored == 20 then
+  local high, low = tonumber(string.sub(ARGV[2], 1, 10)), tonumber(string.sub(ARGV[2], 11))
+  local stored_high, stored_low = tonumber(string.sub(stored, 1, 10)), tonumber(string.sub(stored, 11))
+  newer = high > stored_high or (high == stored_high and low > stored_low)
+end
+if newer then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+return redis.call('HLEN', KEYS[1])
+"""
+
+
 def _sha(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 WRITE_SHA = _sha(WRITE)
 DROP_SHA = _sha(DROP)
+NOTE_SHA = _sha(NOTE)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from cachenode.core.holders import Holder
 from cachenode_api.reasons import Reason
 
 __all__ = ["Batch", "BatchResult", "Failure", "L2Entry", "L2Write", "Layer", "Operation", "RemovalCause"]
@@ -23,6 +24,10 @@ class Operation(IntEnum):
     FULFILL = 6
     ABANDON = 7
     INCR = 8
+    INVALIDATE = 9
+    BARRIER = 10
+    APPLY = 11
+    DISTRUST = 12
 
     @property
     def reads(self) -> bool:
@@ -54,12 +59,17 @@ class RemovalCause(IntEnum):
 
 
 class L2Entry(NamedTuple):
-    """A live value of the shared store. `ttl_s` is the remaining life, infinite if it does not expire."""
+    """A live value of the shared store.
+
+    `ttl_s` is the remaining life, infinite if it does not expire. `position` is that of its namespace's newest barrier
+    when its write or load began (`cachenode.core.barriers`): a later one that covers it makes it untrue.
+    """
 
     value: bytes
     flags: int
     version: int
     ttl_s: float
+    position: int = 0
 
 
 class L2Write(NamedTuple):
@@ -70,11 +80,16 @@ class L2Write(NamedTuple):
     flags: int
     version: int
     ttl_s: float
+    position: int = 0
 
 
 @dataclass(slots=True)
 class Batch:
-    """One operation on many keys of one namespace, as parallel columns (see ``Batch`` in common.proto)."""
+    """One operation on many keys of one namespace, as parallel columns (see ``Batch`` in common.proto).
+
+    `acknowledged` says that a write waits until nobody holds an older copy. `near` never travels: the holder of copies
+    who asks, if it is one.
+    """
 
     operation: Operation
     namespace: str
@@ -88,6 +103,8 @@ class Batch:
     lease_s: float = 0.0
     if_versions: Sequence[int] = ()
     deltas: Sequence[int] = ()
+    acknowledged: bool = True
+    near: Holder[Any] | None = None
 
 
 class Failure(NamedTuple):
@@ -109,6 +126,7 @@ class BatchResult:
         layers: GET: the layer per answered key; None means that all came from L1.
         now_s: GET: the clock against which the records' deadlines count.
         tokens: LEASE: the token per answered key; 0 where the caller is not to load. None means all 0.
+        near: GET, LEASE: the records may be copied: they are this node's own, and nothing is changing them.
     """
 
     indices: Sequence[int] | None = None
@@ -118,3 +136,4 @@ class BatchResult:
     layers: Sequence[int] | None = None
     now_s: float = 0.0
     tokens: Sequence[int] = ()
+    near: bool = False

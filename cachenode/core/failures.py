@@ -10,6 +10,7 @@ from cachenode_api.reasons import Reason
 
 __all__ = [
     "BAD_KEY",
+    "BAD_ORDER",
     "CONDITION_FAILED",
     "LATE",
     "NOT_A_COUNTER",
@@ -21,12 +22,14 @@ __all__ = [
     "UNCERTAIN",
     "UNKNOWN_NAMESPACE",
     "UNREACHABLE",
+    "bad_selector",
     "failed",
     "load_failed",
     "too_large",
 ]
 
 BAD_KEY = Failure(Reason.INVALID_KEY, f"key: must be 1 to {MAX_KEY_BYTES:,} bytes")
+BAD_ORDER = Failure(Reason.INVALID_REQUEST, "operation: for nodes only")
 NOT_OWNER = Failure(Reason.NOT_OWNER, "this node does not own the key in its view")
 NOT_READY = Failure(Reason.NOT_READY, "the node has no place in the cluster yet, or is leaving it")
 UNKNOWN_NAMESPACE = Failure(Reason.UNKNOWN_NAMESPACE, "namespace: the node has none of this name")
@@ -45,6 +48,11 @@ def too_large(size: int, limit: int) -> Failure:
     return Failure(
         Reason.VALUE_TOO_LARGE, f"value: {size:,} bytes exceed the limit of {limit:,} bytes of the namespace"
     )
+
+
+def bad_selector(text: str) -> Failure:
+    """Return the failure of an invalidation whose selector cannot be used."""
+    return Failure(Reason.INVALID_REQUEST, text)
 
 
 def load_failed(text: str) -> Failure:

@@ -20,7 +20,7 @@ Interleavings, each forced by a test in ``tests/core/test_flights.py`` or ``test
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 __all__ = ["Flight", "Flights"]
@@ -36,18 +36,20 @@ class Flight(Generic[W]):
         token: Known to the holder only.
         holder: Who loads, or None if nobody knows when it is gone.
         deadline: When the lease ends.
+        position: Of the namespace's barriers when the load began: what a later one covers must not be stored.
         attached: True while the loaded value may be stored.
         landing: True once the holder has come with the value.
         waiting: Who waits, with whatever the caller needs to tell them.
     """
 
-    __slots__ = ("attached", "deadline", "holder", "key", "landing", "token", "waiting")
+    __slots__ = ("attached", "deadline", "holder", "key", "landing", "position", "token", "waiting")
 
-    def __init__(self, key: bytes, token: int, holder: Hashable, deadline: float) -> None:
+    def __init__(self, key: bytes, token: int, holder: Hashable, deadline: float, position: int) -> None:
         self.key = key
         self.token = token
         self.holder = holder
         self.deadline = deadline
+        self.position = position
         self.attached = True
         self.landing = False
         self.waiting: list[W] = []
@@ -67,10 +69,10 @@ class Flights(Generic[W]):
         """Return the flight that a caller for the key should wait for; None if it should lead."""
         return self._by_key.get(key)
 
-    def lead(self, key: bytes, token: int, holder: Hashable, deadline: float) -> Flight[W]:
+    def lead(self, key: bytes, token: int, holder: Hashable, deadline: float, position: int = 0) -> Flight[W]:
         """Begin a flight for a key that has none."""
         assert key not in self._by_key, "a key has one flight"
-        flight = self._by_key[key] = self._by_token[token] = Flight(key, token, holder, deadline)
+        flight = self._by_key[key] = self._by_token[token] = Flight(key, token, holder, deadline, position)
         self._next_end = min(self._next_end, deadline)
         return flight
 
@@ -91,6 +93,11 @@ class Flights(Generic[W]):
         flight = self._by_key.pop(key, None)
         if flight is not None:
             flight.attached = False
+
+    def detach_if(self, covered: Callable[[bytes], bool]) -> None:
+        """Take the flights of some keys off them."""
+        for key in [key for key in self._by_key if covered(key)]:
+            self.detach(key)
 
     def release(self, holder: Hashable) -> list[Flight[W]]:
         """End the flights of a holder that is gone; return them."""

@@ -76,9 +76,9 @@ class Changes:
             return CONDITION_FAILED
         (ttl_s,) = writes.ttls(batch, namespace, [index])
         flags = batch.flags[index] if batch.flags else 0
-        return _outcome(
-            await writes.put(namespace, L2Write(key, batch.values[index], flags, self._node.versions.next(), ttl_s))
-        )
+        version, position = self._node.versions.next(), namespace.barriers.position
+        write = L2Write(key, batch.values[index], flags, version, ttl_s, position)
+        return _outcome(await writes.put(batch, namespace, [0], [write]))
 
     async def _increase(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
         key, node = batch.keys[index], self._node
@@ -97,8 +97,8 @@ class Changes:
         else:
             (ttl_s,) = node.writes.ttls(batch, namespace, [index])
         value = b"%d" % number
-        write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s)
-        stored = await node.writes.put(namespace, write)
+        write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s, namespace.barriers.position)
+        stored = await node.writes.put(batch, namespace, [0], [write])
         if stored.failures:
             return stored.failures[0]
         return BatchResult(records=[HEADER.pack(0, INT_FLAGS, write.version, now + ttl_s) + value])
@@ -122,6 +122,8 @@ class Changes:
                     continue
                 record = new_record(entry, now)
             if record and namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
+                return b""
+            if record and namespace.sweep.active and namespace.sweep.untrue(key, record):
                 return b""
             return record or b""
 

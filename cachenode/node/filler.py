@@ -44,7 +44,7 @@ async def fill(
     node: Node,
     namespace: Namespace,
     keys: Sequence[bytes],
-    done: Callable[[int, list[bytes], list[Layer]], None] = lambda _first, _records, _layers: None,
+    done: Callable[[int, list[bytes], list[Layer], bool], None] = lambda _first, _records, _layers, _sure: None,
 ) -> None:
     """Find each key in memory if it is there by now, else in L2; keep what may be kept.
 
@@ -55,7 +55,8 @@ async def fill(
         node: Its L2 is read.
         namespace: Of the keys.
         keys: All owned by this node.
-        done: Called with the position of a portion's first key, its records, and the layer each came from.
+        done: Called with the position of a portion's first key, its records, the layer each came from, and whether
+            all may be copied: they are in memory, and nothing is changing them.
     """
     tier = node.l2_for(namespace)
     tokens = namespace.fills.begin(keys)
@@ -78,11 +79,11 @@ async def fill(
 
 def _keep(
     node: Node, namespace: Namespace, keys: Sequence[bytes], tokens: Sequence[int], entries: Sequence[L2Entry | None]
-) -> tuple[list[bytes], list[Layer]]:
-    """Return a portion's records and layers, and store what may be stored."""
+) -> tuple[list[bytes], list[Layer], bool]:
+    """Return a portion's records and layers, and whether they may be copied; store what may be stored."""
     now = node.clock.now()
-    get, settle, owns = namespace.store.get, namespace.fills.settle, node.placement.owns
-    records, layers = [], []
+    get, settle, owns = namespace.store.get, namespace.fills.settle, node.may_keep
+    records, layers, sure = [], [], namespace.changing.keys().isdisjoint(keys)
     for key, token, entry in zip(keys, tokens, entries, strict=True):
         may_store = settle(key, token)  # then nothing was stored here since the key was missed
         current = None if may_store else get(key, now)
@@ -92,7 +93,10 @@ def _keep(
             continue
         records.append(new_record(entry, now))
         layers.append(Layer.L2)
-        if entry is not None and may_store and owns(key):
-            store_entry(namespace, key, entry, now)
+        if entry is not None:
+            if may_store and owns(key):
+                store_entry(namespace, key, entry, now)
+            else:
+                sure = False
     node.namespaces.memory.make_room()
-    return records, layers
+    return records, layers, sure

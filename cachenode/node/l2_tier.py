@@ -26,6 +26,7 @@ from cachenode.core.breaker import Breaker, BreakerState
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.errors import L2Unavailable
 from cachenode.ports import Clock, L2Store
+from cachenode_api.selectors import Selector
 
 __all__ = ["L2Tier"]
 
@@ -34,6 +35,10 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 _REPLAY_CHUNK = 500
+
+
+async def _tell_nobody(_namespace: str, _missed: Sequence[tuple[bytes, int]]) -> None:
+    pass
 
 
 class L2Tier:
@@ -65,11 +70,22 @@ class L2Tier:
         self._journal_limit = journal_limit
         self._overflowed = False
         self._floor = 0
+        self._barriers: dict[tuple[str, Selector], int] = {}
+        self.must_adopt = False
+        """True until the barriers that the store knows are known here: before, nothing that it holds is believed."""
+        self.may_adopt: Callable[[], bool] = lambda: True
+        """Returns whether a barrier that another node orders from now on will be told to this one."""
+        self.adopt: Callable[[str, int, Selector], None] = lambda _namespace, _position, _selector: None
+        """Takes a barrier that the store knows."""
+        self.untrue: Callable[[str, bytes, L2Entry], bool] = lambda _namespace, _key, _entry: False
+        """Returns whether a barrier covers an entry."""
+        self.tell_missed: Callable[[str, Sequence[tuple[bytes, int]]], Awaitable[None]] = _tell_nobody
+        """Tells the other nodes what the store has missed; returns when they know."""
 
     @property
     def available(self) -> bool:
         """True while the store is trusted: reads and writes go to it."""
-        return self._breaker.state is BreakerState.CLOSED
+        return self._breaker.state is BreakerState.CLOSED and not self.must_adopt
 
     @property
     def state(self) -> str:
@@ -90,12 +106,16 @@ class L2Tier:
         if not self.available:
             return [None] * len(keys)
         entries = await self._guard(self._store.read(namespace, keys))
+        untrue = self.untrue
         if self._floor or self._journal:
-            return [
+            entries = [
                 entry if entry and entry.version > self._floor and (namespace, key) not in self._journal else None
                 for key, entry in zip(keys, entries, strict=True)
             ]
-        return entries
+        return [
+            None if entry is None or untrue(namespace, key, entry) else entry
+            for key, entry in zip(keys, entries, strict=True)
+        ]
 
     async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
         """Store values; those that the store cannot take now are journaled. Never raises for a store that is away.
@@ -113,6 +133,7 @@ class L2Tier:
                 self._strike_out(namespace, versions)
                 return taken
         self._note(namespace, versions)
+        await self.tell_missed(namespace, versions)
         return [True] * len(writes)
 
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
@@ -130,12 +151,46 @@ class L2Tier:
                 self._strike_out(namespace, drops)
                 return removed
         self._note(namespace, drops)
+        await self.tell_missed(namespace, drops)
         return [False] * len(drops)
+
+    def distrust(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
+        """Journal what another node could not bring to the store: it may be gone when the store is back."""
+        self._note(namespace, missed)
+
+    def missed(self) -> dict[str, list[tuple[bytes, int]]]:
+        """Return what is in the journal, by namespace."""
+        by_namespace: dict[str, list[tuple[bytes, int]]] = {}
+        for (namespace, key), version in self._journal.items():
+            by_namespace.setdefault(namespace, []).append((key, version))
+        return by_namespace
+
+    async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> bool:
+        """Tell the store of barriers, so that nodes which start later know them.
+
+        Returns:
+            False if it cannot take them now: then they are remembered, here and by whoever else is told.
+        """
+        if self.available:
+            try:
+                await self._guard(self._store.note_barriers(namespace, barriers))
+            except L2Unavailable:
+                pass
+            else:
+                return True
+        self.remember_barriers(namespace, barriers)
+        return False
+
+    def remember_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
+        """Remember barriers that the store has missed."""
+        for position, selector in barriers:
+            noted = namespace, selector
+            self._barriers[noted] = max(position, self._barriers.get(noted, 0))
 
     @property
     def behind(self) -> bool:
         """True if `recover` has something to do: the store is away, or has missed writes."""
-        return not self.available or bool(self._journal) or self._overflowed
+        return not self.available or bool(self._journal) or self._overflowed or bool(self._barriers)
 
     async def recover(self) -> bool:
         """Try the store, bring it up to date, and trust it again. Call it from time to time.
@@ -149,8 +204,12 @@ class L2Tier:
             return False
         try:
             await self._store.ping()
-            while self._journal:
+            while self._journal or self._barriers:
                 await self._replay_some()
+            if self.must_adopt and self.may_adopt():
+                for namespace, position, selector in await self._store.barriers():
+                    self.adopt(namespace, position, selector)
+                self.must_adopt = False
         except L2Unavailable:
             self._fail()
             return False
@@ -164,6 +223,11 @@ class L2Tier:
         await self._store.close()
 
     async def _replay_some(self) -> None:
+        barriers = list(self._barriers.items())
+        for (namespace, selector), position in barriers:
+            await self._store.note_barriers(namespace, [(position, selector)])
+            if self._barriers.get((namespace, selector)) == position:
+                del self._barriers[namespace, selector]
         chunk = list(self._journal.items())[:_REPLAY_CHUNK]
         by_namespace: dict[str, list[tuple[bytes, int]]] = {}
         for (namespace, key), version in chunk:

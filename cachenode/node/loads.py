@@ -21,7 +21,8 @@ from cachenode.core.failures import NOT_OWNER, load_failed
 from cachenode.core.flights import Flight
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
-from cachenode_api.records import HEADER
+from cachenode_api.records import HEADER, TAGGED
+from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -101,7 +102,7 @@ class Loads:
         tier = node.l2_for(namespace)
         if tier is not None and tier.available:
 
-            def done(first: int, records: list[bytes], origins: list[Layer]) -> None:
+            def done(first: int, records: list[bytes], origins: list[Layer], _sure: bool) -> None:
                 for index, record, layer in zip(indices[first:], records, origins, strict=False):
                     if record:
                         found[index], layers[index] = record, layer
@@ -126,7 +127,7 @@ class Loads:
             else:
                 tokens[index] = token = node.versions.next()
                 lease_s = min(batch.lease_s or DEFAULT_LEASE_S, MAX_LEASE_S)
-                namespace.flights.lead(key, token, holder, now + lease_s)
+                namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position)
                 namespace.loads += 1
         namespace.misses += len(indices) - len(found)
         self._tell(found, left, reply, layers)
@@ -174,8 +175,9 @@ class Loads:
         failures: dict[int, Failure] = {}
         landing = {index: flight for index in own if (flight := self._landing(batch, namespace, index))}
         try:
-            store = [index for index, flight in landing.items() if flight.attached]
-            stored = await writes.store(batch, namespace, store) if store else BatchResult()
+            store = [index for index, flight in landing.items() if self._storable(batch, namespace, index, flight)]
+            began = min((landing[index].position for index in store), default=0)
+            stored = await writes.store(batch, namespace, store, began) if store else BatchResult()
             for at, index in enumerate(store):
                 if at in stored.failures:
                     failures[index] = stored.failures[at]
@@ -191,6 +193,16 @@ class Loads:
                 _resolve(flight, None)
         at_fault = {at: failures[index] for at, index in enumerate(own) if index in failures}
         reply(BatchResult(indices=own, versions=list(versions.values()), failures=at_fault))
+
+    def _storable(self, batch: Batch, namespace: Namespace, index: int, flight: Flight[Waiter]) -> bool:
+        """Return True unless the key was written or removed since the load began, or a barrier covers the value."""
+        if not flight.attached:
+            return False
+        if flight.position >= namespace.barriers.position:
+            return True
+        flags = batch.flags[index] if batch.flags else 0
+        tags = split_tags(batch.values[index])[0] if flags & TAGGED else ()
+        return not namespace.barriers.covers(flight.key, tags, flight.position)
 
     def _landing(self, batch: Batch, namespace: Namespace, index: int) -> Flight[Waiter] | None:
         flight = namespace.flights.of(batch.keys[index], batch.tokens[index])

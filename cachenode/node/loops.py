@@ -71,10 +71,15 @@ class Loops:
             slots = 2 * len(namespace.store) * TICK_S / SWEEP_ROUND_S
             namespace.store.sweep(now, int(min(_SWEEP_AT_MOST, max(_SWEEP_AT_LEAST, slots))))
             await asyncio.sleep(0)
+        for namespace in node.namespaces:
+            if namespace.sweep.active:
+                namespace.sweep.step(_MOVE_SLICE, now)
+                await asyncio.sleep(0)
         while node.mover.moving:
             node.mover.step(_MOVE_SLICE)
             await asyncio.sleep(0)
         node.loads.expire(now)
+        node.invalidations.expire(now)
         self._reap(now)
 
     async def _recover_l2(self) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from cachenode.core.barriers import BarrierLog
 from cachenode.core.fills import FillTokens
 from cachenode.core.flights import Flights
+from cachenode.core.holders import Exposure
 from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.memory import Memory
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.store import Store
+from cachenode.core.sweep import Sweep
 from cachenode.core.tombstones import Tombstones
 from cachenode_api.errors import InvalidNamespace
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
@@ -28,9 +32,13 @@ class Namespace:
     """One namespace on this node. Counters are plain integers: they are raised on the hot path, by one loop only."""
 
     __slots__ = (
+        "barriers",
+        "changing",
         "deletes",
+        "exposure",
         "fills",
         "flights",
+        "invalidations",
         "l1_hits",
         "l2_hits",
         "load_backoff",
@@ -42,6 +50,7 @@ class Namespace:
         "sets",
         "settled",
         "store",
+        "sweep",
         "tombstones",
         "writing",
     )
@@ -53,6 +62,11 @@ class Namespace:
         self.flights: Flights[Any] = Flights()
         self.load_backoff = LoadBackoff()
         self.tombstones = Tombstones()
+        self.barriers = BarrierLog()
+        self.sweep = Sweep(store)
+        self.exposure: Exposure[Any] = Exposure()
+        self.changing: dict[bytes, int] = {}
+        """How many writes and removals of each key are under way that have been announced: see `Invalidations`."""
         self.writing: dict[bytes, int] = {}
         """The newest version of each key whose write is under way."""
         self.settled: dict[bytes, asyncio.Future[None]] = {}
@@ -65,6 +79,23 @@ class Namespace:
         self.loads = 0
         self.load_waits = 0
         self.load_failures = 0
+        self.invalidations = 0
+
+    @contextmanager
+    def change(self, keys: Sequence[bytes]) -> Iterator[None]:
+        """Let nobody copy what is read of these keys meanwhile."""
+        changing = self.changing
+        for key in keys:
+            changing[key] = changing.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            for key in keys:
+                left = changing[key] - 1
+                if left:
+                    changing[key] = left
+                else:
+                    del changing[key]
 
     def written(self, key: bytes, version: int) -> None:
         """A write of the key is no longer under way."""

@@ -7,7 +7,8 @@ was in force meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 
 from cachenode_api.ring import Ring
 from cachenode_api.view import Member, View
@@ -32,6 +33,9 @@ class Placement:
         """True if this node is the only member, so that it owns every key."""
         self.ready = False
         """True if there is a view and this incarnation of the node is in it."""
+        self.lease_until = math.inf
+        self.unsettled = False
+        self.releasing: list[Callable[[View], Awaitable[None] | None]] = []
         self.listeners: list[Callable[[View | None, View], None]] = []
         """Called with the former and the new view, after it is in force."""
 
@@ -58,6 +62,17 @@ class Placement:
         for listener in self.listeners:
             listener(former, view)
         return True
+
+    def fenced(self, now: float) -> bool:
+        """Return True if this node's lease is over."""
+        return now >= self.lease_until
+
+    def gained(self, key: bytes) -> bool:
+        """Return True if another node may still act for a key of this one."""
+        return False
+
+    async def settle(self) -> None:
+        """Return when no other may act for this node's keys."""
 
     def owner(self, key: bytes) -> str | None:
         """Return the id of the key's owner, None before the first view."""

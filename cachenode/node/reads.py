@@ -35,11 +35,12 @@ class Reads:
         node, keys = self._node, batch.keys
         now = node.clock.now()
         records = namespace.store.get_many(keys, now)
-        if node.mover.moving:
-            self._forget_moved(namespace, keys, records)
+        if node.mover.moving or namespace.sweep.active:
+            self._forget_untrue(namespace, keys, records)
         if all(records):
             namespace.l1_hits += len(records)
-            reply(BatchResult(records=records, now_s=now))
+            near = batch.near is not None and namespace.changing.keys().isdisjoint(keys)
+            reply(BatchResult(records=records, now_s=now, near=near))
             return None
         missing = [index for index, record in enumerate(records) if not record]
         namespace.l1_hits += len(records) - len(missing)
@@ -49,6 +50,8 @@ class Reads:
         """Return the record of one key if it is in memory, else nothing; a hit counts as it does in `begin`."""
         record = namespace.store.get(key, now)
         if record is None or (self._node.mover.moving and not self._node.mover.kept(key)):
+            return b""
+        if namespace.sweep.active and namespace.sweep.untrue(key, record):
             return b""
         namespace.l1_hits += 1
         return record
@@ -88,28 +91,53 @@ class Reads:
                     records=[records[index] for index in known],
                     failures={at: failures[index] for at, index in enumerate(known) if index in failures},
                     now_s=now,
+                    near=batch.near is not None and namespace.changing.keys().isdisjoint(keys),
                 )
             )
         parts: list[tuple[Sequence[int], Rest]] = []
         if own and leasing:
             parts.append((own, node.loads.lease(batch, namespace, own, reply, holder)))
         elif own:
-            parts.append((own, self._fill(batch, namespace, own, reply)))
+            parts += self._read_own(batch, namespace, own, reply)
         for owner, indices in away.items():  # keys of a LEASE one by one: each may wait for a load of its own
             shares = [[index] for index in indices] if leasing else [indices]
             parts += [(share, self._ask(owner, batch, namespace, share, reply, holder)) for share in shares]
         return node.run_parts(batch, reply, parts)
 
-    def _forget_moved(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
+    def _read_own(
+        self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply
+    ) -> list[tuple[Sequence[int], Rest]]:
+        """Return the parts that read this node's keys from L2: those that another may still act for are not kept."""
+        placement = self._node.placement
+        gained = [index for index in own if placement.gained(batch.keys[index])] if placement.unsettled else []
+        kept = [index for index in own if index not in set(gained)] if gained else own
+        parts: list[tuple[Sequence[int], Rest]] = []
+        if kept:
+            parts.append((kept, self._fill(batch, namespace, kept, reply)))
+        if gained:
+            parts.append((gained, self._pass_through(namespace, batch, gained, reply, or_miss=True)))
+        return parts
+
+    def _forget_untrue(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
+        """Drop hits that moved away meanwhile, or that a barrier covers."""
+        mover, sweep = self._node.mover, namespace.sweep
         for index, record in enumerate(records):
-            if record and not self._node.mover.kept(keys[index]):
+            if not record:
+                continue
+            if (mover.moving and not mover.kept(keys[index])) or (sweep.active and sweep.untrue(keys[index], record)):
                 namespace.store.remove(keys[index])
                 records[index] = b""
+
+    def fenced(self, batch: Batch, namespace: Namespace, reply: Reply) -> Rest:
+        """Read from L2 what this node has lost the right to serve from memory, and keep nothing."""
+        indices = list(range(len(batch.keys)))
+        reading = self._pass_through(namespace, batch, indices, reply, or_miss=True)
+        return self._node.run_parts(batch, reply, [(indices, reading)])
 
     async def _fill(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         """Read this node's own keys from L2 and keep what may be kept."""
 
-        def done(first: int, records: list[bytes], layers: list[Layer]) -> None:
+        def done(first: int, records: list[bytes], layers: list[Layer], sure: bool) -> None:
             for record, layer in zip(records, layers, strict=True):
                 if not record:
                     namespace.misses += 1
@@ -118,7 +146,8 @@ class Reads:
                 else:
                     namespace.l2_hits += 1
             answered = indices[first : first + len(records)]
-            reply(BatchResult(indices=answered, records=records, layers=layers, now_s=self._node.clock.now()))
+            near = sure and batch.near is not None
+            reply(BatchResult(answered, records, layers=layers, now_s=self._node.clock.now(), near=near))
 
         await fill(self._node, namespace, [batch.keys[index] for index in indices], done)
 
@@ -158,7 +187,9 @@ class Reads:
                 )
             )
 
-    async def _pass_through(self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply) -> None:
+    async def _pass_through(
+        self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply, *, or_miss: bool = False
+    ) -> None:
         node = self._node
         tier = node.l2_for(namespace)
         entries: list[L2Entry | None] | None = None
@@ -168,6 +199,8 @@ class Reads:
             except L2Unavailable:
                 entries = None
         now = node.clock.now()
+        if entries is None and or_miss:
+            entries = [None] * len(indices)
         if entries is None:
             node.failures[Reason.OWNER_UNREACHABLE] += len(indices)
             failures = dict.fromkeys(range(len(indices)), UNANSWERABLE)

@@ -13,10 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
-from cachenode.core.entries import Batch, BatchResult, Failure, Operation
-from cachenode.core.failures import LATE, NOT_READY, UNKNOWN_NAMESPACE, failed
+from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
+from cachenode.core.failures import BAD_ORDER, LATE, NOT_READY, UNKNOWN_NAMESPACE, failed
 from cachenode.core.versions import VersionSource
+from cachenode.errors import PeerUnavailable
+from cachenode.node.barriers import Barriers
 from cachenode.node.changes import Changes
+from cachenode.node.invalidations import Invalidations
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.loads import MAX_LEASE_S, Loads
 from cachenode.node.mover import Mover
@@ -25,9 +28,18 @@ from cachenode.node.placement import Placement
 from cachenode.node.reads import Reads
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Peers
+from cachenode_api.errors import InvalidTags
+from cachenode_api.keys import seat_of
 from cachenode_api.reasons import Reason
+from cachenode_api.records import TAGGED
+from cachenode_api.selectors import Selector
+from cachenode_api.tags import split_tags
+from cachenode_api.view import View
 
 __all__ = ["Node", "Reply"]
+
+_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST})
+_ASK_AGAIN_S = 0.02
 
 Reply = Callable[[BatchResult], None]
 Rest = Coroutine[Any, Any, None]
@@ -67,10 +79,19 @@ class Node:
         self._peers = peers
         self._call_timeout_s = call_timeout_s
         self._reads = Reads(self)
+        self.invalidations = Invalidations(self)
         self.writes = Writes(self)
+        self.barriers = Barriers(self)
         self.loads = Loads(self)
         self.changes = Changes(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
+        if tier is not None:
+            tier.untrue = self._covered
+            tier.tell_missed = self._tell_missed
+            tier.adopt = self._adopt
+            tier.may_adopt = lambda: placement.ready and not placement.unsettled
+            placement.listeners.append(self._catch_up)
+            placement.releasing.append(self._hand_on)
 
     def execute(self, batch: Batch, reply: Reply, *, from_peer: bool = False, holder: Hashable = None) -> Rest | None:
         """Execute a batch.
@@ -89,12 +110,128 @@ class Node:
         if namespace is None:
             self._refuse(batch, reply, UNKNOWN_NAMESPACE)
             return None
-        if not self.placement.ready:
+        if batch.operation in _ORDERS:
+            return self._obey(batch, namespace, reply, from_peer)
+        placement = self.placement
+        fenced = placement.fenced(self.clock.now())
+        if not placement.ready or (fenced and batch.operation is not Operation.GET):
             self._refuse(batch, reply, NOT_READY)
             return None
+        if fenced:
+            return self._reads.fenced(batch, namespace, reply)
+        return self._act(batch, namespace, reply, from_peer, holder)
+
+    def _act(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
+        placement = self.placement
+        if placement.unsettled and self._must_settle(batch):
+            return self._when_settled(batch, reply, from_peer, holder)
         if batch.operation.reads:
             return self._reads.begin(batch, namespace, reply, from_peer, holder)
+        if batch.operation is Operation.BARRIER:
+            return self.barriers.begin(batch, namespace, reply, from_peer)
         return self.writes.begin(batch, namespace, reply, from_peer)
+
+    def _obey(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
+        """Do what another node orders, also when this one is fenced: what makes data untrue never does harm."""
+        indices = range(len(batch.keys))
+        if not from_peer:
+            reply(failed(batch, dict.fromkeys(indices, BAD_ORDER)))
+            return None
+        if batch.operation is Operation.APPLY:
+            return self.barriers.begin(batch, namespace, reply, from_peer)
+        if self.tier is not None:
+            self.tier.distrust(batch.namespace, list(zip(batch.keys, batch.tokens, strict=True)))
+        for key in batch.keys:
+            namespace.fills.void(key)
+        reply(BatchResult(indices, versions=list(batch.tokens)))
+        return None
+
+    def _must_settle(self, batch: Batch) -> bool:
+        """Return True if a batch asks for what another node may still act for."""
+        if batch.operation is Operation.GET:
+            return False
+        if batch.operation is Operation.BARRIER:
+            return self.placement.gained(seat_of(batch.namespace))
+        return any(map(self.placement.gained, batch.keys))
+
+    def _when_settled(self, batch: Batch, reply: Reply, from_peer: bool, holder: Hashable) -> Rest:
+        left = list(range(len(batch.keys)))
+
+        def answer(result: BatchResult) -> None:
+            answered = set(left if result.indices is None else result.indices)
+            left[:] = [index for index in left if index not in answered]
+            reply(result)
+
+        async def rest() -> None:
+            await self.placement.settle()
+            again = self.execute(batch, answer, from_peer=from_peer, holder=holder)
+            if again is not None:
+                await again
+
+        return self.run_parts(batch, reply, [(left, rest())])
+
+    # The shared store: what it must not be believed about.
+
+    def _covered(self, name: str, key: bytes, entry: L2Entry) -> bool:
+        """Return True if a barrier covers an entry of the shared store whose write or load began before it."""
+        namespace = self.namespaces.get(name)
+        if namespace is None or entry.position >= namespace.barriers.position:
+            return False
+        try:
+            tags = split_tags(entry.value)[0] if entry.flags & TAGGED else ()
+        except InvalidTags:
+            return True
+        return namespace.barriers.covers(key, tags, entry.position)
+
+    async def _tell_missed(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
+        keys, versions = [key for key, _ in missed], [version for _, version in missed]
+        await self.tell_all(Batch(Operation.DISTRUST, namespace, keys, tokens=versions))
+
+    def _adopt(self, name: str, position: int, selector: Selector) -> None:
+        namespace = self.namespaces.get(name)
+        if namespace is not None:
+            self.barriers.note(namespace, position, selector)
+
+    def _catch_up(self, former: View | None, _view: View) -> None:
+        """Learn the barriers anew if some may have been ordered while this node was no member."""
+        assert self.tier is not None, "called only with a tier"
+        if former is None or not self.placement.follows:
+            self.tier.must_adopt = True
+
+    async def _hand_on(self, _view: View) -> None:
+        """Tell the members what the shared store has missed: who came with this view does not know it."""
+        assert self.tier is not None, "called only with a tier"
+        for namespace, missed in self.tier.missed().items():
+            await self._tell_missed(namespace, missed)
+
+    def may_keep(self, key: bytes) -> bool:
+        """Return True if this node owns a key, and no other may still act for it."""
+        placement = self.placement
+        return placement.owns(key) and not (placement.unsettled and placement.gained(key))
+
+    async def tell_all(self, batch: Batch) -> None:
+        """Have every other member execute a batch; return when each has, or is no member any more.
+
+        Whoever cannot be reached is asked again: as long as it is a member it may serve its clients, and must know.
+        """
+        me = self.placement.me.id
+        members = [member.id for member in (self.placement.view.members if self.placement.view else ())]
+        others = [member for member in members if member != me]
+        if len(others) == 1:
+            await self._tell(others[0], batch)
+        elif others:
+            await asyncio.gather(*(self._tell(member, batch) for member in others))
+
+    async def _tell(self, member: str, batch: Batch) -> None:
+        while self.placement.view is not None and member in self.placement.view.by_id:
+            try:
+                result = await self._peers.forward(member, batch)
+            except PeerUnavailable:
+                pass
+            else:
+                if not result.failures:
+                    return
+            await asyncio.sleep(_ASK_AGAIN_S)
 
     def hit(self, namespace: str, key: bytes) -> tuple[bytes, float]:
         """Return the record of one key and the time it counts against, if it is in memory; else an empty record.
@@ -103,7 +240,7 @@ class Node:
         """
         found = self.namespaces.get(namespace)
         now = self.clock.now()
-        if found is None or not self.placement.ready:
+        if found is None or not self.placement.ready or self.placement.fenced(now):
             return b"", now
         return self._reads.hit(found, key, now), now
 
@@ -186,4 +323,5 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         lease_s=batch.lease_s,
         if_versions=pick(batch.if_versions) if batch.if_versions else (),
         deltas=pick(batch.deltas) if batch.deltas else (),
+        acknowledged=batch.acknowledged,
     )

@@ -1,4 +1,4 @@
-"""SET, DELETE and TOUCH: ordered by the owner, in L2 first, then in memory.
+"""SET, DELETE, INVALIDATE and TOUCH: ordered by the owner, in L2 first, then in memory.
 
 L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2
 cannot take now is noted for it (`L2Tier`) and done in memory alone.
@@ -14,21 +14,26 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``:
    the older one (``test_delete_during_set_is_not_undone``).
 5. A touch meets a set under way: the set brings its own TTL, so the touch is ordered before it and does nothing
    (``test_touch_during_set_does_not_undo_it``).
+6. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
+   dropped it and memory has the new value (``test_write_waits_for_holders``, see `Invalidations`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
-from cachenode.core.failures import BAD_KEY, NOT_OWNER, SUPERSEDED, UNCERTAIN, UNREACHABLE, failed, too_large
+from cachenode.core.failures import BAD_KEY, NOT_OWNER, NOT_READY, SUPERSEDED, UNCERTAIN, UNREACHABLE, failed, too_large
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill, store_entry
+from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS
+from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS, TAGGED
+from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -60,7 +65,7 @@ class Writes:
         parts = [(own, rest)] if own and (rest := self._own(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
-        parts += [(indices, self._ask(owner, batch, indices, reply)) for owner, indices in away.items()]
+        parts += [(indices, self.ask(owner, batch, indices, reply)) for owner, indices in away.items()]
         return node.run_parts(batch, reply, parts)
 
     def _own(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
@@ -76,8 +81,29 @@ class Writes:
             return self._node.changes.apply(batch, namespace, own, reply)
         if self._node.l2_for(namespace) is not None:
             return self._through_l2(batch, namespace, own, reply)
-        reply(self._in_memory(batch, namespace, own))
-        return None
+        waiter = self._node.invalidations.announce(namespace, [batch.keys[index] for index in own], batch.near)
+        result = self._in_memory(batch, namespace, own)
+        if waiter is None or not batch.acknowledged:
+            reply(result)
+            return None
+        return self._when_acknowledged(waiter, batch, result, reply)
+
+    async def _when_acknowledged(
+        self, waiter: asyncio.Future[None], batch: Batch, result: BatchResult, reply: Reply
+    ) -> None:
+        await waiter
+        assert result.indices is not None, "what is done in memory names its keys"
+        self._still_owned([batch.keys[index] for index in result.indices], result.failures)
+        reply(result)
+
+    def _still_owned(self, keys: Sequence[bytes], failures: dict[int, Failure]) -> None:
+        """Fail what this node has lost the right to acknowledge while it was done."""
+        placement = self._node.placement
+        if placement.fenced(self._node.clock.now()):
+            failures |= dict.fromkeys(range(len(keys)), NOT_READY)
+        elif not placement.alone:
+            owns = placement.owns
+            failures |= {at: NOT_OWNER for at, key in enumerate(keys) if not owns(key)}
 
     def _check(self, batch: Batch, namespace: Namespace) -> dict[int, Failure]:
         failures = {i: BAD_KEY for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
@@ -85,6 +111,9 @@ class Writes:
         for index, value in enumerate(batch.values):
             if len(value) > limit and index not in failures:
                 failures[index] = too_large(len(value), limit)
+        for index, flags in enumerate(batch.flags if batch.values else ()):
+            if flags & TAGGED and index not in failures and (text := _bad_tags(batch.values[index])):
+                failures[index] = Failure(Reason.INVALID_REQUEST, text)
         return failures
 
     def ttls(self, batch: Batch, namespace: Namespace, indices: Collection[int]) -> list[float]:
@@ -99,23 +128,29 @@ class Writes:
     def _versioned(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
         """Return the values of a SET, each with its version: here the owner orders them."""
         next_version, flags = self._node.versions.next, batch.flags or [0] * len(batch.keys)
+        position = namespace.barriers.position
         return [
-            L2Write(batch.keys[index], batch.values[index], flags[index], next_version(), ttl_s)
+            L2Write(batch.keys[index], batch.values[index], flags[index], next_version(), ttl_s, position)
             for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True)
         ]
 
-    async def store(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
-        """Store some values of a batch, as a SET does, and return their results."""
-        writes = self._versioned(batch, namespace, indices)
-        if self._node.l2_for(namespace) is None:
-            return self._store(namespace, indices, writes, [True] * len(writes))
-        return await self._set(namespace, indices, writes)
+    async def store(self, batch: Batch, namespace: Namespace, indices: Sequence[int], position: int) -> BatchResult:
+        """Store some values of a batch that were loaded since a position of the barriers; return their results."""
+        writes = [write._replace(position=position) for write in self._versioned(batch, namespace, indices)]
+        return await self.put(batch, namespace, indices, writes)
 
-    async def put(self, namespace: Namespace, write: L2Write) -> BatchResult:
-        """Store one value that has its version, and return the result."""
-        if self._node.l2_for(namespace) is None:
-            return self._store(namespace, [0], [write], [True])
-        return await self._set(namespace, [0], [write])
+    async def put(
+        self, batch: Batch, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write]
+    ) -> BatchResult:
+        """Store values that have their versions, and return their results."""
+        if self._node.l2_for(namespace) is not None:
+            return await self._set(batch, namespace, indices, writes)
+        waiter = self._node.invalidations.announce(namespace, [write.key for write in writes], batch.near)
+        result = self._store(namespace, indices, writes, [True] * len(writes))
+        if waiter is not None and batch.acknowledged:
+            await waiter
+            self._still_owned([write.key for write in writes], result.failures)
+        return result
 
     # Without L2: done within the turn.
 
@@ -131,14 +166,17 @@ class Writes:
         versions = []
         for index in indices:
             version = self._node.versions.next()
-            versions.append(version if self._forget(namespace, batch.keys[index]) else 0)
+            versions.append(version if self._forget(batch, namespace, batch.keys[index]) else 0)
         return BatchResult(indices=indices, versions=versions)
 
-    def _forget(self, namespace: Namespace, key: bytes) -> bool:
+    def _forget(self, batch: Batch, namespace: Namespace, key: bytes) -> bool:
         record = namespace.store.peek(key, self._node.clock.now())
         namespace.void(key)
         namespace.store.remove(key)
-        namespace.deletes += record is not None
+        if batch.operation is Operation.INVALIDATE:
+            namespace.invalidations += 1
+        else:
+            namespace.deletes += record is not None
         return record is not None
 
     def _store(
@@ -185,7 +223,7 @@ class Writes:
                 continue
             flags: int = HEADER.unpack_from(record)[1]
             version = self._node.versions.next()
-            writes.append(L2Write(key, record[HEADER_BYTES:], flags, version, ttl_s))
+            writes.append(L2Write(key, record[HEADER_BYTES:], flags, version, ttl_s, namespace.barriers.position))
         return writes
 
     # With L2.
@@ -193,26 +231,36 @@ class Writes:
     async def _through_l2(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         if batch.operation is Operation.SET:
             writes = self._versioned(batch, namespace, indices)
-            reply(await self._set(namespace, indices, writes))
-        elif batch.operation is Operation.DELETE:
-            reply(await self._delete(batch, namespace, indices))
-        else:
+            reply(await self._set(batch, namespace, indices, writes))
+        elif batch.operation is Operation.TOUCH:
             reply(await self._touch(batch, namespace, indices))
+        else:
+            reply(await self._delete(batch, namespace, indices))
 
-    async def _set(self, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write]) -> BatchResult:
+    async def _set(
+        self, batch: Batch, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write]
+    ) -> BatchResult:
         node, writing = self._node, namespace.writing
         tier = node.l2_for(namespace)
         assert tier is not None
+        keys = [write.key for write in writes]
         for write in writes:
             writing[write.key] = write.version
-        try:
-            taken = await tier.write(namespace.policy.name, writes)
-        finally:
-            for write in writes:
-                namespace.written(write.key, write.version)
-        if all(node.placement.owns(write.key) for write in writes):
-            return self._store(namespace, indices, writes, taken)
-        return self._store_owned(namespace, indices, writes, taken)
+        with namespace.change(keys):
+            waiter = node.invalidations.announce(namespace, keys, batch.near)
+            try:
+                taken = await tier.write(namespace.policy.name, writes)
+            finally:
+                for write in writes:
+                    namespace.written(write.key, write.version)
+            if all(node.placement.owns(key) for key in keys):
+                result = self._store(namespace, indices, writes, taken)
+            else:
+                result = self._store_owned(namespace, indices, writes, taken)
+        if waiter is not None and batch.acknowledged:
+            await waiter
+        self._still_owned(keys, result.failures)
+        return result
 
     def _store_owned(
         self, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write], taken: Sequence[bool]
@@ -229,19 +277,24 @@ class Writes:
         tier = node.l2_for(namespace)
         assert tier is not None
         drops = [(batch.keys[index], node.versions.next()) for index in indices]
+        keys = [key for key, _ in drops]
         for key, version in drops:  # from now on, so that nobody builds on what is going
             namespace.tombstones.note(key, version, node.clock.now())
-        in_l2 = await tier.drop(namespace.policy.name, drops)
-        now = node.clock.now()
-        versions, failures = [], {}
-        for at, ((key, version), found) in enumerate(zip(drops, in_l2, strict=True)):
-            here = self._forget(namespace, key)
-            namespace.tombstones.note(key, version, now)
-            namespace.deletes += found and not here
-            versions.append(version if found or here else 0)
-            if not node.placement.owns(key):
-                failures[at] = NOT_OWNER
-        return BatchResult(indices=indices, versions=versions, failures=failures)
+        with namespace.change(keys):
+            waiter = node.invalidations.announce(namespace, keys, batch.near)
+            in_l2 = await tier.drop(namespace.policy.name, drops)
+            now = node.clock.now()
+            versions = []
+            for (key, version), found in zip(drops, in_l2, strict=True):
+                here = self._forget(batch, namespace, key)
+                namespace.tombstones.note(key, version, now)
+                namespace.deletes += found and not here and batch.operation is Operation.DELETE
+                versions.append(version if found or here else 0)
+        if waiter is not None and batch.acknowledged:
+            await waiter
+        result = BatchResult(indices=indices, versions=versions)
+        self._still_owned(keys, result.failures)
+        return result
 
     async def _touch(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
         now = self._node.clock.now()
@@ -251,14 +304,15 @@ class Writes:
         found = self._touched(batch, namespace, indices)
         under_way = [namespace.writing.get(batch.keys[index]) for index in indices]
         writes = [write for write, other in zip(found, under_way, strict=True) if write is not None and other is None]
-        stored = await self._set(namespace, range(len(writes)), writes) if writes else BatchResult()
+        stored = await self._set(batch, namespace, range(len(writes)), writes) if writes else BatchResult()
         result = _with_gaps(indices, [w if o is None else None for w, o in zip(found, under_way, strict=True)], stored)
         versions = [other or own for own, other in zip(result.versions, under_way, strict=True)]
         return BatchResult(indices=indices, versions=versions, failures=result.failures)
 
     # At a peer.
 
-    async def _ask(self, owner: str, batch: Batch, indices: Sequence[int], reply: Reply) -> None:
+    async def ask(self, owner: str, batch: Batch, indices: Sequence[int], reply: Reply) -> None:
+        """Let a peer do what is its."""
         try:
             result = await self._node.forward(owner, batch, indices)
         except PeerUnavailable as lost:
@@ -274,6 +328,15 @@ def _seconds(ttl_ms: int, default: float) -> float:
     if ttl_ms == 0:
         return default
     return math.inf if ttl_ms == NO_TTL_MS else ttl_ms / 1_000
+
+
+def _bad_tags(value: bytes) -> str:
+    """Return what is wrong with the tags before a value, empty if nothing."""
+    try:
+        split_tags(value)
+    except InvalidTags as error:
+        return str(error)
+    return ""
 
 
 def _with_gaps(indices: Sequence[int], found: Sequence[L2Write | None], stored: BatchResult) -> BatchResult:

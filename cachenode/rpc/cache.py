@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from grpc import aio
@@ -11,10 +11,13 @@ from grpc import aio
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.node.service import Node
 from cachenode.rpc.status import abort
-from cachenode.wire import MAX_DETAIL
+from cachenode.wire import MAX_DETAIL, invalidation_to_wire
+from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, STALE
+from cachenode_api.records import HEADER, HEADER_BYTES, STALE, TAGGED
+from cachenode_api.selectors import EVERYTHING, SelectorKind
+from cachenode_api.tags import canonical_tags, pack_tags, tags_length
 from cachenode_api.v1 import cache_pb2 as pb
 from cachenode_api.v1 import cache_pb2_grpc, common_pb2
 
@@ -68,7 +71,14 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
             flags=[request.flags],
             ttls_ms=[request.ttl_ms],
             if_versions=[request.if_version] if request.if_version else (),
+            acknowledged=request.acknowledgement != common_pb2.ACKNOWLEDGEMENT_OWNER,
         )
+        if request.tags:
+            try:
+                tags = pack_tags(canonical_tags(request.tags))
+            except InvalidTags as error:
+                await abort(context, Failure(Reason.INVALID_REQUEST, str(error)))
+            batch.values, batch.flags = [tags + request.value], [request.flags | TAGGED]
         result = await self._one(batch, context)
         return pb.SetResponse(header=self._header(), version=result.versions[0])
 
@@ -105,8 +115,53 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:  # noqa: N802
         """Remove one value."""
         batch = Batch(Operation.DELETE, request.namespace or DEFAULT_NAMESPACE, [request.key])
+        batch.acknowledged = request.acknowledgement != common_pb2.ACKNOWLEDGEMENT_OWNER
         result = await self._one(batch, context)
         return pb.DeleteResponse(header=self._header(), found=result.versions[0] != 0)
+
+    async def Invalidate(self, request: pb.InvalidateRequest, context: Context) -> pb.InvalidateResponse:  # noqa: N802
+        """Declare values untrue."""
+        namespace = request.namespace or DEFAULT_NAMESPACE
+        acknowledged = request.acknowledgement != common_pb2.ACKNOWLEDGEMENT_OWNER
+        texts, kinds = _selectors(request)
+        if not request.keys and not texts:
+            text = "invalidate: name keys, prefixes, patterns, tags, or the whole namespace"
+            await abort(context, Failure(Reason.INVALID_REQUEST, text))
+        found = 0
+        if request.keys:
+            batch = Batch(Operation.INVALIDATE, namespace, list(request.keys), acknowledged=acknowledged)
+            found = sum(version != 0 for version in await self._done(batch, context))
+        if texts:
+            batch = Batch(Operation.BARRIER, namespace, texts, flags=kinds, acknowledged=acknowledged)
+            await self._done(batch, context)
+        return pb.InvalidateResponse(header=self._header(), found=found)
+
+    async def _done(self, batch: Batch, context: Context) -> Sequence[int]:
+        """Return the versions of a batch of which nothing may fail."""
+        result = await self._many(batch, context)
+        for failure in result.failures.values():
+            await abort(context, failure)
+        return result.versions
+
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEvent]:
+        """Tell of what is invalidated here, from where the caller left off if that is still known."""
+        me = self._node.placement.me
+        log = self._node.invalidations.log
+        same = request.incarnation == me.incarnation
+        if request.incarnation and not same:
+            yield pb.WatchEvent(node_id=me.id, incarnation=me.incarnation, sequence=log.sequence, reset=True)
+        async for event in log.follow(request.after if same else log.sequence):
+            if event is None:
+                yield pb.WatchEvent(node_id=me.id, incarnation=me.incarnation, sequence=log.sequence, reset=True)
+            elif request.namespace in {"", event.namespace}:
+                yield pb.WatchEvent(
+                    node_id=me.id,
+                    incarnation=me.incarnation,
+                    sequence=event.sequence,
+                    invalidation=invalidation_to_wire(event.namespace, event.keys, event.selectors),
+                )
 
     async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:  # noqa: N802
         """Give a value a new TTL."""
@@ -210,6 +265,16 @@ def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchRe
     return whole
 
 
+def _selectors(request: pb.InvalidateRequest) -> tuple[list[bytes], list[int]]:
+    """Return the texts and kinds of what an invalidation covers besides keys."""
+    texts = [*request.prefixes, *request.patterns, *(tag.encode() for tag in request.tags)]
+    kinds = [SelectorKind.PREFIX] * len(request.prefixes) + [SelectorKind.GLOB] * len(request.patterns)
+    kinds += [SelectorKind.TAG] * len(request.tags)
+    if request.whole_namespace:
+        texts, kinds = [*texts, EVERYTHING], [*kinds, SelectorKind.NAMESPACE]
+    return texts, [kind.value for kind in kinds]
+
+
 def layer_at(result: BatchResult, at: int) -> int:
     """Return the layer that answered for one key."""
     return result.layers[at] if result.layers else common_pb2.LAYER_L1
@@ -221,11 +286,12 @@ def fill_entry(entry: pb.Entry, record: bytes, now_s: float, layer: int) -> None
     if not record:
         return
     _, flags, version, deadline = HEADER.unpack_from(record)
-    entry.value = record[HEADER_BYTES:]
+    value = record[HEADER_BYTES:]
+    entry.value = value[tags_length(value) :] if flags & TAGGED else value
     entry.version = version
     entry.layer = layer  # type: ignore[assignment]  # an open enum is an int
     if flags:
-        entry.flags = flags & ~STALE
+        entry.flags = flags & ~(STALE | TAGGED)
         entry.stale = bool(flags & STALE)
     if deadline != math.inf:
         entry.ttl_ms = max(0, int((deadline - now_s) * 1_000))

@@ -8,6 +8,12 @@ Where most keys of a frame must be fetched from elsewhere, the few that are know
 with the others. A frame of their own would cost more than it brings, and their callers, who come again at once, would
 make small frames of the large ones for good.
 
+A client with a near cache is a holder of copies (`cachenode.node.invalidations`). What it must drop goes into the same
+ordered stream as the records it may keep; its lease is an answer in that stream, so a client that hears of its lease
+has heard of all that was invalidated before. A frame names what is to be dropped before its records, and the client
+keeps no record of a frame that is covered by that. So when the replies of a frame are too many and the rest follows in
+a later one, that rest may not be kept (``test_replies_that_follow_an_invalidation_are_not_kept``).
+
 A stream whose client went silent is ended by `reap`: a frozen or vanished client keeps its connection open for
 minutes otherwise.
 """
@@ -16,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -27,12 +33,14 @@ from cachenode.core.entries import BatchResult
 from cachenode.core.failures import OVERLOADED, failed
 from cachenode.node.service import Node
 from cachenode.outbox import Outbox
-from cachenode.wire import BadBatch, batch_from_wire, replies_to_wire, view_to_wire
+from cachenode.wire import BadBatch, batch_from_wire, invalidation_to_wire, replies_to_wire, view_to_wire
 from cachenode_api.reasons import Reason
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 
 if TYPE_CHECKING:
     from cachenode.core.entries import Batch
+    from cachenode.core.holders import Holder
+    from cachenode_api.selectors import Selector
     from cachenode_api.view import View
 
 __all__ = ["SessionLimits", "SessionService"]
@@ -44,6 +52,7 @@ _MAX_PENDING_KEYS = 100_000
 _SILENCE_S = 10.0
 _MOST_UNSENT = 64
 """Replies, each of at most some megabytes, that may wait before a client that reads slowly is not read from."""
+_MOST_UNTOLD = 10_000
 _FAREWELL_S = 0.5
 _HOLD_S = 0.001
 """How long the smaller part of a frame's answers may wait for the larger: a round trip to an L2 nearby and its work."""
@@ -157,25 +166,33 @@ class _Session:
         self._pump_due = False
         self._held: asyncio.TimerHandle | None = None
         self._asked = self._answered = 0
+        self._near: Holder[asyncio.Future[None]] | None = None
+        self._invalidations: list[common_pb2.Invalidation] = []
+        self._said_goodbye = False
 
     async def run(self, frames: AsyncIterator[session_pb2.ClientFrame]) -> None:
         """Read frames and write replies until the stream ends."""
         await self._outbox_hello()
         async for frame in frames:
             self.heard_at = self._node.clock.now()
+            if frame.HasField("hello") and frame.hello.near_cache and self._near is None:
+                self._near = self._node.invalidations.holder(self._tell)
             self._reading = True  # what is known at once leaves together, below
             self._asked = self._answered = 0
             for message in frame.batches:
                 self._begin(message)
             self._reading = False
             if frame.HasField("heartbeat"):
-                self._heartbeat = common_pb2.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
+                self._heartbeat = self._answer(frame.heartbeat)
+            if frame.acknowledged and self._near is not None:
+                self._node.invalidations.heard(self._near, frame.acknowledged)
             if 0 < 2 * self._answered < self._asked:
                 self._hold()
             else:
                 await self._outbox.pump()
             if len(self._replies) > _MOST_UNSENT:
                 await self._outbox.quiet()
+        self._said_goodbye = True
 
     async def _outbox_hello(self) -> None:
         me, view = self._node.placement.me, self._node.placement.view
@@ -196,7 +213,11 @@ class _Session:
             self._replies.append(refusal(message, str(bad)))
             return
 
+        batch.near = near = self._near
+
         def reply(result: BatchResult) -> None:
+            if result.near and near is not None:
+                self._expose(batch, result, near)
             self._replies.extend(replies_to_wire(batch_id, result, max_bytes=_FRAME_SOFT_BYTES))
             if self._reading:
                 self._answered += len(result.records or result.versions)
@@ -214,6 +235,28 @@ class _Session:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
+    def _expose(self, batch: Batch, result: BatchResult, near: Holder[asyncio.Future[None]]) -> None:
+        namespace = self._node.namespaces.get(batch.namespace)
+        assert namespace is not None, "a result came of it"
+        keys = batch.keys
+        namespace.exposure.note(keys if result.indices is None else [keys[at] for at in result.indices], near)
+
+    def _tell(self, namespace: str, keys: Sequence[bytes], selectors: Sequence[Selector]) -> None:
+        """Queue an invalidation."""
+        assert self._near is not None, "only a holder is told"
+        self._near.sequence += 1
+        self._invalidations.append(invalidation_to_wire(namespace, keys, selectors))
+        if len(self._invalidations) > _MOST_UNTOLD:  # it does not read: without the stream it drops all by itself
+            self.end()
+        elif not self._reading:
+            self._spawn_pump()
+
+    def _answer(self, question: common_pb2.Heartbeat) -> common_pb2.Heartbeat:
+        answer = common_pb2.Heartbeat(nonce=question.nonce, answer=True)
+        if self._near is not None:
+            answer.lease_ms = int(self._node.invalidations.grant(self._near) * 1_000)
+        return answer
+
     async def _finish(self, batch: Batch, rest: object) -> None:
         try:
             await rest  # type: ignore[misc]
@@ -224,13 +267,25 @@ class _Session:
             self._pending_keys -= len(batch.keys)
 
     def _compose(self) -> session_pb2.ServerFrame | None:
-        if not (self._replies or self._heartbeat or self._view or self._hello or self._say_draining):
+        if not (
+            self._replies or self._invalidations or self._heartbeat or self._view or self._hello or self._say_draining
+        ):
             return None
         replies, self._replies = self._replies, []
         if len(replies) > 1:
             replies = self._fit(replies)
+        invalidations, self._invalidations = self._invalidations, []
+        if self._replies and (invalidations or self._view):
+            for later in self._replies:
+                later.near = False
         frame = session_pb2.ServerFrame(
-            hello=self._hello, view=self._view, replies=replies, heartbeat=self._heartbeat, draining=self._say_draining
+            hello=self._hello,
+            view=self._view,
+            replies=replies,
+            heartbeat=self._heartbeat,
+            draining=self._say_draining,
+            invalidations=invalidations,
+            sequence=self._near.sequence if self._near is not None else 0,
         )
         self._hello = self._view = self._heartbeat = None
         self._say_draining = False
@@ -289,6 +344,8 @@ class _Session:
 
     def close(self) -> None:
         """Stop what is still under way for a stream that has ended, and let others load what it was to load."""
+        if self._near is not None:
+            self._node.invalidations.ended(self._near, said_so=self._said_goodbye)
         self._node.loads.release(self)
         self._release()
         for task in list(self.tasks):

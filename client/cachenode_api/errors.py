@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ContractError", "InvalidKey", "InvalidNamespace", "InvalidView"]
+__all__ = ["ContractError", "InvalidKey", "InvalidNamespace", "InvalidSelector", "InvalidTags", "InvalidView"]
 
 
 class ContractError(ValueError):
@@ -15,6 +15,14 @@ class InvalidKey(ContractError):
 
 class InvalidNamespace(ContractError):
     """A namespace's name outside the allowed form."""
+
+
+class InvalidSelector(ContractError):
+    """What an invalidation is to cover, if it is empty, too long, or not well formed."""
+
+
+class InvalidTags(ContractError):
+    """Tags of a wrong type, too many, or one that is empty or too long; or a block of tags that is not well formed."""
 
 
 class InvalidView(ContractError):

@@ -9,7 +9,7 @@ import re
 
 from cachenode_api.errors import InvalidKey, InvalidNamespace
 
-__all__ = ["DEFAULT_NAMESPACE", "MAX_KEY_BYTES", "canonical_key", "check_namespace"]
+__all__ = ["DEFAULT_NAMESPACE", "MAX_KEY_BYTES", "canonical_key", "check_namespace", "seat_of"]
 
 MAX_KEY_BYTES = 1024
 DEFAULT_NAMESPACE = "default"
@@ -53,3 +53,8 @@ def check_namespace(name: str) -> str:
     if not _NAMESPACE.match(name):
         raise InvalidNamespace("namespace: must be 1 to 64 of a-z 0-9 _ . - and begin with a letter or digit")
     return name
+
+
+def seat_of(namespace: str) -> bytes:
+    """Return the bytes whose owner on the ring coordinates a namespace: it orders the barriers there."""
+    return b"\0namespace:" + namespace.encode()

@@ -16,7 +16,8 @@ A reply carries the owner's present time beside its records, so a reader compute
 half the memory of an object with fields, nothing for the garbage collector to visit, and nothing to encode when it is
 read.
 
-Flags: bits 0-7 the serializer, bits 8-11 the compression, bit 12 stale. The other bits are reserved and kept.
+Flags: bits 0-7 the serializer, bits 8-11 the compression, bit 12 stale, bit 13: the value begins with a block of
+tags (`cachenode_api.tags`). The other bits are reserved and kept.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "NO_TTL_MS",
     "SERIALIZER_MASK",
     "STALE",
+    "TAGGED",
 ]
 
 HEADER = Struct("<IIQd")
@@ -40,6 +42,7 @@ SERIALIZER_MASK = 0xFF
 COMPRESSION_SHIFT = 8
 COMPRESSION_MASK = 0xF << COMPRESSION_SHIFT
 STALE = 1 << 12
+TAGGED = 1 << 13
 
 INT_FLAGS = 2
 """Flags of a whole number, in ASCII decimal digits: the one kind of value that nodes read, to count."""

@@ -27,14 +27,19 @@ LEASE = pb.OPERATION_LEASE
 FULFILL = pb.OPERATION_FULFILL
 ABANDON = pb.OPERATION_ABANDON
 INCR = pb.OPERATION_INCR
+INVALIDATE = pb.OPERATION_INVALIDATE
+BARRIER = pb.OPERATION_BARRIER
+CHANGES = frozenset({SET, DELETE, TOUCH, FULFILL, INCR, INVALIDATE})
+"""What makes an older copy of a key untrue."""
 _GIVE_RECORDS = frozenset({GET, LEASE, INCR})
 
 KEY_OVERHEAD = 24
 """Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
 
-Group = tuple[int, str, float, bool, int]
+Group = tuple[int, str, float, bool, int, bool]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
-a number: of a LEASE the milliseconds it is to last, of a SET the version to match, of an INCR what is added."""
+a number: of a LEASE the milliseconds it is to last, of a SET the version to match, of an INCR what is added; and
+whether the owner's part is enough: copies elsewhere may be served for as long as their leases."""
 
 
 class Waiter(Protocol):
@@ -91,7 +96,7 @@ class PendingBatch:
         """Return the message, and take note that the batch is sent."""
         self.sent = True
         self.left = len(self.keys)
-        operation, namespace, timeout_s, _, number = self.group
+        operation, namespace, timeout_s, _, number, owner_only = self.group
         return pb.Batch(
             id=self.id,
             operation=operation,  # type: ignore[arg-type]
@@ -106,6 +111,7 @@ class PendingBatch:
             lease_ms=number if operation == LEASE else 0,
             if_versions=[number] if operation == SET and number else (),
             deltas=[number] if operation == INCR else (),
+            acknowledgement=pb.ACKNOWLEDGEMENT_OWNER if owner_only else pb.ACKNOWLEDGEMENT_UNSPECIFIED,
         )
 
     def take(self, reply: pb.Reply) -> bool:
@@ -263,7 +269,7 @@ class ManyBatch(PendingBatch):
 
 def give_back(group: Group, leases: Sequence[tuple[bytes, int]]) -> ManyBatch:
     """Return the batch that gives back leases whose callers are gone, so that others may load at once."""
-    batch = ManyBatch((ABANDON, group[1], 1.0, False, 0), _Nobody())
+    batch = ManyBatch((ABANDON, group[1], 1.0, False, 0, False), _Nobody())
     batch.keys = [key for key, _ in leases]
     batch.tokens = [token for _, token in leases]
     return batch

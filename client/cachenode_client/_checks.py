@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 from cachenode_api.errors import ContractError
 from cachenode_api.keys import MAX_KEY_BYTES, canonical_key, check_namespace
@@ -12,10 +14,15 @@ from cachenode_api.version import ABSENT_VERSION
 from cachenode_client.errors import InvalidArgument, InvalidTtl, from_contract
 
 __all__ = [
+    "Ack",
     "Key",
+    "check_any",
+    "checked_ack",
     "checked_delta",
     "checked_key",
+    "checked_keys",
     "checked_namespace",
+    "checked_near_cache",
     "checked_timeout",
     "checked_ttl",
     "checked_version",
@@ -23,9 +30,12 @@ __all__ = [
 ]
 
 Key = str | bytes
+Ack = Literal["all", "owner"]
+"""When a write that makes copies untrue is answered: once nobody serves them, or once the owner has done its part."""
 
 _MAX_TTL_S = 100 * 365 * 86_400.0
 _MAX_TIMEOUT_S = 86_400.0
+_LEAST_NEAR_BYTES = 64 << 10
 _MAX_DELTA = (1 << 63) - 1
 
 
@@ -47,12 +57,41 @@ def _canonical(key: Key) -> bytes:
         raise from_contract(error) from None
 
 
+def checked_keys(keys: Key | Iterable[Key] | None) -> list[bytes]:
+    """Return the bytes of one key or several, each once."""
+    if keys is None:
+        return []
+    if isinstance(keys, (str, bytes)):
+        return [checked_key(keys)]
+    return list(dict.fromkeys(checked_key(key) for key in keys))
+
+
+def check_any(raws: list[bytes], texts: list[bytes]) -> None:
+    """Raise if an invalidation names nothing at all."""
+    if not raws and not texts:
+        raise InvalidArgument("invalidate: name keys, a prefix, a pattern, tags, or a namespace alone for all of it")
+
+
 def checked_namespace(name: str) -> str:
     """Return a namespace's name."""
     try:
         return check_namespace(name)
     except ContractError as error:
         raise from_contract(error) from None
+
+
+def checked_ack(ack: Ack) -> bool:
+    """Return whether the owner's part is enough."""
+    if ack not in {"all", "owner"}:
+        raise InvalidArgument('ack: must be "all" or "owner"')
+    return ack == "owner"
+
+
+def checked_near_cache(max_bytes: int) -> int:
+    """Return the budget of a near cache."""
+    if type(max_bytes) is not int or max_bytes < _LEAST_NEAR_BYTES:
+        raise InvalidArgument(f"near_cache: must be at least {_LEAST_NEAR_BYTES:,} bytes, or None for no near cache")
+    return max_bytes
 
 
 def checked_ttl(ttl_s: float | None) -> int:

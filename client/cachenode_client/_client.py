@@ -14,8 +14,18 @@ from typing import Any, ParamSpec, Self
 from cachenode_api.records import HEADER_BYTES
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
-from cachenode_client._batches import DELETE, GET, INCR, SET, TOUCH, Group
-from cachenode_client._checks import Key, checked_delta, checked_key, checked_ttl, checked_version, sdk_version
+from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Group
+from cachenode_client._checks import (
+    Ack,
+    Key,
+    check_any,
+    checked_delta,
+    checked_key,
+    checked_keys,
+    checked_ttl,
+    checked_version,
+    sdk_version,
+)
 from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
@@ -29,6 +39,7 @@ from cachenode_client._loads import (
     call_loader,
     checked_batch,
 )
+from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
@@ -71,7 +82,7 @@ class CacheClient(ClientCore):
 
     # Reads.
 
-    async def get(
+    async def get(  # noqa: C901 - the path of a near hit, without the calls
         self, key: Key, default: Any = None, *, timeout_s: float | None = None, namespace: str | None = None
     ) -> Any:
         """Return a key's value, or `default` if there is none.
@@ -82,6 +93,19 @@ class CacheClient(ClientCore):
             CacheUnavailable: No node could answer.
             DecodeError: The stored value cannot be decoded by this client.
         """
+        if namespace is None:
+            try:
+                entry = self._copies.get(key)
+            except TypeError:  # not hashable: `checked_key` says so
+                entry = None
+            if entry is not None:
+                now = boot_clock()
+                if now < entry.deadline and now < entry.lease.until:
+                    entry.marked = True
+                    self._stats.near_hits += 1
+                    return self._decode(entry.record) if entry.value is ENCODED else entry.value
+        if self._near is not None and (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_value(entry)
         raw = checked_key(key)
         group = self._get_group
         if timeout_s is not None or namespace is not None:
@@ -111,6 +135,8 @@ class CacheClient(ClientCore):
         Raises:
             CacheError: As `get`.
         """
+        if (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_lookup(entry)
         raw = checked_key(key)
         group = self._group(GET, namespace, timeout_s, detailed=True)
         try:
@@ -124,6 +150,8 @@ class CacheClient(ClientCore):
         Raises:
             CacheError: As `get`.
         """
+        if self._near_entry(key, namespace) is not None:
+            return True
         raw = checked_key(key)
         try:
             return bool(await self._call(self._group(GET, namespace, timeout_s), raw))
@@ -136,6 +164,8 @@ class CacheClient(ClientCore):
         Raises:
             CacheError: As `get`.
         """
+        if (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_time_left(entry)
         raw = checked_key(key)
         try:
             return self._time_left(await self._call(self._group(GET, namespace, timeout_s, detailed=True), raw))
@@ -152,8 +182,13 @@ class CacheClient(ClientCore):
             CacheError: As `get`.
         """
         originals, raws = many_keys(keys)
+        near, missing = self._near_many(originals, raws, namespace)
+        if near:
+            if not missing:
+                return near
+            originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
         results, errors = await self._started().many(self._group(GET, namespace, timeout_s), raws)
-        return self._found_many(originals, results, errors)
+        return self._found_many(originals, results, errors, near)
 
     # Writes.
 
@@ -163,7 +198,9 @@ class CacheClient(ClientCore):
         value: Any,
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         if_version: int | None = None,
+        ack: Ack = "all",
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> int:
@@ -173,7 +210,10 @@ class CacheClient(ClientCore):
             key: 1 to 1,024 bytes.
             value: Anything that the client's serializer takes; None is a value like any other.
             ttl_s: Life in seconds; None for the namespace's default, infinite for no end.
+            tags: Names under which it can be invalidated together with others; at most 32 of 128 bytes.
             if_version: Store only if the present value has this version (see `lookup`); None for any.
+            ack: "all": done means that no read which starts from then on, anywhere, finds an older value. "owner"
+                waits for nobody who has a copy: near caches may serve theirs for up to two seconds.
             timeout_s: Longest duration of this call.
             namespace: Instead of the client's.
 
@@ -188,10 +228,10 @@ class CacheClient(ClientCore):
         """
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        encoded = self.encoded(value)
+        encoded = self.encoded(value, tags)
         group = self._set_group
-        if timeout_s is not None or namespace is not None or if_version is not None:
-            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version))
+        if timeout_s is not None or namespace is not None or if_version is not None or ack != "all":
+            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version), ack=ack)
         engine = self._engine
         try:
             if engine is None or engine.loop is not _running_loop():
@@ -294,6 +334,7 @@ class CacheClient(ClientCore):
         values: Mapping[K, Any],
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> dict[K, int]:
@@ -304,11 +345,13 @@ class CacheClient(ClientCore):
             CacheError: As `set`; wrong arguments are found before anything is sent.
         """
         ttl_ms = checked_ttl(ttl_s)
-        originals, raws, encoded = many_values(self, values)
+        originals, raws, encoded = many_values(self, values, tags)
         results, errors = await self._started().many(self._group(SET, namespace, timeout_s), raws, encoded, ttl_ms)
         return self._stored_many(originals, results, errors)
 
-    async def delete(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> bool:
+    async def delete(
+        self, key: Key, *, ack: Ack = "all", timeout_s: float | None = None, namespace: str | None = None
+    ) -> bool:
         """Remove a key's value. Return True if there was one.
 
         Raises:
@@ -316,9 +359,57 @@ class CacheClient(ClientCore):
         """
         raw = checked_key(key)
         try:
-            return bool(await self._call(self._group(DELETE, namespace, timeout_s), raw))
+            return bool(await self._call(self._group(DELETE, namespace, timeout_s, ack=ack), raw))
         except CacheError as error:
             return self._missed(error, instead=False)
+
+    async def invalidate(
+        self,
+        keys: Key | Iterable[Key] | None = None,
+        *,
+        prefix: Key | None = None,
+        pattern: Key | None = None,
+        tags: Iterable[str] | None = None,
+        namespace: str | None = None,
+        ack: Ack = "all",
+        timeout_s: float | None = None,
+    ) -> int:
+        r"""Declare values untrue: they go from every node's memory, from L2 and from all near caches.
+
+        A value that is being loaded meanwhile is given to those who wait for it and not stored. With ``ack="all"`` no
+        read that starts after this has returned finds what it covers. An error does not say that nothing was done:
+        call again.
+
+        Args:
+            keys: One key or several.
+            prefix: All keys that begin so.
+            pattern: All keys that match: ``*`` any run of characters, ``?`` one, ``[abc]`` ``[a-z]`` ``[!a]`` one of a
+                set, ``\`` the next character as it is.
+            tags: All that was stored with any of these tags.
+            namespace: Where; given alone, all of it. None for the client's.
+            ack: "all", or "owner" to wait for nobody who has a copy: near caches may serve theirs for up to two
+                seconds.
+            timeout_s: Longest duration of this call.
+
+        Returns:
+            How many of `keys` had a value. What the other arguments cover is not counted.
+
+        Raises:
+            InvalidArgument: Nothing was named, or something that cannot be used.
+            ManyFailed: Some of several keys could not be invalidated.
+            CacheError: As `set`. Errors are raised under ``on_error="miss"`` too: untrue values may be left.
+        """
+        raws = checked_keys(keys)
+        texts, kinds = self._barrier(prefix, pattern, tags, namespace, whole=keys is None)
+        check_any(raws, texts)
+        engine, found = self._started(), 0
+        if raws:
+            group = self._group(INVALIDATE, namespace, timeout_s, ack=ack)
+            results, errors = await engine.many(group, raws)
+            found = self._invalidated(raws, results, errors)
+        if texts:
+            await engine.bar(self._group(BARRIER, namespace, timeout_s, ack=ack), texts, kinds)
+        return found
 
     async def touch(
         self,
@@ -349,6 +440,7 @@ class CacheClient(ClientCore):
         *,
         default: Any = None,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -365,6 +457,7 @@ class CacheClient(ClientCore):
                 thread, so that it may block.
             default: Returned if the loader said `ABSENT`.
             ttl_s: Life of a loaded value in seconds; None for the namespace's default, infinite for no end.
+            tags: Names under which a loaded value can be invalidated together with others.
             timeout_s: Longest duration of this call, waiting for another's load included; None for 10 seconds.
             lease_s: After so long without a value another caller may load; None for as long as `timeout_s`.
             namespace: Instead of the client's.
@@ -376,6 +469,8 @@ class CacheClient(ClientCore):
             Exception: What the loader raised, if it was this call's.
             CacheError: As `set`.
         """
+        if (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_value(entry)
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s)
@@ -391,7 +486,7 @@ class CacheClient(ClientCore):
         else:
             if not isinstance(outcome, int):
                 return self._found(outcome, default)
-            load = asyncio.shield(engine.keep(self._load(group, raw, outcome, loader, ttl_ms)))
+            load = asyncio.shield(engine.keep(self._load(group, raw, outcome, loader, ttl_ms, tags)))
         try:
             async with asyncio.timeout_at(end) as limit:
                 value = await load
@@ -407,6 +502,7 @@ class CacheClient(ClientCore):
         batch_loader: BatchLoader[K],
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -419,6 +515,7 @@ class CacheClient(ClientCore):
                 values; a key that it leaves out has none. It may be called again for keys whose loader elsewhere was
                 lost.
             ttl_s: As `get_or_load`, as all below.
+            tags: The same for all keys.
             timeout_s: Longest duration of this call.
             lease_s: After so long without a value another caller may load a key.
             namespace: Instead of the client's.
@@ -432,8 +529,9 @@ class CacheClient(ClientCore):
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s)
         engine = self._started()
+        values, missing = self._near_many(originals, raws, namespace)
+        originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
         asks = Asks(engine, group, raws, self._timeout_s)
-        values: dict[K, Any] = {}
         errors: dict[int, CacheError] = {}
         loads: set[asyncio.Task[dict[K, Any]]] = set()
         try:
@@ -441,7 +539,7 @@ class CacheClient(ClientCore):
                 while asks.left or loads:
                     leads = self._sort_out(await asks.some(loads), originals, raws, values, errors)
                     if leads:
-                        loads.add(engine.keep(self._load_many(group, leads, batch_loader, ttl_ms)))
+                        loads.add(engine.keep(self._load_many(group, leads, batch_loader, ttl_ms, tags)))
                     for load in [load for load in loads if load.done()]:
                         loads.discard(load)
                         values |= load.result()
@@ -461,6 +559,7 @@ class CacheClient(ClientCore):
         key: str,
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -471,6 +570,7 @@ class CacheClient(ClientCore):
             key: The key, with the function's parameters by name: ``"user:{user_id}"``. Parameters that it leaves out
                 do not distinguish results.
             ttl_s: As `get_or_load`, as all below.
+            tags: The same for all results.
             timeout_s: Longest duration of a call.
             lease_s: After so long without a value another caller may load.
             namespace: Instead of the client's.
@@ -488,7 +588,7 @@ class CacheClient(ClientCore):
         def decorate(function: Callable[P, Any]) -> Cached[P]:
             async def read(raw: str, loader: Loader) -> Any:
                 return await self.get_or_load(
-                    raw, loader, ttl_s=ttl_s, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
+                    raw, loader, ttl_s=ttl_s, tags=tags, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
                 )
 
             return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))
@@ -512,10 +612,14 @@ class CacheClient(ClientCore):
     def stats(self) -> dict[str, int]:
         """Return this client's counters: hits, misses, sets, retries, errors, nodes connected, frames sent."""
         router = self._engine.router if self._engine is not None else None
-        return self._stats.as_dict() | {
-            "nodes_connected": router.ready_count if router else 0,
-            "frames_sent": router.frames_sent if router else 0,
-        }
+        return (
+            self._stats.as_dict()
+            | self._near_stats()
+            | {
+                "nodes_connected": router.ready_count if router else 0,
+                "frames_sent": router.frames_sent if router else 0,
+            }
+        )
 
     async def aclose(self) -> None:
         """End all sessions. Calls under way fail with `CacheUnavailable`, later ones with `ClientClosed`.
@@ -541,22 +645,29 @@ class CacheClient(ClientCore):
 
     # Inside.
 
-    async def _load(self, group: Group, raw: bytes, token: int, loader: Loader, ttl_ms: int) -> Any:
+    async def _load(
+        self, group: Group, raw: bytes, token: int, loader: Loader, ttl_ms: int, tags: Iterable[str] | None
+    ) -> Any:
         async def batch_loader(_keys: list[bytes]) -> dict[bytes, Any]:
             return {raw: await call_loader(loader)}
 
-        loaded = await self._load_many(group, [(raw, raw, token)], batch_loader, ttl_ms)
+        loaded = await self._load_many(group, [(raw, raw, token)], batch_loader, ttl_ms, tags)
         return loaded.get(raw, ABSENT)
 
     async def _load_many(
-        self, group: Group, leads: list[Lead[K]], batch_loader: BatchLoader[K], ttl_ms: int
+        self,
+        group: Group,
+        leads: list[Lead[K]],
+        batch_loader: BatchLoader[K],
+        ttl_ms: int,
+        tags: Iterable[str] | None,
     ) -> dict[K, Any]:
         """Load the keys that this client leads for, and hand the values over to those who wait at their owners."""
         engine = self._started()
         self._stats.loads += 1
         try:
             loaded = checked_batch(await call_loader(batch_loader, [key for key, _, _ in leads]))
-            ends = self._landings(group, leads, loaded, ttl_ms)
+            ends = self._landings(group, leads, loaded, ttl_ms, tags)
         except BaseException as error:
             await self._end(engine, self._given_up(group, leads, error))
             raise
@@ -603,7 +714,11 @@ class CacheClient(ClientCore):
         self._check_usable()
         if self._engine is None:
             self._engine = Engine(
-                self._addresses, client_name=self._client_name, sdk_version=sdk_version(), stats=self._stats
+                self._addresses,
+                client_name=self._client_name,
+                sdk_version=sdk_version(),
+                stats=self._stats,
+                near=self._near,
             )
         elif self._engine.loop is not _running_loop():
             text = "The client belongs to the event loop of its first call; create one client per event loop."

@@ -7,13 +7,25 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
-from cachenode_api.records import HEADER, HEADER_BYTES, STALE
+from cachenode_api.errors import ContractError
+from cachenode_api.records import HEADER, HEADER_BYTES, STALE, TAGGED
+from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
+from cachenode_api.tags import canonical_tags, pack_tags, split_tags
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
 from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Group
-from cachenode_client._checks import Key, checked_key, checked_namespace, checked_timeout
+from cachenode_client._checks import (
+    Ack,
+    Key,
+    checked_ack,
+    checked_key,
+    checked_namespace,
+    checked_near_cache,
+    checked_timeout,
+)
 from cachenode_client._engine import Encoded
 from cachenode_client._loads import ABSENT, FlightEnd
+from cachenode_client._near import ENCODED, NearCache, NearEntry, boot_clock, keyed
 from cachenode_client._results import Lookup
 from cachenode_client._stats import ClientStats
 from cachenode_client._values import DEFAULT_COMPRESS_FROM_BYTES, DEFAULT_MAX_VALUE_BYTES, Codec
@@ -21,10 +33,12 @@ from cachenode_client.errors import (
     CacheError,
     CacheUnavailable,
     ClientClosed,
+    DecodeError,
     ForkedClient,
     InvalidArgument,
     ManyFailed,
     Overloaded,
+    from_contract,
 )
 from cachenode_client.serializers import Serializer
 
@@ -40,6 +54,7 @@ Lead = tuple[K, bytes, int]
 """A key that this client is to load: as it was given, as bytes, and the token."""
 
 LOAD_TIMEOUT_S = 10.0
+DEFAULT_NEAR_BYTES = 32 << 20
 _MAX_NAME = 100
 PLAIN = b"\x00\x00\x00\x00"
 FLAGS_AT = 4
@@ -60,6 +75,8 @@ class ClientCore:
         compression: str | None = None,
         compress_from_bytes: int = DEFAULT_COMPRESS_FROM_BYTES,
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
+        near_cache: int | None = DEFAULT_NEAR_BYTES,
+        near_share: bool = False,
         client_name: str = "",
     ) -> None:
         if on_error not in ("raise", "miss"):
@@ -75,8 +92,12 @@ class ClientCore:
         )
         self._misses_on_error = on_error == "miss"
         self._client_name = client_name
-        self._get_group: Group = (GET, self._namespace, self._timeout_s, False, 0)
-        self._set_group: Group = (SET, self._namespace, self._timeout_s, False, 0)
+        self._near = None
+        if near_cache is not None:
+            self._near = NearCache(checked_near_cache(near_cache), decode=self._decode, share=near_share)
+        self._copies: Mapping[str | bytes, NearEntry] = self._near.entries(self._namespace) if self._near else {}
+        self._get_group: Group = (GET, self._namespace, self._timeout_s, False, 0, False)
+        self._set_group: Group = (SET, self._namespace, self._timeout_s, False, 0, False)
         self._closed = False
         self._forked = False
         self._stats = ClientStats()
@@ -85,6 +106,7 @@ class ClientCore:
     def after_fork(self) -> None:
         """Forget what does not survive a fork; called in the child."""
         self._forked = True
+        self._near, self._copies = None, {}
 
     def _check_usable(self) -> None:
         if self._forked:
@@ -100,6 +122,7 @@ class ClientCore:
         *,
         detailed: bool = False,
         number: int = 0,
+        ack: Ack = "all",
     ) -> Group:
         return (
             operation,
@@ -107,7 +130,101 @@ class ClientCore:
             self._timeout_s if timeout_s is None else checked_timeout(timeout_s),
             detailed,
             number,
+            checked_ack(ack),
         )
+
+    # The near cache.
+
+    def _near_entry(self, key: Key, namespace: str | None) -> NearEntry | None:
+        """Return the copy of a key's value that may be served now, if there is one."""
+        near = self._near
+        if near is None:
+            return None
+        name = self._namespace if namespace is None else checked_namespace(namespace)
+        if type(key) is bytes:
+            key = keyed(key)
+        try:
+            entry = near.entries(name).get(key)
+        except TypeError:  # not hashable, so not a key: whoever checks it says so
+            return None
+        if entry is None:
+            return None
+        now = boot_clock()
+        if not (now < entry.deadline and now < entry.lease.until):
+            revived = near.revive(name, key, entry, now)
+            if revived is None:
+                return None
+        entry.marked = True
+        return entry
+
+    def _near_value(self, entry: NearEntry) -> Any:
+        self._stats.near_hits += 1
+        return self._decode(entry.record) if entry.value is ENCODED else entry.value
+
+    def _near_lookup(self, entry: NearEntry) -> Lookup:
+        _, flags, version, deadline = HEADER.unpack_from(entry.record)
+        return Lookup(
+            found=True,
+            value=self._near_value(entry),
+            version=version,
+            ttl_s=None if deadline == math.inf else max(0.0, deadline - boot_clock()),
+            layer="near",
+            stale=bool(flags & STALE),
+            flags=flags,
+        )
+
+    def _near_time_left(self, entry: NearEntry) -> float:
+        deadline: float = HEADER.unpack_from(entry.record)[3]
+        return max(0.0, deadline - boot_clock())
+
+    def _near_many(self, keys: list[K], raws: list[bytes], namespace: str | None) -> tuple[dict[K, Any], list[int]]:
+        """Return the values of which there are copies, and the positions of the other keys."""
+        if self._near is None:
+            return {}, list(range(len(keys)))
+        found: dict[K, Any] = {}
+        missing = []
+        for at, key in enumerate(keys):
+            entry = self._near_entry(key, namespace)
+            if entry is None:
+                missing.append(at)
+            else:
+                found[key] = self._near_value(entry)
+        return found, missing
+
+    def _near_stats(self) -> dict[str, int]:
+        near = self._near
+        return {
+            "near_entries": len(near) if near else 0,
+            "near_bytes": near.used_bytes if near else 0,
+            "near_evictions": near.evictions if near else 0,
+            "near_invalidations": near.invalidated if near else 0,
+        }
+
+    def _barrier(
+        self,
+        prefix: Key | None,
+        pattern: Key | None,
+        tags: Iterable[str] | None,
+        namespace: str | None,
+        *,
+        whole: bool,
+    ) -> tuple[list[bytes], list[int]]:
+        """Return the texts and kinds of an invalidation's selectors.
+
+        Raises:
+            InvalidArgument: One of them cannot be used.
+        """
+        wanted = [(SelectorKind.PREFIX, prefix), (SelectorKind.GLOB, pattern)]
+        texts = [(kind, text.encode() if isinstance(text, str) else text) for kind, text in wanted if text is not None]
+        try:
+            texts += [(SelectorKind.TAG, tag) for tag in canonical_tags(tags or ())]
+            for kind, text in texts:
+                make_selector(kind, text)
+        except ContractError as error:
+            raise from_contract(error) from None
+        if whole and namespace is not None and not texts:
+            texts = [(SelectorKind.NAMESPACE, EVERYTHING)]
+        return [text for _, text in texts], [kind.value for kind, _ in texts]
 
     def _condition_failed(self, error: CacheError) -> bool:
         """Return True for the error that is the answer of a conditional write: it was not done, as it should be."""
@@ -116,8 +233,8 @@ class ClientCore:
     def _lease_group(self, namespace: str | None, timeout_s: float | None, lease_s: float | None) -> Group:
         waits_s = LOAD_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)
         lease_ms = round(1_000 * (waits_s if lease_s is None else checked_timeout(lease_s, field="lease_s")))
-        operation, namespace, _, _, _ = self._group(LEASE, namespace, None)
-        return (operation, namespace, waits_s, False, max(1, lease_ms))
+        operation, namespace, *_ = self._group(LEASE, namespace, None)
+        return (operation, namespace, waits_s, False, max(1, lease_ms), False)
 
     def _sort_out(
         self,
@@ -161,14 +278,16 @@ class ClientCore:
             del errors[at]
         return alone
 
-    def _landings(self, group: Group, leads: list[Lead[K]], loaded: Mapping[K, Any], ttl_ms: int) -> list[FlightEnd]:
+    def _landings(
+        self, group: Group, leads: list[Lead[K]], loaded: Mapping[K, Any], ttl_ms: int, tags: Iterable[str] | None
+    ) -> list[FlightEnd]:
         """Return what is to be told of loads that have succeeded: the values, and which keys have none."""
         found = [lead for lead in leads if loaded.get(lead[0], ABSENT) is not ABSENT]
         absent = [lead for lead in leads if loaded.get(lead[0], ABSENT) is ABSENT]
         ends = []
         if found:
             end = self._flight_end(FULFILL, group, found)
-            end.encoded, end.ttl_ms = [self.encoded(loaded[key]) for key, _, _ in found], ttl_ms
+            end.encoded, end.ttl_ms = [self.encoded(loaded[key], tags) for key, _, _ in found], ttl_ms
             ends.append(end)
         if absent:
             end = self._flight_end(ABANDON, group, absent)
@@ -185,7 +304,7 @@ class ClientCore:
         return end
 
     def _flight_end(self, operation: int, group: Group, leads: list[Lead[K]]) -> FlightEnd:
-        settled = (operation, group[1], self._timeout_s, False, 0)
+        settled = (operation, group[1], self._timeout_s, False, 0, False)
         return FlightEnd(settled, [raw for _, raw, _ in leads], [token for _, _, token in leads])
 
     def _ended(self, failures: dict[int, CacheError]) -> None:
@@ -195,13 +314,26 @@ class ClientCore:
             if is_callers_fault(error) and isinstance(error, InvalidArgument):
                 raise error
 
-    def encoded(self, value: object) -> Encoded:
-        """Return a value's bytes and flags."""
-        return self._codec.encode(value)
+    def encoded(self, value: object, tags: Iterable[str] | None = None) -> Encoded:
+        """Return a value's bytes and flags, tags included."""
+        if tags is None:
+            return self._codec.encode(value)
+        try:
+            canonical = canonical_tags(tags)
+        except ContractError as error:
+            raise from_contract(error) from None
+        data, flags = self._codec.encode(value)
+        return (pack_tags(canonical) + data, flags | TAGGED) if canonical else (data, flags)
 
     def _decode(self, record: bytes) -> Any:
         flags = int.from_bytes(record[4:8], "little")
-        return self._codec.decode(record[HEADER_BYTES:], flags)
+        data = record[HEADER_BYTES:]
+        if flags & TAGGED:
+            try:
+                data = split_tags(data)[1]
+            except ContractError:
+                raise DecodeError("value: the tags before the stored bytes are damaged") from None
+        return self._codec.decode(data, flags)
 
     def _found(self, record: bytes, default: Any) -> Any:
         """Return a record's value, or `default` if it is empty."""
@@ -237,7 +369,9 @@ class ClientCore:
         deadline: float = HEADER.unpack_from(record)[3]
         return max(0.0, deadline - now_s)
 
-    def _found_many(self, keys: list[K], results: list[Any], errors: dict[int, CacheError]) -> dict[K, Any]:
+    def _found_many(
+        self, keys: list[K], results: list[Any], errors: dict[int, CacheError], near: dict[K, Any]
+    ) -> dict[K, Any]:
         decode, value_at = self._decode, HEADER_BYTES
         found = {
             key: record[value_at:] if record.startswith(PLAIN, FLAGS_AT) else decode(record)
@@ -246,12 +380,25 @@ class ClientCore:
         }
         self._stats.hits += len(found)
         self._stats.misses += len(keys) - len(found) - len(errors)
+        if near:
+            found |= near
         return self._checked_many(found, {keys[at]: error for at, error in errors.items()})
 
     def _stored_many(self, keys: list[K], results: list[Any], errors: dict[int, CacheError]) -> dict[K, int]:
         done = {keys[at]: version for at, version in enumerate(results) if version and at not in errors}
         self._stats.sets += len(done)
         return self._checked_many(done, {keys[at]: error for at, error in errors.items()})
+
+    def _invalidated(self, raws: list[bytes], results: list[Any], errors: dict[int, CacheError]) -> int:
+        """Return how many keys had a value."""
+        found = sum(bool(result) for at, result in enumerate(results) if at not in errors)
+        if errors:
+            self._stats.errors += len(errors)
+            if len(raws) == 1:
+                raise errors[0]
+            done = {raws[at]: version for at, version in enumerate(results) if at not in errors}
+            raise ManyFailed(done, {raws[at]: error for at, error in errors.items()})
+        return found
 
     def _checked_many(self, done: dict[K, T], errors: dict[K, CacheError]) -> dict[K, T]:
         if not errors:
@@ -280,7 +427,9 @@ def many_keys(keys: Iterable[K]) -> tuple[list[K], list[bytes]]:
     return originals, [checked_key(key) for key in originals]
 
 
-def many_values(core: ClientCore, values: Mapping[K, Any]) -> tuple[list[K], list[bytes], list[Encoded]]:
+def many_values(
+    core: ClientCore, values: Mapping[K, Any], tags: Iterable[str] | None
+) -> tuple[list[K], list[bytes], list[Encoded]]:
     """Return the keys as given, as bytes, and the encoded values; wrong ones are found before anything is sent."""
     originals, raws = many_keys(values)
-    return originals, raws, [core.encoded(value) for value in values.values()]
+    return originals, raws, [core.encoded(value, tags) for value in values.values()]

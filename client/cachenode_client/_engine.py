@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cachenode_api.keys import MAX_KEY_BYTES
+from cachenode_api.keys import MAX_KEY_BYTES, seat_of
 from cachenode_client._backoff import RetryBudget, Schedule
 from cachenode_client._batches import INCR, KEY_OVERHEAD, LEASE, SET, Group, ManyBatch, ManyResult, Waiter, give_back
 from cachenode_client._router import Router
@@ -27,6 +27,7 @@ from cachenode_client.errors import (
 if TYPE_CHECKING:
     from cachenode_client._address import Addresses
     from cachenode_client._loads import FlightEnd
+    from cachenode_client._near import NearCache
     from cachenode_client._session import Session
     from cachenode_client._stats import ClientStats
 
@@ -57,6 +58,7 @@ class Engine:
         sdk_version: Told to the nodes.
         stats: Gets the retries.
         on_reply: Called when calls have ended.
+        near: Gets copies of what is read.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class Engine:
         sdk_version: str,
         stats: ClientStats,
         on_reply: Callable[[], None] = lambda: None,
+        near: NearCache | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._new_future = self.loop.create_future
-        self.router = Router(addresses, client_name=client_name, sdk_version=sdk_version, on_reply=on_reply)
+        self.router = Router(addresses, client_name=client_name, sdk_version=sdk_version, on_reply=on_reply, near=near)
         self._budget = RetryBudget()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._stats = stats
@@ -138,6 +141,28 @@ class Engine:
             self._not_wanted(group, raw, future)
             raise
 
+    async def bar(self, group: Group, texts: list[bytes], kinds: list[int]) -> None:
+        """Let the coordinator of a namespace order barriers; again if that fails, until the call's time is over.
+
+        Raises:
+            CacheError: It could not be done, or not in time; part of the copies may have gone.
+        """
+        deadline, seat, retry = self.loop.time() + group[2], seat_of(group[1]), -1
+        while True:
+            left = deadline - self.loop.time()
+            session = await self.router.wait_route(seat, left)
+            future: asyncio.Future[ManyResult] = self.loop.create_future()
+            batch = ManyBatch((*group[:2], max(0.01, left), *group[3:]), future)
+            batch.keys, batch.flags = texts, kinds
+            session.submit_many(batch.group, batch)
+            errors = list((await future).errors.values())
+            if not errors:
+                return
+            if not may_retry(group[0], errors[0]) or self._closed or not self._worth_it(group, retry + 1, deadline):
+                raise errors[0]
+            retry += 1
+            await self._back_off(group, retry, deadline)
+
     async def reach(self, raw: bytes, timeout_s: float) -> None:
         """Return once there is a way to a key's owner: before a call that may take long for other reasons.
 
@@ -187,7 +212,7 @@ class Engine:
             if left <= 0:
                 raise CacheTimeout
             future: asyncio.Future[Any] = self.loop.create_future()
-            timed = (group[0], group[1], max(0.01, round(left, _TIMEOUT_DIGITS)), group[3], group[4])
+            timed = (*group[:2], max(0.01, round(left, _TIMEOUT_DIGITS)), *group[3:])
             if not self.try_submit(timed, raw, future, encoded, ttl_ms):
                 await self.router.wait_route(raw, left)
                 continue
@@ -253,7 +278,7 @@ class Engine:
         except CacheError as error:
             return results, dict.fromkeys(range(len(raws)), error)
         left = max(0.01, round(deadline - self.loop.time(), _TIMEOUT_DIGITS))
-        sent = self._send_shares(shares, (group[0], group[1], left, group[3], group[4]), raws, encoded, ttl_ms)
+        sent = self._send_shares(shares, (*group[:2], left, *group[3:]), raws, encoded, ttl_ms)
         for part, done in sent:
             result = await done
             if len(sent) == 1:

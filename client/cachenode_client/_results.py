@@ -37,7 +37,7 @@ class Lookup:
     value: Any = field(default=None)
     version: int = 0
     ttl_s: float | None = None
-    layer: Literal["l1", "l2", "none"] = "none"
+    layer: Literal["near", "l1", "l2", "none"] = "none"
     stale: bool = False
     flags: int = 0
 

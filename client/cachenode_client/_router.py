@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from cachenode_api.errors import InvalidView
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cachenode_api.v1 import common_pb2
     from cachenode_api.v1.session_pb2 import ServerFrame
     from cachenode_client._address import Addresses
+    from cachenode_client._near import Covers, NearCache
 
 __all__ = ["Router"]
 
@@ -40,16 +41,24 @@ class Router:
         client_name: Told to the nodes.
         sdk_version: Told to the nodes.
         on_reply: Called when calls have ended.
+        near: Gets copies of what is read.
     """
 
     def __init__(
-        self, addresses: Addresses, *, client_name: str, sdk_version: str, on_reply: Callable[[], None]
+        self,
+        addresses: Addresses,
+        *,
+        client_name: str,
+        sdk_version: str,
+        on_reply: Callable[[], None],
+        near: NearCache | None = None,
     ) -> None:
         self.view: View | None = None
         self._addresses = addresses
         self._client_name = client_name
         self._sdk_version = sdk_version
         self._on_reply = on_reply
+        self._near = near
         self._ring: Ring | None = None
         self._ready: dict[str, Session] = {}
         self._any: Session | None = None
@@ -180,6 +189,7 @@ class Router:
             on_frame=self._frame,
             on_end=self._ended,
             on_reply=self._on_reply,
+            near=self._near,
         )
         self._sessions.add(session)
         greeted = False
@@ -201,7 +211,9 @@ class Router:
         if frame.HasField("hello"):
             self._ready[session.node_id] = session
         if frame.HasField("view"):
+            former = self._ring
             self._take_view(frame.view)
+            self._bar_moved(self._sessions if self._ring is not former else (session,))
         if frame.draining and self._ready.get(session.node_id) is session and len(self._ready) > 1:
             del self._ready[session.node_id]
         self._refresh()
@@ -224,6 +236,17 @@ class Router:
             return
         self.view, self._ring = view, Ring(view)
         self._adjust(view)
+
+    def _bar_moved(self, sessions: Iterable[Session]) -> None:
+        """Serve no copy any more of a key whose owner is another than the node it came from.
+
+        Also over the session that told the view, if others had told it before: its node went on meanwhile, by right.
+        """
+        ring = self._ring
+        if self._near is None or ring is None:
+            return
+        for session in sessions:
+            session.shelf.bar(_moved_from(session.node_id, ring))
 
     def _ready_elsewhere(self) -> bool:
         """Return True if a member of the present view is connected, so that an older epoch elsewhere is only late.
@@ -249,3 +272,7 @@ class Router:
     def __repr__(self) -> str:
         epoch = self.view.epoch if self.view else 0
         return f"<Router epoch={epoch} ready={len(self._ready)}>"
+
+
+def _moved_from(node_id: str, ring: Ring) -> Covers:
+    return lambda _namespace, key, _tags: ring.owner(key) != node_id

@@ -14,6 +14,11 @@ Liveness is counted here, not left to the transport: a frozen node keeps its con
 heartbeat goes out; if nothing was heard for two seconds the session is over. A check that itself comes late proves
 only that *this* process was held up, so it is skipped.
 
+With a near cache the heartbeats ask for the lease, and their answers bring it. The lease counts from the moment of the
+question: an answer may have lain on the way for any time. What a frame says to drop is dropped before its records are
+kept, and what it covers is not kept at all, since the frame does not tell which came first. Then the view, then the
+lease; at last the node is told up to which number this client has acted.
+
 The stream is always cancelled at the end: grpcio 1.83 and later otherwise keep the handler of a dropped stream
 running on the node.
 """
@@ -21,6 +26,7 @@ running on the node.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -28,9 +34,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc import aio
 
+from cachenode_api.errors import InvalidSelector
 from cachenode_api.keys import MAX_KEY_BYTES
+from cachenode_api.selectors import make_selector
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 from cachenode_client._batches import (
+    CHANGES,
     KEY_OVERHEAD,
     LEASE,
     EachBatch,
@@ -41,10 +50,12 @@ from cachenode_client._batches import (
     give_back,
     malformed,
 )
+from cachenode_client._near import NearCache, Shelf, boot_clock, everything
 from cachenode_client.errors import CacheTimeout, CacheUnavailable
 
 if TYPE_CHECKING:
     from cachenode_api.v1.session_pb2 import ServerFrame
+    from cachenode_client._near import Covers
 
 __all__ = ["Session"]
 
@@ -61,6 +72,12 @@ _HOLD_S = 0.001
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
+_QUESTIONS = 20
+"""Heartbeats whose answers may still bring a lease."""
+_SWEEP = 2_000
+"""Copies looked at every half second: a millisecond or two."""
+_Keys = set[tuple[str, bytes]] | frozenset[tuple[str, bytes]]
+_NOTHING: _Keys = frozenset()
 _FRAME_OVERHEAD = 4_096
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
@@ -83,6 +100,7 @@ class Session:
         on_frame: Called with each frame that holds a hello, a view or the word that the node leaves.
         on_end: Called first thing when the session ends: nothing should be sent here any more.
         on_reply: Called when batches have ended: the moment to send what has gathered elsewhere meanwhile.
+        near: Gets copies of what is read; None for no copies.
     """
 
     def __init__(
@@ -94,6 +112,7 @@ class Session:
         on_frame: Callable[[Session, ServerFrame], None],
         on_end: Callable[[Session], None],
         on_reply: Callable[[], None],
+        near: NearCache | None = None,
     ) -> None:
         self.address = address
         self.node_id = ""
@@ -109,8 +128,13 @@ class Session:
         self._on_reply = on_reply
         self._on_end = on_end
         self._hello: session_pb2.ClientHello | None = session_pb2.ClientHello(
-            client_name=client_name, sdk_version=sdk_version
+            client_name=client_name, sdk_version=sdk_version, near_cache=near is not None
         )
+        self.shelf = Shelf()
+        self._near = near
+        self._sequence = 0
+        self._acknowledged = 0
+        self._asked_at: dict[int, float] = {}
         self._loop = asyncio.get_running_loop()
         self._open: dict[Group, EachBatch] = {}
         self._queue: list[PendingBatch] = []
@@ -124,6 +148,7 @@ class Session:
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._heard_at = self._loop.time()
         self._closing = False
+        self._ask_for_lease(0)
 
     # Calls.
 
@@ -143,6 +168,8 @@ class Session:
         self, group: Group, key: bytes, waiter: Waiter, *, value: bytes | None = None, flags: int = 0, ttl_ms: int = 0
     ) -> None:
         """Let one key join the open batch of its group. The waiter gets the result, a failure, or a timeout."""
+        if self._near is not None and group[0] in CHANGES:
+            self._near.drop(group[1], key)  # a caller reads its own writes, also before the node's word
         size = len(key) + KEY_OVERHEAD if value is None else len(key) + len(value) + KEY_OVERHEAD
         batch = self._open.get(group)
         if batch is None or batch.size + size > self._batch_bytes:
@@ -171,6 +198,8 @@ class Session:
     def submit_many(self, group: Group, batch: ManyBatch) -> None:
         """Send a batch of one caller as it is."""
         batch.group = group
+        if self._near is not None and group[0] in CHANGES:
+            self._near.drop_many(group[1], batch.keys)
         self._enqueue(batch)
 
     def _enqueue(self, batch: PendingBatch) -> None:
@@ -254,6 +283,7 @@ class Session:
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as error:
             raise CacheUnavailable(f"The session with a node ended ({_status(error)}).") from None
         finally:
+            self.shelf.lose()
             self.ready = False
             self._closing = True
             self._on_end(self)
@@ -278,6 +308,8 @@ class Session:
         """Return True if what is queued should wait for more: till the next reply brings it, or for `_HOLD_S`."""
         if not self._sent or not self._queue or self._hello is not None or self._heartbeat is not None:
             return False
+        if self._acknowledged != self._sequence:
+            return False
         crowd = sum([batch.left for batch in self._sent.values() if _of_a_crowd(batch)])
         queued = sum([len(batch.keys) for batch in self._queue])
         first = self._queue[0]
@@ -298,8 +330,10 @@ class Session:
             self._held = None
 
     def _compose(self) -> session_pb2.ClientFrame | None:
-        if not self._queue and self._heartbeat is None and self._hello is None:
+        acted = self._acknowledged == self._sequence
+        if not self._queue and self._heartbeat is None and self._hello is None and acted:
             return None
+        self._acknowledged = self._sequence
         self._release()
         later = self._break_step()
         batches, size, queue = [], 0, self._queue
@@ -317,7 +351,9 @@ class Session:
         self._queue = queue[taken:]
         if later is not None:
             self._queue.append(later)
-        frame = session_pb2.ClientFrame(hello=self._hello, batches=batches, heartbeat=self._heartbeat)
+        frame = session_pb2.ClientFrame(
+            hello=self._hello, batches=batches, heartbeat=self._heartbeat, acknowledged=self._acknowledged
+        )
         self._hello = self._heartbeat = None
         return frame
 
@@ -338,24 +374,80 @@ class Session:
         return later
 
     async def _read(self, call: aio.StreamStreamCall[session_pb2.ClientFrame, ServerFrame]) -> None:
-        sent = self._sent
         async for frame in call:
             self._heard_at = self._loop.time()
-            for reply in frame.replies:
-                batch = sent.get(reply.id)
-                if batch is None:
-                    continue  # its time was over
-                if self._take(batch, reply):
-                    self._forget(batch)
+            doomed = self._drop(frame) if frame.sequence != self._sequence else _NOTHING
             if frame.replies:
-                self._on_reply()
-                if self._held is not None:
-                    self._rouse()
+                self._hand_over(frame, doomed)
             if frame.HasField("hello"):
                 self._greeted(frame.hello)
             if frame.HasField("hello") or frame.HasField("view") or frame.draining:
                 self._on_frame(self, frame)
+            if frame.heartbeat.lease_ms:
+                self._renew(frame.heartbeat)
+            if self._acknowledged != self._sequence:
+                self._rouse()
         raise CacheUnavailable("The node ended the session.")
+
+    def _hand_over(self, frame: ServerFrame, doomed: _Keys | None) -> None:
+        near, sent = self._near, self._sent
+        for reply in frame.replies:
+            batch = sent.get(reply.id)
+            if batch is None:
+                continue  # its time was over
+            if near is not None and reply.records:
+                with contextlib.suppress(IndexError):  # malformed: `_take` says so
+                    self._keep(near, batch, reply, doomed)
+            if self._take(batch, reply):
+                self._forget(batch)
+        self._on_reply()
+        if self._held is not None:
+            self._rouse()
+
+    # The near cache.
+
+    def _drop(self, frame: ServerFrame) -> _Keys | None:
+        """Drop what a frame says is untrue. Return the keys of which nothing of it may be kept; None for all."""
+        assert self._near is not None, "a node numbers invalidations only for those who want them"
+        doomed: set[tuple[str, bytes]] | None = set()
+        if self._sequence + len(frame.invalidations) != frame.sequence:  # some were lost
+            self.shelf.bar(everything)
+            doomed = None
+        self._sequence = frame.sequence
+        for invalidation in frame.invalidations:
+            namespace = invalidation.namespace
+            self._near.drop_many(namespace, invalidation.keys)
+            if invalidation.selectors:
+                self.shelf.bar(_covered_by(namespace, invalidation))
+                doomed = None
+            elif doomed is not None:
+                doomed.update([(namespace, key) for key in invalidation.keys])
+        return doomed
+
+    def _keep(self, near: NearCache, batch: PendingBatch, reply: common_pb2.Reply, doomed: _Keys | None) -> None:
+        """Keep copies of a reply's records, if the node has noted that this client does; else drop older ones."""
+        namespace = batch.group[1]
+        keys = [batch.keys[index] for index in reply.indices] if reply.indices else batch.keys
+        if not reply.near or doomed is None:
+            if near.used_bytes:
+                near.drop_many(namespace, keys)
+            return
+        sent_at = boot_clock() - (self._loop.time() - (batch.deadline - batch.group[2]))
+        for key, record in zip(keys, reply.records, strict=False):
+            if record and (namespace, key) not in doomed:
+                near.keep(namespace, key, record, self.shelf, sent_at=sent_at, now_s=reply.now_s)
+            elif near.used_bytes:
+                near.drop(namespace, key)
+
+    def _ask_for_lease(self, nonce: int) -> None:
+        self._heartbeat = common_pb2.Heartbeat(nonce=nonce)
+        self._asked_at = {asked: at for asked, at in self._asked_at.items() if asked > nonce - _QUESTIONS}
+        self._asked_at[nonce] = boot_clock()
+
+    def _renew(self, answer: common_pb2.Heartbeat) -> None:
+        asked_at = self._asked_at.pop(answer.nonce, None)
+        if asked_at is not None:
+            self.shelf.renew(asked_at + answer.lease_ms / 1_000)
 
     def _take(self, batch: PendingBatch, reply: common_pb2.Reply) -> bool:
         try:
@@ -389,8 +481,10 @@ class Session:
             if now - asked_at < 2 * HEARTBEAT_S and now - self._heard_at > SILENCE_S:
                 raise CacheUnavailable("The node has not been heard from for two seconds.")
             nonce += 1
-            self._heartbeat = common_pb2.Heartbeat(nonce=nonce)
+            self._ask_for_lease(nonce)
             self._rouse()
+            if self._near is not None:
+                self._near.sweep(_SWEEP)
 
     def _fail_all(self) -> None:
         if self._timer is not None:
@@ -427,3 +521,14 @@ def _lost_after_sending() -> CacheUnavailable:
 def _status(error: BaseException) -> str:
     code = error.code() if isinstance(error, aio.AioRpcError) else None
     return code.name if code is not None else type(error).__name__
+
+
+def _covered_by(namespace: str, invalidation: common_pb2.Invalidation) -> Covers:
+    """Return what the barriers of an invalidation cover; one that this client does not know covers all."""
+    try:
+        selectors = [
+            make_selector(kind, text) for kind, text in zip(invalidation.kinds, invalidation.selectors, strict=True)
+        ]
+    except (InvalidSelector, ValueError):
+        return lambda of, _key, _tags: of == namespace
+    return lambda of, key, tags: of == namespace and any(selector.covers(key, tags) for selector in selectors)

@@ -13,6 +13,7 @@ class ClientStats:
 
     Attributes:
         hits: Reads that found a value.
+        near_hits: Those of them that found it in the near cache.
         misses: Reads that found none.
         sets: Values stored.
         retries: Calls sent again.
@@ -22,6 +23,7 @@ class ClientStats:
     """
 
     hits: int = 0
+    near_hits: int = 0
     misses: int = 0
     sets: int = 0
     retries: int = 0
@@ -31,4 +33,6 @@ class ClientStats:
 
     def as_dict(self) -> dict[str, int]:
         """Return the counters by name."""
-        return asdict(self)
+        counters = asdict(self)
+        counters["hits"] += self.near_hits  # the path of a near hit raises one counter
+        return counters

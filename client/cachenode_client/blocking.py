@@ -21,12 +21,23 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
-from cachenode_client._batches import DELETE, GET, INCR, SET, TOUCH, Group
-from cachenode_client._checks import Key, checked_delta, checked_key, checked_ttl, checked_version, sdk_version
+from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Group
+from cachenode_client._checks import (
+    Ack,
+    Key,
+    check_any,
+    checked_delta,
+    checked_key,
+    checked_keys,
+    checked_ttl,
+    checked_version,
+    sdk_version,
+)
 from cachenode_client._core import ClientCore, K, Lead, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
 from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, checked_batch
+from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
 
@@ -100,6 +111,19 @@ class CacheClient(ClientCore):
         self, key: Key, default: Any = None, *, timeout_s: float | None = None, namespace: str | None = None
     ) -> Any:
         """Return a key's value, or `default` if there is none (see the asyncio client)."""
+        if namespace is None:
+            try:
+                entry = self._copies.get(key)
+            except TypeError:  # not hashable: `checked_key` says so
+                entry = None
+            if entry is not None:
+                now = boot_clock()
+                if now < entry.deadline and now < entry.lease.until:
+                    entry.marked = True
+                    self._stats.near_hits += 1
+                    return self._decode(entry.record) if entry.value is ENCODED else entry.value
+        if self._near is not None and (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_value(entry)
         raw = checked_key(key)
         group = self._get_group
         if timeout_s is not None or namespace is not None:
@@ -111,6 +135,8 @@ class CacheClient(ClientCore):
 
     def lookup(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> Lookup:
         """Return a key's value with its version, remaining life, layer and flags (see the asyncio client)."""
+        if (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_lookup(entry)
         raw = checked_key(key)
         try:
             return self._looked_up(self._call(self._group(GET, namespace, timeout_s, detailed=True), raw))
@@ -119,6 +145,8 @@ class CacheClient(ClientCore):
 
     def contains(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> bool:
         """Return True if the key has a value (see the asyncio client)."""
+        if self._near_entry(key, namespace) is not None:
+            return True
         raw = checked_key(key)
         try:
             return bool(self._call(self._group(GET, namespace, timeout_s), raw))
@@ -127,6 +155,8 @@ class CacheClient(ClientCore):
 
     def ttl(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> float | None:
         """Return the remaining life of a key's value in seconds (see the asyncio client)."""
+        if (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_time_left(entry)
         raw = checked_key(key)
         try:
             return self._time_left(self._call(self._group(GET, namespace, timeout_s, detailed=True), raw))
@@ -138,9 +168,14 @@ class CacheClient(ClientCore):
     ) -> dict[K, Any]:
         """Return the values of the keys that have one (see the asyncio client)."""
         originals, raws = many_keys(keys)
+        near, missing = self._near_many(originals, raws, namespace)
+        if near:
+            if not missing:
+                return near
+            originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
         group = self._group(GET, namespace, timeout_s)
         results, errors = self._run(self._started().many(group, raws), group[2])
-        return self._found_many(originals, results, errors)
+        return self._found_many(originals, results, errors, near)
 
     # Writes.
 
@@ -150,17 +185,19 @@ class CacheClient(ClientCore):
         value: Any,
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         if_version: int | None = None,
+        ack: Ack = "all",
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> int:
         """Store a value and return the version of the write, 0 if `if_version` did not fit (see the asyncio client)."""
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        encoded = self.encoded(value)
+        encoded = self.encoded(value, tags)
         group = self._set_group
-        if timeout_s is not None or namespace is not None or if_version is not None:
-            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version))
+        if timeout_s is not None or namespace is not None or if_version is not None or ack != "all":
+            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version), ack=ack)
         try:
             version: int = self._call(group, raw, encoded, ttl_ms)
         except CacheError as error:
@@ -226,23 +263,51 @@ class CacheClient(ClientCore):
         values: Mapping[K, Any],
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> dict[K, int]:
         """Store values and return the versions of the writes that were done (see the asyncio client)."""
         ttl_ms = checked_ttl(ttl_s)
-        originals, raws, encoded = many_values(self, values)
+        originals, raws, encoded = many_values(self, values, tags)
         group = self._group(SET, namespace, timeout_s)
         results, errors = self._run(self._started().many(group, raws, encoded, ttl_ms), group[2])
         return self._stored_many(originals, results, errors)
 
-    def delete(self, key: Key, *, timeout_s: float | None = None, namespace: str | None = None) -> bool:
+    def delete(
+        self, key: Key, *, ack: Ack = "all", timeout_s: float | None = None, namespace: str | None = None
+    ) -> bool:
         """Remove a key's value. Return True if there was one (see the asyncio client)."""
         raw = checked_key(key)
         try:
-            return bool(self._call(self._group(DELETE, namespace, timeout_s), raw))
+            return bool(self._call(self._group(DELETE, namespace, timeout_s, ack=ack), raw))
         except CacheError as error:
             return self._missed(error, instead=False)
+
+    def invalidate(
+        self,
+        keys: Key | Iterable[Key] | None = None,
+        *,
+        prefix: Key | None = None,
+        pattern: Key | None = None,
+        tags: Iterable[str] | None = None,
+        namespace: str | None = None,
+        ack: Ack = "all",
+        timeout_s: float | None = None,
+    ) -> int:
+        """Declare values untrue, by key, prefix, pattern, tag or namespace (see the asyncio client)."""
+        raws = checked_keys(keys)
+        texts, kinds = self._barrier(prefix, pattern, tags, namespace, whole=keys is None)
+        check_any(raws, texts)
+        engine, found = self._started(), 0
+        if raws:
+            group = self._group(INVALIDATE, namespace, timeout_s, ack=ack)
+            results, errors = self._run(engine.many(group, raws), group[2])
+            found = self._invalidated(raws, results, errors)
+        if texts:
+            group = self._group(BARRIER, namespace, timeout_s, ack=ack)
+            self._run(engine.bar(group, texts, kinds), group[2])
+        return found
 
     def touch(
         self,
@@ -269,6 +334,7 @@ class CacheClient(ClientCore):
         *,
         default: Any = None,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -278,6 +344,8 @@ class CacheClient(ClientCore):
         As the asyncio client's, with two differences: the loader runs in the calling thread, and nothing ends it when
         `timeout_s` is over.
         """
+        if (entry := self._near_entry(key, namespace)) is not None:
+            return self._near_value(entry)
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s)
@@ -293,7 +361,7 @@ class CacheClient(ClientCore):
             if not isinstance(outcome, int):
                 return self._found(outcome, default)
             leads: list[Lead[bytes]] = [(raw, raw, outcome)]
-            value = self._load_many(group, leads, lambda _: {raw: loader()}, ttl_ms).get(raw, ABSENT)
+            value = self._load_many(group, leads, lambda _: {raw: loader()}, ttl_ms, tags).get(raw, ABSENT)
         return default if value is ABSENT else value
 
     def get_or_load_many(
@@ -302,6 +370,7 @@ class CacheClient(ClientCore):
         batch_loader: Callable[[list[K]], Mapping[K, Any]],
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -315,15 +384,16 @@ class CacheClient(ClientCore):
         group = self._lease_group(namespace, timeout_s, lease_s)
         engine = self._started()
         end = engine.loop.time() + group[2]
+        values, missing = self._near_many(originals, raws, namespace)
+        originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
         asks = self._run(_ask(engine, group, raws, self._timeout_s), group[2])
-        values: dict[K, Any] = {}
         errors: dict[int, CacheError] = {}
         try:
             while asks.left:
                 outcomes = self._run(asks.some(), max(0.0, end - engine.loop.time()), grace_s=0.0)
                 leads = self._sort_out(outcomes, originals, raws, values, errors)
                 if leads:
-                    values |= self._load_many(group, leads, batch_loader, ttl_ms)
+                    values |= self._load_many(group, leads, batch_loader, ttl_ms, tags)
         except CacheTimeout:
             raise CacheTimeout(LATE_LOAD) from None
         finally:
@@ -339,12 +409,13 @@ class CacheClient(ClientCore):
         leads: list[Lead[K]],
         batch_loader: Callable[[list[K]], Mapping[K, Any]],
         ttl_ms: int,
+        tags: Iterable[str] | None,
     ) -> dict[K, Any]:
         """Load the keys that this client leads for, and hand the values over to those who wait at their owners."""
         self._stats.loads += 1
         try:
             loaded = checked_batch(batch_loader([key for key, _, _ in leads]))
-            ends = self._landings(group, leads, loaded, ttl_ms)
+            ends = self._landings(group, leads, loaded, ttl_ms, tags)
         except BaseException as error:
             self._end(self._given_up(group, leads, error))
             raise
@@ -364,6 +435,7 @@ class CacheClient(ClientCore):
         key: str,
         *,
         ttl_s: float | None = None,
+        tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -373,7 +445,7 @@ class CacheClient(ClientCore):
         def decorate(function: Callable[P, Any]) -> Cached[P]:
             def read(raw: str, loader: Callable[[], Any]) -> Any:
                 return self.get_or_load(
-                    raw, loader, ttl_s=ttl_s, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
+                    raw, loader, ttl_s=ttl_s, tags=tags, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
                 )
 
             return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))
@@ -393,10 +465,14 @@ class CacheClient(ClientCore):
     def stats(self) -> dict[str, int]:
         """Return this client's counters (see the asyncio client)."""
         router = self._engine.router if self._engine is not None else None
-        return self._stats.as_dict() | {
-            "nodes_connected": router.ready_count if router else 0,
-            "frames_sent": router.frames_sent if router else 0,
-        }
+        return (
+            self._stats.as_dict()
+            | self._near_stats()
+            | {
+                "nodes_connected": router.ready_count if router else 0,
+                "frames_sent": router.frames_sent if router else 0,
+            }
+        )
 
     def close(self) -> None:
         """End all sessions and the loop thread. Later calls fail with `ClientClosed`. Safe to call twice."""
@@ -502,6 +578,7 @@ class CacheClient(ClientCore):
                 sdk_version=sdk_version(),
                 stats=self._stats,
                 on_reply=self._replied,
+                near=self._near,
             )
 
         return asyncio.run_coroutine_threadsafe(make(), loop).result(_START_S)

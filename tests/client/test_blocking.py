@@ -56,7 +56,7 @@ async def test_every_method(server: Server) -> None:
         assert client.get("k") == {"a": [1, None]}
         assert client.get("absent", "default") == "default"
         found = client.lookup("k")
-        assert (found.found, found.value, found.layer) == (True, {"a": [1, None]}, "l1")
+        assert (found.found, found.value, found.layer) == (True, {"a": [1, None]}, "near")
         assert client.lookup("absent") == Lookup(found=False)
         assert client.contains("k") is True
         assert client.contains("absent") is False

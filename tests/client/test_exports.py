@@ -23,6 +23,7 @@ METHODS = [
     "get",
     "get_many",
     "incr",
+    "invalidate",
     "lookup",
     "replace",
     "set",

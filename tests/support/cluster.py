@@ -20,6 +20,7 @@ from cachenode.node.service import Node
 from cachenode.ports import Clock, L2Store
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES
+from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
 
 SEED = b"0123456789abcdef"
@@ -65,6 +66,13 @@ class HeldL2:
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         await self._wait()
         return await self.inner.drop(namespace, drops)
+
+    async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
+        await self._wait()
+        await self.inner.note_barriers(namespace, barriers)
+
+    async def barriers(self) -> list[tuple[str, int, Selector]]:
+        return await self.inner.barriers()
 
     async def ping(self) -> None:
         await self.inner.ping()
@@ -122,6 +130,8 @@ def new_node(
     )
     peers.nodes[name] = node
     placement.apply(view or view_of(1, name))
+    if tier is not None:
+        tier.must_adopt = False  # nothing was ordered before
     return node
 
 

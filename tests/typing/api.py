@@ -157,7 +157,7 @@ def results(found: Lookup) -> None:
     assert_type(found.value, Any)
     assert_type(found.version, int)
     assert_type(found.ttl_s, float | None)
-    assert_type(found.layer, Literal["l1", "l2", "none"])
+    assert_type(found.layer, Literal["near", "l1", "l2", "none"])
     assert_type(found.stale, bool)
     assert_type(found.flags, int)
     found.version = 5  # type: ignore[misc]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,27 +35,35 @@ def empty(count: int, *, is_get: bool = True) -> BatchResult:
     )
 
 
+COLUMNS: dict[Operation, dict[str, Any]] = {
+    Operation.SET: {
+        "values": [b"1", b"2"],
+        "flags": [3, 4],
+        "ttls_ms": [5, 2**64 - 1],
+        "if_versions": [6, 2**64 - 1],
+    },
+    Operation.INCR: {"deltas": [-(2**63) + 1]},
+    Operation.TOUCH: {"ttls_ms": [9]},
+    Operation.LEASE: {"lease_s": 2.5},
+    Operation.FULFILL: {"values": [b"1", b"2"], "tokens": [6, 2**64 - 1]},
+    Operation.ABANDON: {"tokens": [6, 7], "details": ["", "ValueError"]},
+    Operation.INVALIDATE: {"acknowledged": False},
+    Operation.BARRIER: {"flags": [1, 3]},
+    Operation.APPLY: {"flags": [1, 3], "tokens": [6, 2**64 - 1]},
+    Operation.DISTRUST: {"tokens": [6, 2**64 - 1]},
+}
+
+
 @pytest.mark.parametrize("operation", list(Operation))
 def test_batch_there_and_back(operation: Operation) -> None:
     """A batch that goes over the wire arrives as it was, time limit included."""
     batch = Batch(operation, "users", [b"a", b"b"], timeout_s=1.5)
-    if operation is Operation.SET:
-        batch.values, batch.flags, batch.ttls_ms = [b"1", b"2"], [3, 4], [5, 2**64 - 1]
-        batch.if_versions = [6, 2**64 - 1]
-    if operation is Operation.INCR:
-        batch.deltas = [-(2**63) + 1]
-    if operation is Operation.TOUCH:
-        batch.ttls_ms = [9]
-    if operation is Operation.LEASE:
-        batch.lease_s = 2.5
-    if operation is Operation.FULFILL:
-        batch.values, batch.tokens = [b"1", b"2"], [6, 2**64 - 1]
-    if operation is Operation.ABANDON:
-        batch.tokens, batch.details = [6, 7], ["", "ValueError"]
+    for column, content in COLUMNS.get(operation, {}).items():
+        setattr(batch, column, content)
     message = pb.Batch.FromString(batch_to_wire(batch, 7).SerializeToString())
     assert message.id == 7
     arrived = batch_from_wire(message, max_keys=2)
-    for field in ("operation", "namespace", "timeout_s", "lease_s"):
+    for field in ("operation", "namespace", "timeout_s", "lease_s", "acknowledged"):
         assert getattr(arrived, field) == getattr(batch, field)
     for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details", "if_versions", "deltas"):
         assert list(getattr(arrived, column)) == list(getattr(batch, column))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cachenode_api.v1 import common_pb2 as cachenode__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61\x63henode_api/v1/cache.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"\x98\x01\n\x05\x45ntry\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05\x66lags\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\x06\x12\x13\n\x06ttl_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\"\n\x05layer\x18\x06 \x01(\x0e\x32\x13.cachenode.v1.Layer\x12\r\n\x05stale\x18\x07 \x01(\x08\x42\t\n\x07_ttl_ms\"@\n\x08KeyError\x12$\n\x06reason\x18\x01 \x01(\x0e\x32\x14.cachenode.v1.Reason\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\",\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"_\n\x0bGetResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\"\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x13.cachenode.v1.Entry\"1\n\x0eGetManyRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"\xcb\x01\n\x0fGetManyResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x35\n\x07results\x18\x02 \x03(\x0b\x32$.cachenode.v1.GetManyResponse.Result\x1aS\n\x06Result\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.cachenode.v1.Entry\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.cachenode.v1.KeyError\"n\n\nSetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\r\n\x05\x66lags\x18\x04 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x05 \x01(\x04\x12\x12\n\nif_version\x18\x06 \x01(\x06\"L\n\x0bIncrRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05\x64\x65lta\x18\x03 \x01(\x12\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04\"\\\n\x0cIncrResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\r\n\x05value\x18\x02 \x01(\x12\x12\x0f\n\x07version\x18\x03 \x01(\x06\"L\n\x0bSetResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\x06\"\x98\x01\n\x0eSetManyRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.cachenode.v1.SetManyRequest.Item\x1a\x41\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05\x66lags\x18\x03 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04\"\xb8\x01\n\x0fSetManyResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x35\n\x07results\x18\x02 \x03(\x0b\x32$.cachenode.v1.SetManyResponse.Result\x1a@\n\x06Result\x12\x0f\n\x07version\x18\x01 \x01(\x06\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.cachenode.v1.KeyError\"/\n\rDeleteRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"M\n\x0e\x44\x65leteResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\">\n\x0cTouchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\"L\n\rTouchResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\"E\n\x11GetOrLeaseRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"u\n\x12GetOrLeaseResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\"\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x13.cachenode.v1.Entry\x12\r\n\x05token\x18\x03 \x01(\x06\"m\n\x0e\x46ulfillRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05token\x18\x03 \x01(\x06\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\r\n\x05\x66lags\x18\x05 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x04\"P\n\x0f\x46ulfillResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\x06\"`\n\x0e\x41\x62\x61ndonRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05token\x18\x03 \x01(\x06\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x62sent\x18\x05 \x01(\x08\"?\n\x0f\x41\x62\x61ndonResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader2\xbd\x05\n\x0c\x43\x61\x63heService\x12:\n\x03Get\x12\x18.cachenode.v1.GetRequest\x1a\x19.cachenode.v1.GetResponse\x12\x46\n\x07GetMany\x12\x1c.cachenode.v1.GetManyRequest\x1a\x1d.cachenode.v1.GetManyResponse\x12:\n\x03Set\x12\x18.cachenode.v1.SetRequest\x1a\x19.cachenode.v1.SetResponse\x12=\n\x04Incr\x12\x19.cachenode.v1.IncrRequest\x1a\x1a.cachenode.v1.IncrResponse\x12\x46\n\x07SetMany\x12\x1c.cachenode.v1.SetManyRequest\x1a\x1d.cachenode.v1.SetManyResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.cachenode.v1.DeleteRequest\x1a\x1c.cachenode.v1.DeleteResponse\x12@\n\x05Touch\x12\x1a.cachenode.v1.TouchRequest\x1a\x1b.cachenode.v1.TouchResponse\x12O\n\nGetOrLease\x12\x1f.cachenode.v1.GetOrLeaseRequest\x1a .cachenode.v1.GetOrLeaseResponse\x12\x46\n\x07\x46ulfill\x12\x1c.cachenode.v1.FulfillRequest\x1a\x1d.cachenode.v1.FulfillResponse\x12\x46\n\x07\x41\x62\x61ndon\x12\x1c.cachenode.v1.AbandonRequest\x1a\x1d.cachenode.v1.AbandonResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61\x63henode_api/v1/cache.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"\x98\x01\n\x05\x45ntry\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05\x66lags\x18\x03 \x01(\r\x12\x0f\n\x07version\x18\x04 \x01(\x06\x12\x13\n\x06ttl_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\"\n\x05layer\x18\x06 \x01(\x0e\x32\x13.cachenode.v1.Layer\x12\r\n\x05stale\x18\x07 \x01(\x08\x42\t\n\x07_ttl_ms\"@\n\x08KeyError\x12$\n\x06reason\x18\x01 \x01(\x0e\x32\x14.cachenode.v1.Reason\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\",\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"_\n\x0bGetResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\"\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x13.cachenode.v1.Entry\"1\n\x0eGetManyRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"\xcb\x01\n\x0fGetManyResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x35\n\x07results\x18\x02 \x03(\x0b\x32$.cachenode.v1.GetManyResponse.Result\x1aS\n\x06Result\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.cachenode.v1.Entry\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.cachenode.v1.KeyError\"\xb4\x01\n\nSetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\r\n\x05\x66lags\x18\x04 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x05 \x01(\x04\x12\x12\n\nif_version\x18\x06 \x01(\x06\x12\x0c\n\x04tags\x18\x07 \x03(\t\x12\x36\n\x0f\x61\x63knowledgement\x18\x08 \x01(\x0e\x32\x1d.cachenode.v1.Acknowledgement\"L\n\x0bIncrRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05\x64\x65lta\x18\x03 \x01(\x12\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04\"\\\n\x0cIncrResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\r\n\x05value\x18\x02 \x01(\x12\x12\x0f\n\x07version\x18\x03 \x01(\x06\"L\n\x0bSetResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\x06\"\x98\x01\n\x0eSetManyRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.cachenode.v1.SetManyRequest.Item\x1a\x41\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05\x66lags\x18\x03 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04\"\xb8\x01\n\x0fSetManyResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x35\n\x07results\x18\x02 \x03(\x0b\x32$.cachenode.v1.SetManyResponse.Result\x1a@\n\x06Result\x12\x0f\n\x07version\x18\x01 \x01(\x06\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.cachenode.v1.KeyError\"g\n\rDeleteRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x36\n\x0f\x61\x63knowledgement\x18\x03 \x01(\x0e\x32\x1d.cachenode.v1.Acknowledgement\"M\n\x0e\x44\x65leteResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\"\xb7\x01\n\x11InvalidateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x10\n\x08prefixes\x18\x03 \x03(\x0c\x12\x10\n\x08patterns\x18\x04 \x03(\x0c\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12\x17\n\x0fwhole_namespace\x18\x06 \x01(\x08\x12\x36\n\x0f\x61\x63knowledgement\x18\x07 \x01(\x0e\x32\x1d.cachenode.v1.Acknowledgement\"Q\n\x12InvalidateResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\r\n\x05\x66ound\x18\x02 \x01(\x04\"E\n\x0cWatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\"\x85\x01\n\nWatchEvent\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\r\n\x05reset\x18\x04 \x01(\x08\x12\x30\n\x0cinvalidation\x18\x05 \x01(\x0b\x32\x1a.cachenode.v1.Invalidation\">\n\x0cTouchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\"L\n\rTouchResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\"E\n\x11GetOrLeaseRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"u\n\x12GetOrLeaseResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\"\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x13.cachenode.v1.Entry\x12\r\n\x05token\x18\x03 \x01(\x06\"m\n\x0e\x46ulfillRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05token\x18\x03 \x01(\x06\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\r\n\x05\x66lags\x18\x05 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x04\"P\n\x0f\x46ulfillResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader\x12\x0f\n\x07version\x18\x02 \x01(\x06\"`\n\x0e\x41\x62\x61ndonRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05token\x18\x03 \x01(\x06\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x62sent\x18\x05 \x01(\x08\"?\n\x0f\x41\x62\x61ndonResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.cachenode.v1.ResponseHeader2\xcf\x06\n\x0c\x43\x61\x63heService\x12:\n\x03Get\x12\x18.cachenode.v1.GetRequest\x1a\x19.cachenode.v1.GetResponse\x12\x46\n\x07GetMany\x12\x1c.cachenode.v1.GetManyRequest\x1a\x1d.cachenode.v1.GetManyResponse\x12:\n\x03Set\x12\x18.cachenode.v1.SetRequest\x1a\x19.cachenode.v1.SetResponse\x12=\n\x04Incr\x12\x19.cachenode.v1.IncrRequest\x1a\x1a.cachenode.v1.IncrResponse\x12\x46\n\x07SetMany\x12\x1c.cachenode.v1.SetManyRequest\x1a\x1d.cachenode.v1.SetManyResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.cachenode.v1.DeleteRequest\x1a\x1c.cachenode.v1.DeleteResponse\x12O\n\nInvalidate\x12\x1f.cachenode.v1.InvalidateRequest\x1a .cachenode.v1.InvalidateResponse\x12?\n\x05Watch\x12\x1a.cachenode.v1.WatchRequest\x1a\x18.cachenode.v1.WatchEvent0\x01\x12@\n\x05Touch\x12\x1a.cachenode.v1.TouchRequest\x1a\x1b.cachenode.v1.TouchResponse\x12O\n\nGetOrLease\x12\x1f.cachenode.v1.GetOrLeaseRequest\x1a .cachenode.v1.GetOrLeaseResponse\x12\x46\n\x07\x46ulfill\x12\x1c.cachenode.v1.FulfillRequest\x1a\x1d.cachenode.v1.FulfillResponse\x12\x46\n\x07\x41\x62\x61ndon\x12\x1c.cachenode.v1.AbandonRequest\x1a\x1d.cachenode.v1.AbandonResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,42 +46,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMANYRESPONSE']._serialized_end=696
   _globals['_GETMANYRESPONSE_RESULT']._serialized_start=613
   _globals['_GETMANYRESPONSE_RESULT']._serialized_end=696
-  _globals['_SETREQUEST']._serialized_start=698
-  _globals['_SETREQUEST']._serialized_end=808
-  _globals['_INCRREQUEST']._serialized_start=810
-  _globals['_INCRREQUEST']._serialized_end=886
-  _globals['_INCRRESPONSE']._serialized_start=888
-  _globals['_INCRRESPONSE']._serialized_end=980
-  _globals['_SETRESPONSE']._serialized_start=982
-  _globals['_SETRESPONSE']._serialized_end=1058
-  _globals['_SETMANYREQUEST']._serialized_start=1061
-  _globals['_SETMANYREQUEST']._serialized_end=1213
-  _globals['_SETMANYREQUEST_ITEM']._serialized_start=1148
-  _globals['_SETMANYREQUEST_ITEM']._serialized_end=1213
-  _globals['_SETMANYRESPONSE']._serialized_start=1216
-  _globals['_SETMANYRESPONSE']._serialized_end=1400
-  _globals['_SETMANYRESPONSE_RESULT']._serialized_start=1336
-  _globals['_SETMANYRESPONSE_RESULT']._serialized_end=1400
-  _globals['_DELETEREQUEST']._serialized_start=1402
-  _globals['_DELETEREQUEST']._serialized_end=1449
-  _globals['_DELETERESPONSE']._serialized_start=1451
-  _globals['_DELETERESPONSE']._serialized_end=1528
-  _globals['_TOUCHREQUEST']._serialized_start=1530
-  _globals['_TOUCHREQUEST']._serialized_end=1592
-  _globals['_TOUCHRESPONSE']._serialized_start=1594
-  _globals['_TOUCHRESPONSE']._serialized_end=1670
-  _globals['_GETORLEASEREQUEST']._serialized_start=1672
-  _globals['_GETORLEASEREQUEST']._serialized_end=1741
-  _globals['_GETORLEASERESPONSE']._serialized_start=1743
-  _globals['_GETORLEASERESPONSE']._serialized_end=1860
-  _globals['_FULFILLREQUEST']._serialized_start=1862
-  _globals['_FULFILLREQUEST']._serialized_end=1971
-  _globals['_FULFILLRESPONSE']._serialized_start=1973
-  _globals['_FULFILLRESPONSE']._serialized_end=2053
-  _globals['_ABANDONREQUEST']._serialized_start=2055
-  _globals['_ABANDONREQUEST']._serialized_end=2151
-  _globals['_ABANDONRESPONSE']._serialized_start=2153
-  _globals['_ABANDONRESPONSE']._serialized_end=2216
-  _globals['_CACHESERVICE']._serialized_start=2219
-  _globals['_CACHESERVICE']._serialized_end=2920
+  _globals['_SETREQUEST']._serialized_start=699
+  _globals['_SETREQUEST']._serialized_end=879
+  _globals['_INCRREQUEST']._serialized_start=881
+  _globals['_INCRREQUEST']._serialized_end=957
+  _globals['_INCRRESPONSE']._serialized_start=959
+  _globals['_INCRRESPONSE']._serialized_end=1051
+  _globals['_SETRESPONSE']._serialized_start=1053
+  _globals['_SETRESPONSE']._serialized_end=1129
+  _globals['_SETMANYREQUEST']._serialized_start=1132
+  _globals['_SETMANYREQUEST']._serialized_end=1284
+  _globals['_SETMANYREQUEST_ITEM']._serialized_start=1219
+  _globals['_SETMANYREQUEST_ITEM']._serialized_end=1284
+  _globals['_SETMANYRESPONSE']._serialized_start=1287
+  _globals['_SETMANYRESPONSE']._serialized_end=1471
+  _globals['_SETMANYRESPONSE_RESULT']._serialized_start=1407
+  _globals['_SETMANYRESPONSE_RESULT']._serialized_end=1471
+  _globals['_DELETEREQUEST']._serialized_start=1473
+  _globals['_DELETEREQUEST']._serialized_end=1576
+  _globals['_DELETERESPONSE']._serialized_start=1578
+  _globals['_DELETERESPONSE']._serialized_end=1655
+  _globals['_INVALIDATEREQUEST']._serialized_start=1658
+  _globals['_INVALIDATEREQUEST']._serialized_end=1841
+  _globals['_INVALIDATERESPONSE']._serialized_start=1843
+  _globals['_INVALIDATERESPONSE']._serialized_end=1924
+  _globals['_WATCHREQUEST']._serialized_start=1926
+  _globals['_WATCHREQUEST']._serialized_end=1995
+  _globals['_WATCHEVENT']._serialized_start=1998
+  _globals['_WATCHEVENT']._serialized_end=2131
+  _globals['_TOUCHREQUEST']._serialized_start=2133
+  _globals['_TOUCHREQUEST']._serialized_end=2195
+  _globals['_TOUCHRESPONSE']._serialized_start=2197
+  _globals['_TOUCHRESPONSE']._serialized_end=2273
+  _globals['_GETORLEASEREQUEST']._serialized_start=2275
+  _globals['_GETORLEASEREQUEST']._serialized_end=2344
+  _globals['_GETORLEASERESPONSE']._serialized_start=2346
+  _globals['_GETORLEASERESPONSE']._serialized_end=2463
+  _globals['_FULFILLREQUEST']._serialized_start=2465
+  _globals['_FULFILLREQUEST']._serialized_end=2574
+  _globals['_FULFILLRESPONSE']._serialized_start=2576
+  _globals['_FULFILLRESPONSE']._serialized_end=2656
+  _globals['_ABANDONREQUEST']._serialized_start=2658
+  _globals['_ABANDONREQUEST']._serialized_end=2754
+  _globals['_ABANDONRESPONSE']._serialized_start=2756
+  _globals['_ABANDONRESPONSE']._serialized_end=2819
+  _globals['_CACHESERVICE']._serialized_start=2822
+  _globals['_CACHESERVICE']._serialized_end=3669
 # @@protoc_insertion_point(module_scope)

@@ -222,6 +222,8 @@ class SetRequest(google.protobuf.message.Message):
     FLAGS_FIELD_NUMBER: builtins.int
     TTL_MS_FIELD_NUMBER: builtins.int
     IF_VERSION_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     key: builtins.bytes
@@ -236,6 +238,12 @@ class SetRequest(google.protobuf.message.Message):
     """The version that the present value must have: 0 for any, 18446744073709551615 for any value but none,
     18446744073709551614 for no value. If it does not, the call fails with CONDITION_FAILED.
     """
+    acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType
+    """When the call is answered."""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names under which the value can be invalidated together with others: at most 32, 1 to 128 bytes each."""
+
     def __init__(
         self,
         *,
@@ -245,8 +253,10 @@ class SetRequest(google.protobuf.message.Message):
         flags: builtins.int = ...,
         ttl_ms: builtins.int = ...,
         if_version: builtins.int = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flags", b"flags", "if_version", b"if_version", "key", b"key", "namespace", b"namespace", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "flags", b"flags", "if_version", b"if_version", "key", b"key", "namespace", b"namespace", "tags", b"tags", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
 
 Global___SetRequest: typing_extensions.TypeAlias = SetRequest
 
@@ -444,17 +454,21 @@ class DeleteRequest(google.protobuf.message.Message):
 
     NAMESPACE_FIELD_NUMBER: builtins.int
     KEY_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     key: builtins.bytes
     """1 to 1,024 bytes."""
+    acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType
+    """When the call is answered."""
     def __init__(
         self,
         *,
         namespace: builtins.str = ...,
         key: builtins.bytes = ...,
+        acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "key", b"key", "namespace", b"namespace"]) -> None: ...
 
 Global___DeleteRequest: typing_extensions.TypeAlias = DeleteRequest
 
@@ -482,6 +496,144 @@ class DeleteResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["found", b"found", "header", b"header"]) -> None: ...
 
 Global___DeleteResponse: typing_extensions.TypeAlias = DeleteResponse
+
+@typing.final
+class InvalidateRequest(google.protobuf.message.Message):
+    """What to declare untrue: one or more of these."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    PREFIXES_FIELD_NUMBER: builtins.int
+    PATTERNS_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    WHOLE_NAMESPACE_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    whole_namespace: builtins.bool
+    """The whole namespace."""
+    acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType
+    """When the call is answered."""
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Keys, 1 to 1,024 bytes each."""
+
+    @property
+    def prefixes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Beginnings of keys, 1 to 1,024 bytes each."""
+
+    @property
+    def patterns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Patterns of keys: * any run of characters, ? one, [abc] [a-z] [!a] one of a set, \\\\ the next character as it is."""
+
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Tags, 1 to 128 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        keys: collections.abc.Iterable[builtins.bytes] | None = ...,
+        prefixes: collections.abc.Iterable[builtins.bytes] | None = ...,
+        patterns: collections.abc.Iterable[builtins.bytes] | None = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        whole_namespace: builtins.bool = ...,
+        acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "keys", b"keys", "namespace", b"namespace", "patterns", b"patterns", "prefixes", b"prefixes", "tags", b"tags", "whole_namespace", b"whole_namespace"]) -> None: ...
+
+Global___InvalidateRequest: typing_extensions.TypeAlias = InvalidateRequest
+
+@typing.final
+class InvalidateResponse(google.protobuf.message.Message):
+    """All is untrue from now on."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    FOUND_FIELD_NUMBER: builtins.int
+    found: builtins.int
+    """How many of the keys had a value; what selectors cover is not counted."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        found: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["found", b"found", "header", b"header"]) -> None: ...
+
+Global___InvalidateResponse: typing_extensions.TypeAlias = InvalidateResponse
+
+@typing.final
+class WatchRequest(google.protobuf.message.Message):
+    """Where to begin to watch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means all namespaces."""
+    incarnation: builtins.str
+    """The incarnation that the number below is of; empty to begin with what comes."""
+    after: builtins.int
+    """The last event that the caller has seen."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        incarnation: builtins.str = ...,
+        after: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "incarnation", b"incarnation", "namespace", b"namespace"]) -> None: ...
+
+Global___WatchRequest: typing_extensions.TypeAlias = WatchRequest
+
+@typing.final
+class WatchEvent(google.protobuf.message.Message):
+    """One invalidation, or word that some were missed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    RESET_FIELD_NUMBER: builtins.int
+    INVALIDATION_FIELD_NUMBER: builtins.int
+    node_id: builtins.str
+    """Id of the node that tells."""
+    incarnation: builtins.str
+    """Its incarnation: numbers of another incarnation do not follow on."""
+    sequence: builtins.int
+    """Rises by one with each event of this incarnation, whatever its namespace."""
+    reset: builtins.bool
+    """True if events may have been missed: whatever was derived from the cache before is to be given up."""
+    @property
+    def invalidation(self) -> cachenode_api.v1.common_pb2.Invalidation:
+        """What was invalidated; not set with reset."""
+
+    def __init__(
+        self,
+        *,
+        node_id: builtins.str = ...,
+        incarnation: builtins.str = ...,
+        sequence: builtins.int = ...,
+        reset: builtins.bool = ...,
+        invalidation: cachenode_api.v1.common_pb2.Invalidation | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["invalidation", b"invalidation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["incarnation", b"incarnation", "invalidation", b"invalidation", "node_id", b"node_id", "reset", b"reset", "sequence", b"sequence"]) -> None: ...
+
+Global___WatchEvent: typing_extensions.TypeAlias = WatchEvent
 
 @typing.final
 class TouchRequest(google.protobuf.message.Message):

@@ -65,6 +65,16 @@ class CacheServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_cache__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.Invalidate = channel.unary_unary(
+                '/cachenode.v1.CacheService/Invalidate',
+                request_serializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/cachenode.v1.CacheService/Watch',
+                request_serializer=cachenode__api_dot_v1_dot_cache__pb2.WatchRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.WatchEvent.FromString,
+                _registered_method=True)
         self.Touch = channel.unary_unary(
                 '/cachenode.v1.CacheService/Touch',
                 request_serializer=cachenode__api_dot_v1_dot_cache__pb2.TouchRequest.SerializeToString,
@@ -133,6 +143,20 @@ class CacheServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Invalidate(self, request, context):
+        """Declares values untrue, by key, prefix, pattern, tag or namespace: they go from every layer and every near cache.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Tells of all that this node invalidates, in order, until the caller ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Touch(self, request, context):
         """Gives a value a new TTL.
         """
@@ -193,6 +217,16 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.DeleteRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_cache__pb2.DeleteResponse.SerializeToString,
+            ),
+            'Invalidate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Invalidate,
+                    request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.WatchRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_cache__pb2.WatchEvent.SerializeToString,
             ),
             'Touch': grpc.unary_unary_rpc_method_handler(
                     servicer.Touch,
@@ -378,6 +412,60 @@ class CacheService(object):
             '/cachenode.v1.CacheService/Delete',
             cachenode__api_dot_v1_dot_cache__pb2.DeleteRequest.SerializeToString,
             cachenode__api_dot_v1_dot_cache__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Invalidate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.CacheService/Invalidate',
+            cachenode__api_dot_v1_dot_cache__pb2.InvalidateRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_cache__pb2.InvalidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cachenode.v1.CacheService/Watch',
+            cachenode__api_dot_v1_dot_cache__pb2.WatchRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_cache__pb2.WatchEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -121,6 +121,38 @@ _CacheServiceDeleteType = typing_extensions.TypeVar(
     ],
 )
 
+_CacheServiceInvalidateType = typing_extensions.TypeVar(
+    '_CacheServiceInvalidateType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.InvalidateRequest,
+        cachenode_api.v1.cache_pb2.InvalidateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.InvalidateRequest,
+        cachenode_api.v1.cache_pb2.InvalidateResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.InvalidateRequest,
+        cachenode_api.v1.cache_pb2.InvalidateResponse,
+    ],
+)
+
+_CacheServiceWatchType = typing_extensions.TypeVar(
+    '_CacheServiceWatchType',
+    grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.cache_pb2.WatchRequest,
+        cachenode_api.v1.cache_pb2.WatchEvent,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.cache_pb2.WatchRequest,
+        cachenode_api.v1.cache_pb2.WatchEvent,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.cache_pb2.WatchRequest,
+        cachenode_api.v1.cache_pb2.WatchEvent,
+    ],
+)
+
 _CacheServiceTouchType = typing_extensions.TypeVar(
     '_CacheServiceTouchType',
     grpc.UnaryUnaryMultiCallable[
@@ -185,7 +217,7 @@ _CacheServiceAbandonType = typing_extensions.TypeVar(
     ],
 )
 
-class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceIncrType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceTouchType, _CacheServiceGetOrLeaseType, _CacheServiceFulfillType, _CacheServiceAbandonType]):
+class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceIncrType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceInvalidateType, _CacheServiceWatchType, _CacheServiceTouchType, _CacheServiceGetOrLeaseType, _CacheServiceFulfillType, _CacheServiceAbandonType]):
     """Unary access to the cache. Any node answers; one that does not own the key asks the owner."""
 
     @typing.overload
@@ -213,6 +245,14 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.DeleteRequest,
             cachenode_api.v1.cache_pb2.DeleteResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.InvalidateRequest,
+            cachenode_api.v1.cache_pb2.InvalidateResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            cachenode_api.v1.cache_pb2.WatchRequest,
+            cachenode_api.v1.cache_pb2.WatchEvent,
         ],
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.TouchRequest,
@@ -259,6 +299,14 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
             cachenode_api.v1.cache_pb2.DeleteResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.InvalidateRequest,
+            cachenode_api.v1.cache_pb2.InvalidateResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            cachenode_api.v1.cache_pb2.WatchRequest,
+            cachenode_api.v1.cache_pb2.WatchEvent,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.TouchRequest,
             cachenode_api.v1.cache_pb2.TouchResponse,
         ],
@@ -293,6 +341,12 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
 
     Delete: _CacheServiceDeleteType
     """Removes one value."""
+
+    Invalidate: _CacheServiceInvalidateType
+    """Declares values untrue, by key, prefix, pattern, tag or namespace: they go from every layer and every near cache."""
+
+    Watch: _CacheServiceWatchType
+    """Tells of all that this node invalidates, in order, until the caller ends it."""
 
     Touch: _CacheServiceTouchType
     """Gives a value a new TTL."""
@@ -330,6 +384,14 @@ CacheServiceAsyncStub: typing_extensions.TypeAlias = CacheServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.cache_pb2.DeleteRequest,
         cachenode_api.v1.cache_pb2.DeleteResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.InvalidateRequest,
+        cachenode_api.v1.cache_pb2.InvalidateResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.cache_pb2.WatchRequest,
+        cachenode_api.v1.cache_pb2.WatchEvent,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.cache_pb2.TouchRequest,
@@ -399,6 +461,22 @@ class CacheServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.cache_pb2.DeleteResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.DeleteResponse]]:
         """Removes one value."""
+
+    @abc.abstractmethod
+    def Invalidate(
+        self,
+        request: cachenode_api.v1.cache_pb2.InvalidateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.cache_pb2.InvalidateResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.InvalidateResponse]]:
+        """Declares values untrue, by key, prefix, pattern, tag or namespace: they go from every layer and every near cache."""
+
+    @abc.abstractmethod
+    def Watch(
+        self,
+        request: cachenode_api.v1.cache_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[cachenode_api.v1.cache_pb2.WatchEvent], collections.abc.AsyncIterator[cachenode_api.v1.cache_pb2.WatchEvent]]:
+        """Tells of all that this node invalidates, in order, until the caller ends it."""
 
     @abc.abstractmethod
     def Touch(

@@ -45,6 +45,14 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Give the right to load back, with the reason if the load failed."""
     OPERATION_INCR: _Operation.ValueType  # 8
     """Add a number to a whole number, 0 if the key is absent; the result is the new value's record."""
+    OPERATION_INVALIDATE: _Operation.ValueType  # 9
+    """Declare the value untrue: drop it from every layer, whatever its version."""
+    OPERATION_BARRIER: _Operation.ValueType  # 10
+    """Declare untrue all that selectors cover: keys holds their texts and flags their kinds (see Selector)."""
+    OPERATION_APPLY: _Operation.ValueType  # 11
+    """Between nodes only: apply a barrier that the namespace's coordinator has ordered; tokens holds its position."""
+    OPERATION_DISTRUST: _Operation.ValueType  # 12
+    """Between nodes only: L2 has missed writes of these keys, of the versions in tokens, so it must not be believed."""
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -67,7 +75,67 @@ OPERATION_ABANDON: Operation.ValueType  # 7
 """Give the right to load back, with the reason if the load failed."""
 OPERATION_INCR: Operation.ValueType  # 8
 """Add a number to a whole number, 0 if the key is absent; the result is the new value's record."""
+OPERATION_INVALIDATE: Operation.ValueType  # 9
+"""Declare the value untrue: drop it from every layer, whatever its version."""
+OPERATION_BARRIER: Operation.ValueType  # 10
+"""Declare untrue all that selectors cover: keys holds their texts and flags their kinds (see Selector)."""
+OPERATION_APPLY: Operation.ValueType  # 11
+"""Between nodes only: apply a barrier that the namespace's coordinator has ordered; tokens holds its position."""
+OPERATION_DISTRUST: Operation.ValueType  # 12
+"""Between nodes only: L2 has missed writes of these keys, of the versions in tokens, so it must not be believed."""
 Global___Operation: typing_extensions.TypeAlias = Operation
+
+class _Selector:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SelectorEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Selector.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SELECTOR_UNSPECIFIED: _Selector.ValueType  # 0
+    """Not a selector."""
+    SELECTOR_PREFIX: _Selector.ValueType  # 1
+    """The beginning of keys."""
+    SELECTOR_GLOB: _Selector.ValueType  # 2
+    """A pattern of keys: * any run of characters, ? one, [abc] [a-z] [!a] one of a set, \\ the next character as it is."""
+    SELECTOR_TAG: _Selector.ValueType  # 3
+    """A tag that entries were stored with."""
+    SELECTOR_NAMESPACE: _Selector.ValueType  # 4
+    """The whole namespace; the text is a single *."""
+
+class Selector(_Selector, metaclass=_SelectorEnumTypeWrapper):
+    """What a selector's text is."""
+
+SELECTOR_UNSPECIFIED: Selector.ValueType  # 0
+"""Not a selector."""
+SELECTOR_PREFIX: Selector.ValueType  # 1
+"""The beginning of keys."""
+SELECTOR_GLOB: Selector.ValueType  # 2
+"""A pattern of keys: * any run of characters, ? one, [abc] [a-z] [!a] one of a set, \\ the next character as it is."""
+SELECTOR_TAG: Selector.ValueType  # 3
+"""A tag that entries were stored with."""
+SELECTOR_NAMESPACE: Selector.ValueType  # 4
+"""The whole namespace; the text is a single *."""
+Global___Selector: typing_extensions.TypeAlias = Selector
+
+class _Acknowledgement:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AcknowledgementEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Acknowledgement.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ACKNOWLEDGEMENT_UNSPECIFIED: _Acknowledgement.ValueType  # 0
+    """Once nobody holds an older copy under a live lease any more."""
+    ACKNOWLEDGEMENT_OWNER: _Acknowledgement.ValueType  # 1
+    """Once the owner has done its part; copies in near caches may be served until their lease ends, two seconds at most."""
+
+class Acknowledgement(_Acknowledgement, metaclass=_AcknowledgementEnumTypeWrapper):
+    """When an invalidation, or a write that overwrites, is answered."""
+
+ACKNOWLEDGEMENT_UNSPECIFIED: Acknowledgement.ValueType  # 0
+"""Once nobody holds an older copy under a live lease any more."""
+ACKNOWLEDGEMENT_OWNER: Acknowledgement.ValueType  # 1
+"""Once the owner has done its part; copies in near caches may be served until their lease ends, two seconds at most."""
+Global___Acknowledgement: typing_extensions.TypeAlias = Acknowledgement
 
 class _Layer:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -290,6 +358,7 @@ class Batch(google.protobuf.message.Message):
     LEASE_MS_FIELD_NUMBER: builtins.int
     IF_VERSIONS_FIELD_NUMBER: builtins.int
     DELTAS_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -300,6 +369,8 @@ class Batch(google.protobuf.message.Message):
     """How long the sender will wait for the results; 0 means the node's own limit."""
     lease_ms: builtins.int
     """LEASE: how long the right to load lasts; 0 means the node's own limit."""
+    acknowledgement: Global___Acknowledgement.ValueType
+    """When writes and invalidations are answered."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The keys, 1 to 1,024 bytes each."""
@@ -357,8 +428,9 @@ class Batch(google.protobuf.message.Message):
         lease_ms: builtins.int = ...,
         if_versions: collections.abc.Iterable[builtins.int] | None = ...,
         deltas: collections.abc.Iterable[builtins.int] | None = ...,
+        acknowledgement: Global___Acknowledgement.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deltas", b"deltas", "details", b"details", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
@@ -379,10 +451,13 @@ class Reply(google.protobuf.message.Message):
     LAYERS_FIELD_NUMBER: builtins.int
     NOW_S_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
+    NEAR_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Id of the batch."""
     now_s: builtins.float
     """GET, LEASE, INCR: the clock against which the records' deadlines count."""
+    near: builtins.bool
+    """GET, LEASE: the records may be kept in the client's near cache: the node has noted that this session holds them."""
     @property
     def indices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Positions of the answered keys in the batch; none means all of them, in order."""
@@ -429,10 +504,47 @@ class Reply(google.protobuf.message.Message):
         layers: collections.abc.Iterable[builtins.int] | None = ...,
         now_s: builtins.float = ...,
         tokens: collections.abc.Iterable[builtins.int] | None = ...,
+        near: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["details", b"details", "id", b"id", "indices", b"indices", "layers", b"layers", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "tokens", b"tokens", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "id", b"id", "indices", b"indices", "layers", b"layers", "near", b"near", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "tokens", b"tokens", "versions", b"versions"]) -> None: ...
 
 Global___Reply: typing_extensions.TypeAlias = Reply
+
+@typing.final
+class Invalidation(google.protobuf.message.Message):
+    """What a session, or a watcher, must drop."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    SELECTORS_FIELD_NUMBER: builtins.int
+    KINDS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Name of the namespace."""
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Keys that were written, removed or declared untrue."""
+
+    @property
+    def selectors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """What a barrier covers: texts and their kinds (Selector), side by side."""
+
+    @property
+    def kinds(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """One Selector per text."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        keys: collections.abc.Iterable[builtins.bytes] | None = ...,
+        selectors: collections.abc.Iterable[builtins.bytes] | None = ...,
+        kinds: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["keys", b"keys", "kinds", b"kinds", "namespace", b"namespace", "selectors", b"selectors"]) -> None: ...
+
+Global___Invalidation: typing_extensions.TypeAlias = Invalidation
 
 @typing.final
 class Heartbeat(google.protobuf.message.Message):
@@ -444,16 +556,22 @@ class Heartbeat(google.protobuf.message.Message):
 
     NONCE_FIELD_NUMBER: builtins.int
     ANSWER_FIELD_NUMBER: builtins.int
+    LEASE_MS_FIELD_NUMBER: builtins.int
     nonce: builtins.int
     """Chosen by the sender of the question; an answer repeats it in the same ordered queue as everything else."""
     answer: builtins.bool
     """True in an answer."""
+    lease_ms: builtins.int
+    """In an answer to a client with a near cache: what it keeps from this node may be served for so long, counted from the
+    moment at which the client sent the question; 0 means that there is no lease now.
+    """
     def __init__(
         self,
         *,
         nonce: builtins.int = ...,
         answer: builtins.bool = ...,
+        lease_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["answer", b"answer", "nonce", b"nonce"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answer", b"answer", "lease_ms", b"lease_ms", "nonce", b"nonce"]) -> None: ...
 
 Global___Heartbeat: typing_extensions.TypeAlias = Heartbeat

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cachenode_api.v1 import common_pb2 as cachenode__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61\x63henode_api/v1/peer.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"B\n\tPeerHello\x12$\n\x06member\x18\x01 \x01(\x0b\x32\x14.cachenode.v1.Member\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\"\xdf\x01\n\tPeerFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x17.cachenode.v1.PeerHello\x12%\n\x08requests\x18\x02 \x03(\x0b\x32\x13.cachenode.v1.Batch\x12$\n\x07replies\x18\x03 \x03(\x0b\x32\x13.cachenode.v1.Reply\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.cachenode.v1.Heartbeat\x12 \n\x04view\x18\x05 \x01(\x0b\x32\x12.cachenode.v1.View\x12\x0f\n\x07leaving\x18\x06 \x01(\x08\x32K\n\x0bPeerService\x12<\n\x04Link\x12\x17.cachenode.v1.PeerFrame\x1a\x17.cachenode.v1.PeerFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61\x63henode_api/v1/peer.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"B\n\tPeerHello\x12$\n\x06member\x18\x01 \x01(\x0b\x32\x14.cachenode.v1.Member\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\"\xf6\x01\n\tPeerFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x17.cachenode.v1.PeerHello\x12%\n\x08requests\x18\x02 \x03(\x0b\x32\x13.cachenode.v1.Batch\x12$\n\x07replies\x18\x03 \x03(\x0b\x32\x13.cachenode.v1.Reply\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.cachenode.v1.Heartbeat\x12 \n\x04view\x18\x05 \x01(\x0b\x32\x12.cachenode.v1.View\x12\x0f\n\x07leaving\x18\x06 \x01(\x08\x12\x15\n\rsettled_epoch\x18\x07 \x01(\x04\x32K\n\x0bPeerService\x12<\n\x04Link\x12\x17.cachenode.v1.PeerFrame\x1a\x17.cachenode.v1.PeerFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PEERHELLO']._serialized_start=76
   _globals['_PEERHELLO']._serialized_end=142
   _globals['_PEERFRAME']._serialized_start=145
-  _globals['_PEERFRAME']._serialized_end=368
-  _globals['_PEERSERVICE']._serialized_start=370
-  _globals['_PEERSERVICE']._serialized_end=445
+  _globals['_PEERFRAME']._serialized_end=391
+  _globals['_PEERSERVICE']._serialized_start=393
+  _globals['_PEERSERVICE']._serialized_end=468
 # @@protoc_insertion_point(module_scope)

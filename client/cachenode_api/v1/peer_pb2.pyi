@@ -56,8 +56,11 @@ class PeerFrame(google.protobuf.message.Message):
     HEARTBEAT_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     LEAVING_FIELD_NUMBER: builtins.int
+    SETTLED_EPOCH_FIELD_NUMBER: builtins.int
     leaving: builtins.bool
     """The sender is leaving on purpose."""
+    settled_epoch: builtins.int
+    """The newest epoch under which the sender acts, with nothing left that it or its clients might serve from before."""
     @property
     def hello(self) -> Global___PeerHello:
         """In the first frame only."""
@@ -87,8 +90,9 @@ class PeerFrame(google.protobuf.message.Message):
         heartbeat: cachenode_api.v1.common_pb2.Heartbeat | None = ...,
         view: cachenode_api.v1.common_pb2.View | None = ...,
         leaving: builtins.bool = ...,
+        settled_epoch: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "view", b"view"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "leaving", b"leaving", "replies", b"replies", "requests", b"requests", "view", b"view"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "leaving", b"leaving", "replies", b"replies", "requests", b"requests", "settled_epoch", b"settled_epoch", "view", b"view"]) -> None: ...
 
 Global___PeerFrame: typing_extensions.TypeAlias = PeerFrame

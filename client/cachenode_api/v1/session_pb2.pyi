@@ -27,17 +27,21 @@ class ClientHello(google.protobuf.message.Message):
 
     CLIENT_NAME_FIELD_NUMBER: builtins.int
     SDK_VERSION_FIELD_NUMBER: builtins.int
+    NEAR_CACHE_FIELD_NUMBER: builtins.int
     client_name: builtins.str
     """Free text for people: which application this is."""
     sdk_version: builtins.str
     """Version of the SDK."""
+    near_cache: builtins.bool
+    """The client keeps copies: it wants leases and invalidations, and acknowledges these."""
     def __init__(
         self,
         *,
         client_name: builtins.str = ...,
         sdk_version: builtins.str = ...,
+        near_cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["client_name", b"client_name", "sdk_version", b"sdk_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client_name", b"client_name", "near_cache", b"near_cache", "sdk_version", b"sdk_version"]) -> None: ...
 
 Global___ClientHello: typing_extensions.TypeAlias = ClientHello
 
@@ -50,6 +54,9 @@ class ClientFrame(google.protobuf.message.Message):
     HELLO_FIELD_NUMBER: builtins.int
     BATCHES_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: builtins.int
+    acknowledged: builtins.int
+    """Number of the last invalidation that the client has acted on; cumulative."""
     @property
     def hello(self) -> Global___ClientHello:
         """In the first frame only."""
@@ -68,9 +75,10 @@ class ClientFrame(google.protobuf.message.Message):
         hello: Global___ClientHello | None = ...,
         batches: collections.abc.Iterable[cachenode_api.v1.common_pb2.Batch] | None = ...,
         heartbeat: cachenode_api.v1.common_pb2.Heartbeat | None = ...,
+        acknowledged: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "hello", b"hello"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batches", b"batches", "heartbeat", b"heartbeat", "hello", b"hello"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "batches", b"batches", "heartbeat", b"heartbeat", "hello", b"hello"]) -> None: ...
 
 Global___ClientFrame: typing_extensions.TypeAlias = ClientFrame
 
@@ -115,8 +123,14 @@ class ServerFrame(google.protobuf.message.Message):
     REPLIES_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
+    INVALIDATIONS_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
     draining: builtins.bool
     """The node is leaving: finish what is in flight, then open no new session here."""
+    sequence: builtins.int
+    """Number of the last invalidation of this stream, those of this frame included; 0 before the first. A number that does
+    not follow means that one was lost: the client drops all that it has from this node.
+    """
     @property
     def hello(self) -> Global___ServerHello:
         """In the first frame only."""
@@ -133,6 +147,12 @@ class ServerFrame(google.protobuf.message.Message):
     def heartbeat(self) -> cachenode_api.v1.common_pb2.Heartbeat:
         """Liveness."""
 
+    @property
+    def invalidations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[cachenode_api.v1.common_pb2.Invalidation]:
+        """What the client must drop before it keeps anything of this frame. A record of this frame is not kept if one of these
+        covers it: the order of the two within the frame is not told.
+        """
+
     def __init__(
         self,
         *,
@@ -141,8 +161,10 @@ class ServerFrame(google.protobuf.message.Message):
         replies: collections.abc.Iterable[cachenode_api.v1.common_pb2.Reply] | None = ...,
         heartbeat: cachenode_api.v1.common_pb2.Heartbeat | None = ...,
         draining: builtins.bool = ...,
+        invalidations: collections.abc.Iterable[cachenode_api.v1.common_pb2.Invalidation] | None = ...,
+        sequence: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "view", b"view"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "replies", b"replies", "view", b"view"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "invalidations", b"invalidations", "replies", b"replies", "sequence", b"sequence", "view", b"view"]) -> None: ...
 
 Global___ServerFrame: typing_extensions.TypeAlias = ServerFrame

@@ -1,0 +1,209 @@
+"""Tells the holders of copies what to drop, and lets writers wait until nobody serves the older value.
+
+A write or removal of a key is *announced*: every session that may hold the key is told over its stream, and the writer
+waits for those whose lease is live (`cachenode.core.holders`). If nobody may hold it, there is nothing to wait for.
+
+A key is announced before L2 and memory have the change, so that both go on at the same time. Until memory has it, a
+reader still finds the older value; so meanwhile the key is *changing*, and what is read of it may not be copied
+(``test_read_during_a_write_is_not_copied``).
+
+The session that writes is told too, but not waited for: the word to drop is in its stream before the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from cachenode.core.holders import GENERATION_S, Exposure, Holder, Round
+
+if TYPE_CHECKING:
+    from cachenode.node.namespaces import Namespace
+    from cachenode.node.service import Node
+    from cachenode_api.selectors import Selector
+    from cachenode_api.view import View
+
+__all__ = ["Event", "Invalidations", "Watch"]
+
+Waiter = asyncio.Future[None]
+
+_REMEMBERED = 10_000
+"""Events that a watcher may have missed and still be told."""
+
+
+class Event(NamedTuple):
+    """One invalidation, as watchers are told."""
+
+    sequence: int
+    namespace: str
+    keys: Sequence[bytes]
+    selectors: Sequence[Selector]
+
+
+class Invalidations:
+    """The near-cached sessions of a node, and its watchers."""
+
+    def __init__(self, node: Node) -> None:
+        self.announced = 0
+        """Invalidations of keys that somebody may have held."""
+        self.waits = 0
+        """Writes that waited for somebody's word."""
+        self.log = Watch()
+        self._node = node
+        self._holders: dict[Holder[Waiter], None] = {}
+        self._turn_at = node.clock.now() + GENERATION_S
+        node.placement.releasing.append(self._released)
+
+    # Holders.
+
+    def holder(self, tell: Callable[[str, Sequence[bytes], Sequence[Selector]], None]) -> Holder[Waiter]:
+        """Return a new holder; `expire` forgets it when its lease is over and nobody renews it."""
+        holder: Holder[Waiter] = Holder(tell)
+        self._holders[holder] = None
+        return holder
+
+    def grant(self, holder: Holder[Waiter]) -> float:
+        """Grant a holder its lease anew; return its length in seconds, 0 if there is none."""
+        self._holders[holder] = None
+        now, placement = self._node.clock.now(), self._node.placement
+        return holder.granted(now, placement.lease_until - now) if placement.ready else 0.0
+
+    def heard(self, holder: Holder[Waiter], acknowledged: int) -> None:
+        """Take a holder's word that it has acted on all up to this number."""
+        _resolve(holder.heard(acknowledged))
+
+    def ended(self, holder: Holder[Waiter], *, said_so: bool) -> None:
+        """Take note that a holder's stream has ended. Unless it said that it drops all, its lease goes on."""
+        holder.tell = _tell_nobody
+        if said_so:
+            _resolve(holder.end())
+
+    def expire(self, now: float) -> None:
+        """End the waits for holders whose lease is over; forget what nobody can hold any more."""
+        for holder in list(self._holders):
+            if holder.until <= now:
+                _resolve(holder.expired(now))
+                if holder.tell is _tell_nobody:
+                    del self._holders[holder]
+        if now >= self._turn_at:
+            self._turn_at = now + GENERATION_S
+            for namespace in self._node.namespaces:
+                namespace.exposure.turn()
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    # Writers.
+
+    def announce(self, namespace: Namespace, keys: Sequence[bytes], by: Holder[Waiter] | None = None) -> Waiter | None:
+        """Tell who may hold these keys. Return what to wait for; None if there is nobody to wait for.
+
+        Args:
+            namespace: Of the keys.
+            keys: Those that change.
+            by: Whose session changes them.
+        """
+        if self.log.wanted:
+            self.log.add(namespace.policy.name, keys, ())
+        exposure: Exposure[Waiter] = namespace.exposure
+        if not exposure.holders:
+            return None
+        told = exposure.take(keys)
+        if not told:
+            return None
+        self.announced += 1
+        name = namespace.policy.name
+        for holder, held in told.items():
+            holder.tell(name, held, ())
+        return self._wait(holder for holder in told if holder is not by)
+
+    def bar(self, namespace: Namespace, selectors: Sequence[Selector], by: Holder[Waiter] | None) -> Waiter | None:
+        """Tell all who may hold anything of a namespace of barriers. Return what to wait for, None if nothing."""
+        name = namespace.policy.name
+        if self.log.wanted:
+            self.log.add(name, (), selectors)
+        holders = list(namespace.exposure.holders)
+        for holder in holders:
+            holder.tell(name, (), selectors)
+        return self._wait(holder for holder in holders if holder is not by)
+
+    def _wait(self, holders: Iterable[Holder[Waiter]]) -> Waiter | None:
+        now = self._node.clock.now()
+        waiting: Round[Waiter] = Round(asyncio.get_running_loop().create_future())
+        for holder in holders:
+            holder.awaited_by(waiting, now)
+        if not waiting.left:
+            return None
+        self.waits += 1
+        return waiting.waiter
+
+    async def _released(self, _view: View) -> None:
+        """Return when no client serves a key by a right from before the view: each has acted on it, or lost its lease.
+
+        A view goes to every session in its stream, with a word of its own to acknowledge.
+        """
+        for holder in list(self._holders):
+            holder.tell("", (), ())
+        waiter = self._wait(self._holders)
+        if waiter is not None:
+            await waiter
+
+
+def _resolve(rounds: Iterable[Round[Waiter]]) -> None:
+    for done in rounds:
+        if not done.waiter.done():
+            done.waiter.set_result(None)
+
+
+def _tell_nobody(_namespace: str, _keys: Sequence[bytes], _selectors: Sequence[Selector]) -> None:
+    pass
+
+
+class Watch:
+    """What was invalidated lately, numbered, for those who watch."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.wanted = False
+        """True once anybody watches: before, nothing is remembered."""
+        self._events: deque[Event] = deque(maxlen=_REMEMBERED)
+        self._news: list[Waiter] = []
+
+    def add(self, namespace: str, keys: Sequence[bytes], selectors: Sequence[Selector]) -> None:
+        """Remember an event and wake the watchers."""
+        self.sequence += 1
+        self._events.append(Event(self.sequence, namespace, keys, selectors))
+        news, self._news = self._news, []
+        for waiter in news:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def follow(self, after: int) -> AsyncIterator[Event | None]:
+        """Yield the events after a number, as they come; None where some are no longer known, or never were."""
+        self.wanted = True
+        while True:
+            first = self._events[0].sequence if self._events else self.sequence + 1
+            if after > self.sequence or after + 1 < first:
+                after = self.sequence
+                yield None
+            for event in [event for event in self._events if event.sequence > after]:
+                after = event.sequence
+                yield event
+            if after >= self.sequence:
+                waiter: Waiter = asyncio.get_running_loop().create_future()
+                self._news.append(waiter)
+                with _forgetting(self._news, waiter):
+                    await waiter
+
+
+@contextmanager
+def _forgetting(waiters: list[Waiter], waiter: Waiter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            waiters.remove(waiter)
