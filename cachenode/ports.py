@@ -22,9 +22,16 @@ class Clock(Protocol):
 class L2Store(Protocol):
     """The store shared by all nodes.
 
+    `history` rises when the store may have forgotten what it had acknowledged: another server answers, or the same one
+    began anew. A result that came with a change of it is not to be believed.
+
     Every method raises `L2Unavailable` if the store does not answer within the adapter's own time limit, and nothing
     else. Calls of one turn of the event loop share a round trip.
     """
+
+    @property
+    def history(self) -> int:
+        """How often this process has seen the store's history end."""
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key, None where there is none."""

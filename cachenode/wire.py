@@ -29,7 +29,7 @@ __all__ = [
 _OPERATIONS = {operation.value: operation for operation in Operation}
 _BRING_VALUES = frozenset({Operation.SET, Operation.FULFILL})
 _END_FLIGHTS = frozenset({Operation.FULFILL, Operation.ABANDON})
-_WITH_TOKENS = _END_FLIGHTS | {Operation.APPLY, Operation.DISTRUST}
+_WITH_TOKENS = _END_FLIGHTS | {Operation.APPLY, Operation.DISTRUST, Operation.REPLAY}
 MAX_DETAIL = 200
 
 

@@ -60,6 +60,11 @@ class ChaosL2:
         self._random = random
         self._sleep = sleep
 
+    @property
+    def history(self) -> int:
+        """That of the store inside."""
+        return self._inner.history
+
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key, unless a fault strikes."""
         return await self._struck(lambda: self._inner.read(namespace, keys))

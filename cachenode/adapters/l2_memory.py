@@ -32,6 +32,7 @@ class MemoryL2:
     """
 
     def __init__(self, clock: Clock, *, tombstone_s: float = 60.0) -> None:
+        self.history = 0
         self._clock = clock
         self._tombstone_s = tombstone_s
         self._slots: dict[tuple[str, bytes], _Slot] = {}
@@ -77,6 +78,12 @@ class MemoryL2:
     async def barriers(self) -> list[tuple[str, int, Selector]]:
         """Return the barriers that are kept."""
         return [(namespace, position, selector) for (namespace, selector), position in self._barriers.items()]
+
+    def forget(self) -> None:
+        """Begin anew, empty, as a server that was restarted."""
+        self.history += 1
+        self._slots.clear()
+        self._barriers.clear()
 
     async def ping(self) -> None:
         """Return: memory always answers."""

@@ -13,6 +13,8 @@ __all__ = ["NullL2"]
 class NullL2:
     """An `L2Store` that forgets at once: every write is accepted, nothing is ever found. Never raises."""
 
+    history = 0
+
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return None for each key."""
         del namespace

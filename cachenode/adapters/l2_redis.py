@@ -5,14 +5,19 @@ pairs meet); values lie in the envelope of `cachenode.core.envelope`. A read is 
 deadlines are compared with the clock of the server that set them. Writes and drops are scripts (`l2_scripts`),
 because "only if newer" must be one step inside the server.
 
+A server that is started anew, or another that took its place, may have forgotten what was acknowledged. Each new
+connection asks for the server's run id before anything else, and `history` rises when it is another than before.
+
 A call that timed out may still be executed later (a frozen server wakes up and reads its sockets). That is harmless:
 a late write meets a newer version or a tombstone, a late drop removes at most a value that could be loaded again.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from hiredis import pack_command
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
@@ -35,6 +40,7 @@ _TIME: _Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
 
+_RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 _Barriers = list[tuple[str, int, Selector]]
 _MOST_BARRIERS = 5_000
 _BULK_WAITS = 10
@@ -76,6 +82,9 @@ class RedisL2:
         tombstone_s: float = 60.0,
         in_flight: int = 8,
     ) -> None:
+        self.history = 0
+        self._run_id: bytes | None = None
+        self._met: WeakSet[Any] = WeakSet()
         self._client = client
         self._prefix = f"cn:{check_cluster(cluster)}:"
         self._prefixes: dict[str, bytes] = {}
@@ -219,6 +228,10 @@ class RedisL2:
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         replies: list[Any] = []
         try:
+            if connection not in self._met:
+                await self._meet(connection)
+                connection.register_connect_callback(self._meet)
+                self._met.add(connection)
             await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
             for _ in commands:
                 try:
@@ -231,6 +244,18 @@ class RedisL2:
         finally:
             await pool.release(connection)
         return replies
+
+    async def _meet(self, connection: Any) -> None:  # noqa: ANN401  (redis-py's connections have no common public type)
+        """Learn which life of which server a new connection leads to, before anything is asked there."""
+        await connection.send_command("INFO", "server", check_health=False)
+        try:
+            found = _RUN_ID.search(await connection.read_response())
+        except ResponseError:  # not allowed to ask: each new connection may lead to another server
+            found = None
+        run_id = found.group(1) if found else b""
+        if self._run_id is not None and (run_id != self._run_id or not run_id):
+            self.history += 1
+        self._run_id = run_id
 
 
 def _command_bytes(command: _Command) -> int:

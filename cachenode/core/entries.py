@@ -28,6 +28,7 @@ class Operation(IntEnum):
     BARRIER = 10
     APPLY = 11
     DISTRUST = 12
+    REPLAY = 13
 
     @property
     def reads(self) -> bool:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachenode.core.holders import GENERATION_S, Exposure, Holder, Round
+from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -140,6 +141,14 @@ class Invalidations:
             return None
         self.waits += 1
         return waiting.waiter
+
+    async def release(self) -> None:
+        """Return when no client serves any copy that came from this node: it stops, and has resigned already."""
+        whole = [make_selector(SelectorKind.NAMESPACE, EVERYTHING)]
+        waiters = [self.bar(namespace, whole, None) for namespace in self._node.namespaces]
+        waiting = [waiter for waiter in waiters if waiter is not None]
+        if waiting:
+            await asyncio.wait(waiting)
 
     async def _released(self, _view: View) -> None:
         """Return when no client serves a key by a right from before the view: each has acted on it, or lost its lease.

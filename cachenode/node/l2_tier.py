@@ -13,10 +13,15 @@ Interleavings:
    only when the journal is empty with no await in between, covers it (``test_write_during_replay_is_replayed``).
 2. A call that left before the breaker opened and succeeds after: its result is used, the breaker stays open until the
    recovery loop has replayed the journal (``test_late_success_does_not_close_the_breaker``).
+3. The store is started anew, or a replica takes its place that lacks the last writes: an older value, or one that was
+   removed, may be there again. What this node wrote in the last minute is journaled, every other node does the same,
+   and then the store is trusted again (``test_lost_history_is_replayed_by_all``).
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -35,6 +40,12 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 _REPLAY_CHUNK = 500
+RECENT_S = 60.0
+"""A failover forgets the writes of some moments; older ones than this have long reached the replicas, or the disk."""
+
+
+async def _do_nothing() -> None:
+    pass
 
 
 async def _tell_nobody(_namespace: str, _missed: Sequence[tuple[bytes, int]]) -> None:
@@ -71,6 +82,13 @@ class L2Tier:
         self._overflowed = False
         self._floor = 0
         self._barriers: dict[tuple[str, Selector], int] = {}
+        self._history = store.history
+        self._recent: deque[tuple[float, str, bytes, int]] = deque()
+        self._forgot_at = -math.inf
+        self.known_barriers: Callable[[], list[tuple[str, int, Selector]]] = list
+        """Returns the barriers in force on this node."""
+        self.tell_lost: Callable[[], Awaitable[None]] = _do_nothing
+        """Has the other nodes bring the store up to date after it has lost its history; returns when they have."""
         self.must_adopt = False
         """True until the barriers that the store knows are known here: before, nothing that it holds is believed."""
         self.may_adopt: Callable[[], bool] = lambda: True
@@ -85,7 +103,8 @@ class L2Tier:
     @property
     def available(self) -> bool:
         """True while the store is trusted: reads and writes go to it."""
-        return self._breaker.state is BreakerState.CLOSED and not self.must_adopt
+        trusted = self._breaker.state is BreakerState.CLOSED and not self.must_adopt
+        return trusted and self._history == self._store.history
 
     @property
     def state(self) -> str:
@@ -204,8 +223,15 @@ class L2Tier:
             return False
         try:
             await self._store.ping()
+            history = self._store.history
+            if history != self._history:
+                self._remember_all()
             while self._journal or self._barriers:
                 await self._replay_some()
+            if history != self._history:
+                await self.tell_lost()
+                self._history = history
+                return False  # the next round sees whether it is still that history, and nothing was missed meanwhile
             if self.must_adopt and self.may_adopt():
                 for namespace, position, selector in await self._store.barriers():
                     self.adopt(namespace, position, selector)
@@ -217,6 +243,29 @@ class L2Tier:
             self._floor, self._overflowed = self._next_version(), False
         self._breaker.succeeded(self._clock.now())
         return self.available
+
+    async def replay(self) -> None:
+        """Bring a store that has lost its history up to date, so that another node may trust it.
+
+        Raises:
+            L2Unavailable: It does not answer.
+        """
+        await self._store.ping()
+        if self._history != self._store.history:
+            self._remember_all()
+        while self._journal or self._barriers:
+            await self._replay_some()
+
+    def _remember_all(self) -> None:
+        """Journal all that the store may have forgotten: what was written lately, and the barriers."""
+        now = self._clock.now()
+        for at, namespace, key, version in self._recent:
+            if at >= now - RECENT_S:
+                self._note(namespace, [(key, version)])
+        if now - self._forgot_at < RECENT_S:
+            self._overflowed = True
+        for namespace, position, selector in self.known_barriers():
+            self.remember_barriers(namespace, [(position, selector)])
 
     async def close(self) -> None:
         """Close the store."""
@@ -239,7 +288,13 @@ class L2Tier:
                 del self._journal[noted]
 
     def _strike_out(self, namespace: str, written: Sequence[tuple[bytes, int]]) -> None:
-        """Take keys out of the journal that have got a newer value or tombstone since."""
+        """Take keys out of the journal that have got a newer value or tombstone since; remember what was written."""
+        now, recent = self._clock.now(), self._recent
+        for key, version in written:
+            recent.append((now, namespace, key, version))
+        while recent and (recent[0][0] < now - RECENT_S or len(recent) > self._journal_limit):
+            if recent.popleft()[0] >= now - RECENT_S:
+                self._forgot_at = now
         if self._journal:
             for key, version in written:
                 if self._journal.get((namespace, key), version) < version:
@@ -258,6 +313,8 @@ class L2Tier:
         except L2Unavailable:
             self._fail()
             raise
+        if self._history != self._store.history:
+            raise L2Unavailable("the shared store has lost its history")
         if self.available:
             self._breaker.succeeded(self._clock.now())
         return result

@@ -16,7 +16,7 @@ from typing import Any
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
 from cachenode.core.failures import BAD_ORDER, LATE, NOT_READY, UNKNOWN_NAMESPACE, failed
 from cachenode.core.versions import VersionSource
-from cachenode.errors import PeerUnavailable
+from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.barriers import Barriers
 from cachenode.node.changes import Changes
 from cachenode.node.invalidations import Invalidations
@@ -29,16 +29,16 @@ from cachenode.node.reads import Reads
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Peers
 from cachenode_api.errors import InvalidTags
-from cachenode_api.keys import seat_of
+from cachenode_api.keys import DEFAULT_NAMESPACE, seat_of
 from cachenode_api.reasons import Reason
 from cachenode_api.records import TAGGED
-from cachenode_api.selectors import Selector
+from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
 from cachenode_api.tags import split_tags
 from cachenode_api.view import View
 
 __all__ = ["Node", "Reply"]
 
-_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST})
+_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY})
 _ASK_AGAIN_S = 0.02
 
 Reply = Callable[[BatchResult], None]
@@ -89,6 +89,8 @@ class Node:
             tier.untrue = self._covered
             tier.tell_missed = self._tell_missed
             tier.adopt = self._adopt
+            tier.known_barriers = self._known_barriers
+            tier.tell_lost = self._tell_lost
             tier.may_adopt = lambda: placement.ready and not placement.unsettled
             placement.listeners.append(self._catch_up)
             placement.releasing.append(self._hand_on)
@@ -139,6 +141,8 @@ class Node:
             return None
         if batch.operation is Operation.APPLY:
             return self.barriers.begin(batch, namespace, reply, from_peer)
+        if batch.operation is Operation.REPLAY:
+            return self.run_parts(batch, reply, [([0], self._replay(reply))])
         if self.tier is not None:
             self.tier.distrust(batch.namespace, list(zip(batch.keys, batch.tokens, strict=True)))
         for key in batch.keys:
@@ -186,6 +190,28 @@ class Node:
     async def _tell_missed(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         keys, versions = [key for key, _ in missed], [version for _, version in missed]
         await self.tell_all(Batch(Operation.DISTRUST, namespace, keys, tokens=versions))
+
+    async def _tell_lost(self) -> None:
+        await self.tell_all(Batch(Operation.REPLAY, DEFAULT_NAMESPACE, [b"l2"], tokens=[0]))
+
+    async def _replay(self, reply: Reply) -> None:
+        """Bring L2 up to date for another node, which has seen that it lost its history."""
+        failures: dict[int, Failure] = {}
+        if self.tier is not None:
+            try:
+                await self.tier.replay()
+            except L2Unavailable:
+                failures[0] = NOT_READY
+        reply(BatchResult([0], versions=[0], failures=failures))
+
+    def _known_barriers(self) -> list[tuple[str, int, Selector]]:
+        whole = make_selector(SelectorKind.NAMESPACE, EVERYTHING)
+        known: list[tuple[str, int, Selector]] = []
+        for namespace in self.namespaces:
+            name, log = namespace.policy.name, namespace.barriers
+            known += [(name, position, selector) for position, selector in log.barriers()]
+            known += [(name, log.floor, whole)] if log.floor else []
+        return known
 
     def _adopt(self, name: str, position: int, selector: Selector) -> None:
         namespace = self.namespaces.get(name)

@@ -49,6 +49,10 @@ class HeldL2:
         self.gate.set()
         self.held = asyncio.Event()
 
+    @property
+    def history(self) -> int:
+        return self.inner.history
+
     async def _wait(self) -> None:
         if not self.gate.is_set():
             self.held.set()

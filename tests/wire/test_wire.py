@@ -51,6 +51,7 @@ COLUMNS: dict[Operation, dict[str, Any]] = {
     Operation.BARRIER: {"flags": [1, 3]},
     Operation.APPLY: {"flags": [1, 3], "tokens": [6, 2**64 - 1]},
     Operation.DISTRUST: {"tokens": [6, 2**64 - 1]},
+    Operation.REPLAY: {"tokens": [0, 0]},
 }
 
 

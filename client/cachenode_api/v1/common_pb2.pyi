@@ -53,6 +53,8 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Between nodes only: apply a barrier that the namespace's coordinator has ordered; tokens holds its position."""
     OPERATION_DISTRUST: _Operation.ValueType  # 12
     """Between nodes only: L2 has missed writes of these keys, of the versions in tokens, so it must not be believed."""
+    OPERATION_REPLAY: _Operation.ValueType  # 13
+    """Between nodes only: L2 has lost its history; bring it up to date before this is answered."""
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -83,6 +85,8 @@ OPERATION_APPLY: Operation.ValueType  # 11
 """Between nodes only: apply a barrier that the namespace's coordinator has ordered; tokens holds its position."""
 OPERATION_DISTRUST: Operation.ValueType  # 12
 """Between nodes only: L2 has missed writes of these keys, of the versions in tokens, so it must not be believed."""
+OPERATION_REPLAY: Operation.ValueType  # 13
+"""Between nodes only: L2 has lost its history; bring it up to date before this is answered."""
 Global___Operation: typing_extensions.TypeAlias = Operation
 
 class _Selector:
