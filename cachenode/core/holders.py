@@ -32,6 +32,9 @@ __all__ = ["GENERATION_S", "MAX_AGE_S", "NEAR_LEASE_S", "Exposure", "Holder", "R
 
 W = TypeVar("W")
 
+MAX_EXPOSED = 250_000
+"""Keys of one namespace that may be noted in a generation, some 30 MB: what is read beyond that is not copied."""
+
 NEAR_LEASE_S = 2.0
 """How long a client may serve its copies after it asked for the lease; granted anew every half second."""
 DRIFT = 0.1
@@ -147,6 +150,11 @@ class Exposure(Generic[W]):
         self._old: dict[bytes, Holder[W] | set[Holder[W]]] = {}
         self.holders: dict[Holder[W], None] = {}
         """Those that may hold anything."""
+
+    @property
+    def full(self) -> bool:
+        """True if nothing more may be noted in this generation."""
+        return len(self._young) >= MAX_EXPOSED
 
     def note(self, keys: Iterable[bytes], holder: Holder[W]) -> None:
         """Take note that a holder is being sent these keys' values."""

@@ -238,6 +238,9 @@ class _Session:
     def _expose(self, batch: Batch, result: BatchResult, near: Holder[asyncio.Future[None]]) -> None:
         namespace = self._node.namespaces.get(batch.namespace)
         assert namespace is not None, "a result came of it"
+        if namespace.exposure.full:
+            result.near = False
+            return
         keys = batch.keys
         namespace.exposure.note(keys if result.indices is None else [keys[at] for at in result.indices], near)
 
