@@ -66,7 +66,14 @@ def make_membership(config: NodeConfig, placement: Placement, clock: Clock, link
     if cluster.discovery == "redis":
         assert client is not None, "the configuration's checks ask for a URL"
         registry = RedisRegistry(client, cluster.name, lease_s=cluster.lease_s, timeout_s=_CONTROL_TIMEOUT_S)
-        return RegistryMembership(registry, placement, renew_s=cluster.lease_s / _RENEWALS_PER_LEASE)
+        return RegistryMembership(
+            registry,
+            placement,
+            clock,
+            lease_s=cluster.lease_s,
+            renew_s=cluster.lease_s / _RENEWALS_PER_LEASE,
+            farewell=links.say_leaving,
+        )
     epochs = RedisEpochs(client, cluster.name) if client is not None else None
     seeds = DnsSeeds(cluster.dns_name, links.set_seeds) if cluster.discovery == "dns" else None
     return _SeededMembership(
@@ -103,6 +110,7 @@ class _SeededMembership(SeedMembership):
             epoch_after=epochs.after if epochs is not None else _next,
             lease_s=lease_s,
             bootstrap_wait_s=bootstrap_wait_s,
+            farewell=links.say_leaving,
         )
         self._links = links
         self._epochs = epochs

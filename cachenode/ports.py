@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write
 from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
 
-__all__ = ["LOST_HISTORY_STRIDE", "Clock", "L2Store", "PeerEvents", "Peers", "Registry"]
+__all__ = ["LOST_HISTORY_STRIDE", "Clock", "L2Store", "PeerEvents", "Peers", "Registry", "Renewal"]
 
 
 class Clock(Protocol):
@@ -69,10 +69,23 @@ LOST_HISTORY_STRIDE = 100
 """By so much a registry that has lost its history raises the epoch that a member knows."""
 
 
+class Renewal(NamedTuple):
+    """What a registry says to a member that renews its lease.
+
+    Attributes:
+        view: The view in force.
+        replaced: True if another incarnation of the member had a lease that is not over, or may have had: the answer
+            to an earlier call was lost.
+    """
+
+    view: View
+    replaced: bool = False
+
+
 class Registry(Protocol):
     """Where members meet. Every method raises `RegistryError` if the registry cannot be reached."""
 
-    async def renew(self, member: Member, known: View | None) -> View:
+    async def renew(self, member: Member, known: View | None) -> Renewal:
         """Join, or renew the member's lease, and return the view in force.
 
         Expired members leave at this moment. The epoch rises when the member set (ids, incarnations,
@@ -115,5 +128,11 @@ class PeerEvents(Protocol):
     def peer_view(self, peer: Member, view: View) -> None:
         """A peer has told its view."""
 
+    def peer_alive(self, peer: Member, sent_at: float) -> None:
+        """A peer has answered a heartbeat that this node sent at that time."""
+
+    def peer_settled(self, peer: Member, epoch: int) -> None:
+        """A peer acts under an epoch, with nothing left that it or its clients might serve from before."""
+
     def peer_leaving(self, peer: Member) -> None:
-        """A peer leaves on purpose."""
+        """A peer leaves on purpose, with nothing left at all."""

@@ -66,6 +66,8 @@ _STUCK_S = 10.0
 _GC_THRESHOLD = 10_000
 """New containers between collections of the youngest (Python's own is 700): a busy node has hundreds in flight."""
 _STEP_S = 1.0
+_RELEASE_S = 2.5
+"""Longer than any lease of a client."""
 
 
 class Server:
@@ -124,7 +126,7 @@ class Server:
     def _build(self, me: Member) -> None:
         config = self.config
         clock, versions = BootClock(), VersionSource()
-        self._placement = placement = Placement(me)
+        self._placement = placement = Placement(me, lease_s=config.cluster.lease_s)
         namespaces = Namespaces(
             config.policies(),
             Memory(config.memory.max_bytes),
@@ -144,6 +146,7 @@ class Server:
             heartbeat_s=config.cluster.heartbeat_s,
         )
         placement.listeners.append(self._links.view_changed)
+        placement.release_listeners.append(self._links.epoch_settled)
         self._node = Node(
             placement=placement,
             namespaces=namespaces,
@@ -245,7 +248,9 @@ class Server:
         grace_s = self.config.limits.stop_grace_s
         _log.info("stopping", grace_s=grace_s)
         await self._set_health(ready=False)
+        await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet
         await _within(grace_s / 2, self._membership.stop())
+        self._node.loads.resign()
         await self._sessions.drain(grace_s / 2)
         await _within(_STEP_S, self._links.stop())
         await _within(_STEP_S, self._loops.stop())

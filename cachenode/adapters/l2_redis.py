@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -23,11 +24,11 @@ from hiredis import pack_command
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from cachenode.adapters.batching import TurnBatcher
-from cachenode.adapters.l2_scripts import DROP, DROP_SHA, NOTE, NOTE_SHA, WRITE, WRITE_SHA
+from cachenode.adapters.l2_scripts import DROP, DROP_SHA, FOLD, FOLD_SHA, NOTE, NOTE_SHA, WRITE, WRITE_SHA
 from cachenode.adapters.redis_client import check_cluster
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.core.envelope import HEAD_BYTES, TOMBSTONE, decode, head, tail, ttl_ms
-from cachenode_api.selectors import Selector, SelectorKind, make_selector
+from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisL2"]
 
 _Command = tuple[Any, ...]
-_LOAD: list[_Command] = [("SCRIPT", "LOAD", WRITE), ("SCRIPT", "LOAD", DROP), ("SCRIPT", "LOAD", NOTE)]
+_LOAD: list[_Command] = [("SCRIPT", "LOAD", script) for script in (WRITE, DROP, NOTE, FOLD)]
 _TIME: _Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
@@ -43,6 +44,7 @@ _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 _Barriers = list[tuple[str, int, Selector]]
 _MOST_BARRIERS = 5_000
+_WHOLE = make_selector(SelectorKind.NAMESPACE, EVERYTHING)
 _BULK_WAITS = 10
 """A bulk load may queue for so many time limits."""
 _SCRIPTS_AT_ONCE = 128
@@ -164,9 +166,9 @@ class RedisL2:
     def _drop(self, key: bytes, tombstone: bytes) -> _Command:
         return ("EVALSHA", DROP_SHA, 1, key, tombstone, self._tombstone_ms)
 
-    def _note(self, namespace: str, position: int, selector: Selector) -> _Command:
+    def _note(self, namespace: str, position: int, selector: Selector, *, script: str = NOTE_SHA) -> _Command:
         field = b"%s\0%c%s" % (namespace.encode(), selector.kind.value, selector.text)
-        return ("EVALSHA", NOTE_SHA, 1, self._barriers, field, b"%020d" % position)
+        return ("EVALSHA", script, 1, self._barriers, field, b"%020d" % position)
 
     async def _all_barriers(self, items: list[None]) -> list[_Barriers]:
         (flat,) = await self._round_trip([("HGETALL", self._barriers)])
@@ -182,14 +184,16 @@ class RedisL2:
         return [found for _ in items]
 
     async def _fold_barriers(self) -> None:
-        """Put the older half of the barriers together: a barrier around the whole namespace for each."""
-        known = sorted(await self.barriers(), key=lambda barrier: barrier[1])
+        """Put the older half of the barriers together: a barrier around the whole namespace for each.
+
+        One that was noted anew since they were read stays: `FOLD` looks at its position.
+        """
+        known = sorted(await self.barriers(), key=itemgetter(1))
         old = known[: len(known) // 2]
         floors = {name: position for name, position, _ in old}
-        whole = make_selector(SelectorKind.NAMESPACE, b"*")
-        await self._scripts.submit([self._note(name, position, whole) for name, position in floors.items()])
-        fields = [self._note(*barrier)[_HEAD] for barrier in old if barrier[2] != whole]
-        _raise_first(await self._round_trip([("HDEL", self._barriers, *fields)]))
+        await self._scripts.submit([self._note(name, position, _WHOLE) for name, position in floors.items()])
+        folded = [barrier for barrier in old if barrier[2] != _WHOLE]
+        await self._scripts.submit([self._note(*barrier, script=FOLD_SHA) for barrier in folded])
 
     async def _mget(self, keys: list[bytes]) -> list[L2Entry | None]:
         time, values = await self._round_trip([_TIME, ("MGET", *keys)])

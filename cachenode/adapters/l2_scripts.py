@@ -1,6 +1,6 @@
 """The scripts that run inside the shared store. Fixed text: nothing is ever pasted into them.
 
-Both know the envelope's layout (`cachenode.core.envelope`): format, kind, version (8), deadline (8), the rest.
+Two of them know the envelope's layout (`cachenode.core.envelope`): format, kind, version (8), deadline (8), the rest.
 
 Three traps they avoid:
 
@@ -9,14 +9,15 @@ Three traps they avoid:
 - A key may hold another type, put there by somebody else. Reading it inside ``pcall`` makes it absent, and SET
   replaces any type.
 
-``drop`` may run when the store is out of memory (``allow-oom``): a store that is full must still be able to forget.
+All but ``write`` may run when the store is out of memory (``allow-oom``): a store that is full must still be able to
+forget.
 """
 
 from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["DROP", "DROP_SHA", "NOTE", "NOTE_SHA", "WRITE", "WRITE_SHA"]
+__all__ = ["DROP", "DROP_SHA", "FOLD", "FOLD_SHA", "NOTE", "NOTE_SHA", "WRITE", "WRITE_SHA"]
 
 _HALVES = """
 local FORMAT, VALUE = string.char(0xC2), 0
@@ -93,6 +94,16 @@ return redis.call('HLEN', KEYS[1])
 """
 
 
+FOLD = """#!lua flags=allow-oom
+-- KEYS: the barriers. ARGV: field, the position that was read, in twenty digits.
+-- Removes the field if it still has that position: a newer barrier of the same selector stays. Returns 1 if it did.
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0
+"""
+
+
 def _sha(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
@@ -100,3 +111,4 @@ def _sha(text: str) -> str:
 WRITE_SHA = _sha(WRITE)
 DROP_SHA = _sha(DROP)
 NOTE_SHA = _sha(NOTE)
+FOLD_SHA = _sha(FOLD)

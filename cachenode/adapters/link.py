@@ -40,6 +40,7 @@ __all__ = ["SILENCE_S", "Link", "LinkOwner"]
 SILENCE_S = 2.0
 _FRAME_SOFT_BYTES = 1 << 20
 _MAX_KEYS = 100_000
+_MAX_BEATS = 16
 
 
 class LinkOwner(Protocol):
@@ -58,8 +59,17 @@ class LinkOwner(Protocol):
     def greeted(self, link: Link) -> bool:
         """Take note of the peer of a link. Return False if the link must end."""
 
+    def present_settled(self) -> int:
+        """Return the epoch under which this node acts with nothing left from before, 0 if there is none."""
+
     def viewed(self, peer: Member, view: View) -> None:
         """Take note of a peer's view."""
+
+    def settled(self, peer: Member, epoch: int) -> None:
+        """Take note that nothing is left at a peer from before an epoch."""
+
+    def alive(self, peer: Member, sent_at: float) -> None:
+        """Take note that a peer has answered a heartbeat sent at that time."""
 
     def parting(self, peer: Member) -> None:
         """Take note that a peer leaves on purpose."""
@@ -105,8 +115,12 @@ class Link:
         )
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._answer: common_pb2.Heartbeat | None = None
+        self._beats: dict[int, float] = {}
+        """Heartbeats that are not answered yet, with the times when they were sent."""
         self._leaving = False
         self._view: common_pb2.View | None = None
+        self._settled = 0
+        self._presented: tuple[View | None, int] = (None, 0)
         self._pump_scheduled = False
 
     async def run(self, frames: AsyncIterable[peer_pb2.PeerFrame]) -> None:
@@ -120,8 +134,7 @@ class Link:
             reader.result()
 
     async def _read(self, frames: AsyncIterable[peer_pb2.PeerFrame]) -> None:
-        view = self._owner.present_view()
-        self._view = view_to_wire(view) if view is not None else None
+        self._present()
         await self._outbox.pump()
         async for frame in frames:
             self.heard_at = self._owner.clock.now()
@@ -136,7 +149,22 @@ class Link:
         if hello.cluster != self._owner.cluster:
             return False
         self.peer = member_from_wire(hello.member)
-        return self._owner.greeted(self)
+        greeted = self._owner.greeted(self)
+        if greeted:
+            self._present()
+        return greeted
+
+    def _present(self) -> None:
+        """Send the view and the settled epoch: with the hello, and again if they have changed before this link counted.
+
+        What changes later is sent by the owner, who does not know the link before it is greeted.
+        """
+        view, settled = self._owner.present_view(), self._owner.present_settled()
+        if view is not None and view != self._presented[0]:
+            self._view = view_to_wire(view)
+        if settled != self._presented[1]:
+            self._settled = settled
+        self._presented = (view, settled)
 
     def _take(self, frame: peer_pb2.PeerFrame, peer: Member) -> None:
         if frame.HasField("view"):
@@ -145,10 +173,21 @@ class Link:
             self._begin(message)
         for reply in frame.replies:
             self._settle(reply)
-        if frame.HasField("heartbeat") and not frame.heartbeat.answer:
-            self._answer = common_pb2.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
+        if frame.settled_epoch:
+            self._owner.settled(peer, frame.settled_epoch)
+        if frame.HasField("heartbeat"):
+            self._hear(frame.heartbeat, peer)
         if frame.leaving:
             self._owner.parting(peer)
+
+    def _hear(self, heartbeat: common_pb2.Heartbeat, peer: Member) -> None:
+        if not heartbeat.answer:
+            self._answer = common_pb2.Heartbeat(nonce=heartbeat.nonce, answer=True)
+            return
+        sent_at = self._beats.get(heartbeat.nonce)
+        if sent_at is not None:
+            self._beats = {nonce: at for nonce, at in self._beats.items() if at > sent_at}
+            self._owner.alive(peer, sent_at)
 
     # The peer's requests.
 
@@ -227,9 +266,13 @@ class Link:
 
     def beat(self, nonce: int) -> bool:
         """Send a heartbeat. Return False, and close the link, if the peer has been silent for too long."""
-        if self._owner.clock.now() - self.heard_at > SILENCE_S:
+        now = self._owner.clock.now()
+        if now - self.heard_at > SILENCE_S:
             self.close()
             return False
+        if len(self._beats) >= _MAX_BEATS:
+            del self._beats[next(iter(self._beats))]
+        self._beats[nonce] = now
         self._heartbeat = common_pb2.Heartbeat(nonce=nonce)
         self._schedule_pump()
         return True
@@ -237,6 +280,11 @@ class Link:
     def send_view(self, view: View) -> None:
         """Send a view."""
         self._view = view_to_wire(view)
+        self._schedule_pump()
+
+    def send_settled(self, epoch: int) -> None:
+        """Tell that nothing is left at this node from before an epoch."""
+        self._settled = epoch
         self._schedule_pump()
 
     async def say_leaving(self) -> None:
@@ -285,6 +333,7 @@ class Link:
             or self._heartbeat
             or self._answer
             or self._view
+            or self._settled
             or self._hello
             or self._leaving
         ):
@@ -308,13 +357,14 @@ class Link:
         frame = peer_pb2.PeerFrame(
             hello=self._hello,
             view=self._view,
+            settled_epoch=self._settled,
             requests=requests,
             replies=replies,
             heartbeat=heartbeat,
             leaving=self._leaving,
         )
         self._hello = self._view = None
-        self._leaving = False
+        self._leaving, self._settled = False, 0
         return frame
 
     def __repr__(self) -> str:

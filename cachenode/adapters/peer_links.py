@@ -1,6 +1,7 @@
 """The links of a node to all its peers: who dials, which of two links stays, and forwarding over them.
 
-There is one link per pair. Under a view the member with the smaller id dials. With seeds, where ids are not known
+There is one link per pair. Under a view the member with the smaller id dials; but who is in its first view dials all
+of them, for the others have not heard of it yet, and its keys wait for their word. With seeds, where ids are not known
 before somebody answers, everybody dials every seed; of two links between the same incarnations the one that the
 smaller id dialled stays.
 
@@ -11,6 +12,7 @@ running on the other side.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
@@ -31,6 +33,7 @@ _log = structlog.get_logger(__name__)
 
 _REDIAL_S = (0.1, 1.0)
 _DIAL_TIMEOUT_S = 2.0
+_FAREWELL_S = 0.5
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -71,6 +74,8 @@ class PeerLinks:
         self.execute = execute
         self.events: PeerEvents | None = None
         self._view: View | None = None
+        self._settled = 0
+        self._nonces = itertools.count(1)
         self._heartbeat_s = heartbeat_s
         self._links: dict[str, Link] = {}
         self._heard: dict[str, float] = {}
@@ -110,18 +115,21 @@ class PeerLinks:
         self._beating = asyncio.create_task(self._beat())
 
     async def stop(self) -> None:
-        """Tell the peers that this node leaves, and end all links."""
+        """End all links. Whether this node leaves on purpose is said by `say_leaving`, by whoever knows."""
         if self._beating is not None:
             self._beating.cancel()
-        links = list(self._links.values())
-        if links:
-            await asyncio.wait([asyncio.create_task(link.say_leaving()) for link in links], timeout=0.5)
         dialers = list(self._dialers.values())
         for task in dialers:
             task.cancel()
-        for link in links:
+        for link in list(self._links.values()):
             link.close()
         await asyncio.gather(*dialers, return_exceptions=True)
+
+    async def say_leaving(self) -> None:
+        """Tell the peers that this node leaves, with nothing left that it or its clients might serve."""
+        links = list(self._links.values())
+        if links:
+            await asyncio.wait([asyncio.create_task(link.say_leaving()) for link in links], timeout=_FAREWELL_S)
 
     def set_seeds(self, addresses: Iterable[str]) -> None:
         """Dial these addresses too, whoever answers there."""
@@ -134,10 +142,9 @@ class PeerLinks:
         return self._seeds - met - self._own_addresses
 
     async def _beat(self) -> None:
-        nonce = 0
         while True:
             await asyncio.sleep(self._heartbeat_s)
-            nonce += 1
+            nonce = next(self._nonces)
             for link in list(self._links.values()):
                 if not link.beat(nonce):
                     _log.warning("peer_silent", peer=link.peer.id if link.peer else "?")
@@ -166,6 +173,7 @@ class PeerLinks:
             other.close()
         if self.events is not None:
             self.events.peer_up(peer)
+        link.beat(next(self._nonces))  # an ownership lease may rest on the answer
         return True
 
     def _rank(self, link: Link) -> int:
@@ -177,6 +185,20 @@ class PeerLinks:
         """Pass a peer's view on."""
         if self.events is not None:
             self.events.peer_view(peer, view)
+
+    def present_settled(self) -> int:
+        """Return the epoch under which this node acts with nothing left from before."""
+        return self._settled
+
+    def settled(self, peer: Member, epoch: int) -> None:
+        """Pass on that nothing is left at a peer from before an epoch."""
+        if self.events is not None:
+            self.events.peer_settled(peer, epoch)
+
+    def alive(self, peer: Member, sent_at: float) -> None:
+        """Pass on that a peer has answered a heartbeat."""
+        if self.events is not None:
+            self.events.peer_alive(peer, sent_at)
 
     def parting(self, peer: Member) -> None:
         """Pass on that a peer leaves."""
@@ -202,17 +224,26 @@ class PeerLinks:
         finally:
             self._ended(link)
 
-    def view_changed(self, _former: View | None, view: View) -> None:
+    def view_changed(self, former: View | None, view: View) -> None:
         """Dial the members of a new view, and tell it to the peers. To be called whenever a view comes in force."""
         self._view = view
-        self._adjust_dialers()
+        self._adjust_dialers(joining=former is None)
         for link in self._links.values():
             link.send_view(view)
         self._heard = {peer: at for peer, at in self._heard.items() if peer in view.by_id}
 
-    def _adjust_dialers(self) -> None:
-        view = self._view
-        wanted = self._seeds | {m.address for m in (view.members if view else ()) if m.id > self.me.id}
+    def epoch_settled(self, epoch: int) -> None:
+        """Tell the peers that nothing is left at this node from before an epoch."""
+        self._settled = epoch
+        for link in self._links.values():
+            link.send_settled(epoch)
+
+    def _adjust_dialers(self, *, joining: bool = False) -> None:
+        """Dial seeds and members with larger ids; and, once dialled, the others as long as they are members."""
+        wanted = set(self._seeds)
+        for member in self._view.members if self._view is not None else ():
+            if joining or member.id > self.me.id or member.address in self._dialers:
+                wanted.add(member.address)
         wanted -= self._own_addresses
         for address in wanted - set(self._dialers):
             self._dialers[address] = asyncio.create_task(self._keep_dialled(address))

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 
 from cachenode.errors import RegistryError
-from cachenode.ports import LOST_HISTORY_STRIDE, Clock
+from cachenode.ports import LOST_HISTORY_STRIDE, Clock, Renewal
 from cachenode_api.view import Member, View
 
 __all__ = ["SEED_BYTES", "MemoryRegistry", "identity", "new_seed", "twin_text"]
@@ -47,7 +47,7 @@ class MemoryRegistry:
         self._members: dict[str, Member] = {}
         self._leases: dict[str, float] = {}
 
-    async def renew(self, member: Member, known: View | None) -> View:
+    async def renew(self, member: Member, known: View | None) -> Renewal:
         """Join, or renew the member's lease, and return the view in force.
 
         Raises:
@@ -66,7 +66,8 @@ class MemoryRegistry:
         for name in [name for name, deadline in self._leases.items() if deadline <= now]:
             self._remove(name)
         twin = self._members.get(member.id)
-        refused = twin is not None and twin.incarnation != member.incarnation and twin.address != member.address
+        replaced = twin is not None and twin.incarnation != member.incarnation
+        refused = replaced and twin is not None and twin.address != member.address
         if not refused:
             self._seed = self._seed or (known.ring_seed if known else self._new_seed())
             self._admit(member, now)
@@ -74,7 +75,7 @@ class MemoryRegistry:
             self._epoch = max(self._epoch, floor) + 1
         if refused and twin is not None:
             raise RegistryError(twin_text(member.id, twin.address))
-        return View(self._epoch, self._seed, tuple(self._members.values()))
+        return Renewal(View(self._epoch, self._seed, tuple(self._members.values())), replaced=replaced)
 
     async def leave(self, member: Member) -> None:
         """End the member's lease now. Does nothing if it has none or another incarnation took its place.

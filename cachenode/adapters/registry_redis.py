@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cachenode.adapters.redis_client import FAILURES, check_cluster, reason
 from cachenode.adapters.registry_memory import new_seed, twin_text
 from cachenode.errors import RegistryError
-from cachenode.ports import LOST_HISTORY_STRIDE
+from cachenode.ports import LOST_HISTORY_STRIDE, Renewal
 from cachenode_api.errors import InvalidView
 from cachenode_api.view import Member, View
 
@@ -95,11 +95,13 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now)) do
   end
 end
 
-local twin, old = false, redis.call('HGET', members, me[1])
+local twin, replaced, old = false, 0, redis.call('HGET', members, me[1])
 if old and was_live then
   local other = cjson.decode(old)
   if other[2] ~= me[2] and other[3] ~= me[3] then
     twin = other[3]
+  elseif other[2] ~= me[2] then
+    replaced = 1
   end
 end
 if not twin then
@@ -112,7 +114,7 @@ if lost or changed then
   epoch = math.max(epoch, floor) + 1
 end
 redis.call('HSET', state, 'epoch', string.format('%d', epoch), 'seed', seed or '')
-return {twin, epoch, seed or '', redis.call('HVALS', members)}
+return {twin, epoch, seed or '', redis.call('HVALS', members), replaced}
 """
 )
 
@@ -158,8 +160,9 @@ class RedisRegistry:
         self._timeout_s = timeout_s
         self._renew = client.register_script(_RENEW)
         self._leave = client.register_script(_LEAVE)
+        self._lost_answer = False
 
-    async def renew(self, member: Member, known: View | None) -> View:
+    async def renew(self, member: Member, known: View | None) -> Renewal:
         """Join, or renew the member's lease, and return the view in force.
 
         Raises:
@@ -170,11 +173,13 @@ class RedisRegistry:
             arguments += [0, b""]
         else:
             arguments += [known.epoch, known.ring_seed, *map(_encode, known.members)]
+            self._lost_answer = False  # it counts only while joining: who knows a view has joined
         reply = await self._call(self._renew(keys=self._keys, args=arguments))
         try:
-            twin, epoch, seed, members = reply
+            twin, epoch, seed, members, replaced = reply
             if twin is None:
-                return View(int(epoch), bytes(seed), tuple(map(_decode, members)))
+                view = View(int(epoch), bytes(seed), tuple(map(_decode, members)))
+                return Renewal(view, replaced=bool(replaced) or self._lost_answer)
         except (InvalidView, TypeError, ValueError) as error:
             raise RegistryError(
                 f"the registry holds something else than a cluster's members: {type(error).__name__}"
@@ -198,6 +203,7 @@ class RedisRegistry:
             async with asyncio.timeout(self._timeout_s):
                 return await script
         except FAILURES as error:
+            self._lost_answer = True
             why = f"no answer within {self._timeout_s:g} s" if type(error) is TimeoutError else reason(error)
             raise RegistryError(f"the registry cannot be reached: {why}") from None
 

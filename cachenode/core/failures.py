@@ -16,6 +16,7 @@ __all__ = [
     "NOT_A_COUNTER",
     "NOT_OWNER",
     "NOT_READY",
+    "ORDER_TOO_LATE",
     "OVERLOADED",
     "SUPERSEDED",
     "UNANSWERABLE",
@@ -30,6 +31,7 @@ __all__ = [
 
 BAD_KEY = Failure(Reason.INVALID_KEY, f"key: must be 1 to {MAX_KEY_BYTES:,} bytes")
 BAD_ORDER = Failure(Reason.INVALID_REQUEST, "operation: for nodes only")
+ORDER_TOO_LATE = Failure(Reason.SUPERSEDED, "a barrier that was ordered later has come first")
 NOT_OWNER = Failure(Reason.NOT_OWNER, "this node does not own the key in its view")
 NOT_READY = Failure(Reason.NOT_READY, "the node has no place in the cluster yet, or is leaving it")
 UNKNOWN_NAMESPACE = Failure(Reason.UNKNOWN_NAMESPACE, "namespace: the node has none of this name")

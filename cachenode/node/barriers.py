@@ -4,16 +4,18 @@ A barrier is a position in its namespace's log after which everything it covers 
 that owns the namespace's name on the ring, its *coordinator*, orders the barriers of that namespace; a position is one
 of its versions, so positions rise across coordinators as versions do across owners. Then:
 
-1. The shared store gets the barrier, so that a node which starts later knows it. If it cannot take it now, every node
-   keeps it for later.
-2. Every other member applies it, and the coordinator does: the log, memory (`cachenode.core.sweep`), what is being
+1. The coordinator applies it, and every other member does: the log, memory (`cachenode.core.sweep`), what is being
    read or loaded, and every near-cached session that holds anything of the namespace. A member answers when its
    sessions have acknowledged or lost their leases.
+2. Meanwhile the shared store gets it, so that a node which starts later knows it. If it cannot take it now, every
+   member remembers that, and brings it there later.
 3. The coordinator answers when all have answered, and it still is the coordinator.
 
 A member that cannot be reached is asked again until it answers or is no member any more: then its leases are over.
 An order from a coordinator of an older view is refused: another may have taken its place
-(``test_order_of_an_older_view_is_refused``).
+(``test_order_of_an_older_view_is_refused``). So is one that arrives behind a later one, because the link was down for a
+moment: what a member wrote in between, a touch of an old value above all, has the later position. The coordinator
+then orders anew (``test_order_that_comes_too_late_is_given_anew``).
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cachenode.core.entries import Batch, BatchResult, Operation
-from cachenode.core.failures import BAD_ORDER, NOT_OWNER, NOT_READY, bad_selector, failed
+from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.failures import BAD_ORDER, NOT_OWNER, NOT_READY, ORDER_TOO_LATE, bad_selector, failed
 from cachenode_api.errors import InvalidSelector
 from cachenode_api.keys import seat_of
 from cachenode_api.selectors import Selector, SelectorKind, make_selector
@@ -34,10 +36,17 @@ if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
     from cachenode.node.service import Node, Reply, Rest
 
-__all__ = ["Barriers"]
+__all__ = ["Barriers", "again"]
 
-MISSED = 0x100
-"""Set in a kind of an APPLY: the shared store has not taken the barrier yet."""
+AGAIN = 0x100
+"""Set in a kind of an APPLY: the barrier was ordered before, and the shared store has not taken it yet."""
+_KIND = 0xFF
+
+
+def again(namespace: str, position: int, selector: Selector) -> Batch:
+    """Return the order that tells others of a barrier which the shared store has missed."""
+    kind = selector.kind.value | AGAIN
+    return Batch(Operation.APPLY, namespace, [selector.text], flags=[kind], tokens=[position])
 
 
 class Barriers:
@@ -51,7 +60,7 @@ class Barriers:
         node, indices = self._node, list(range(len(batch.keys)))
         try:
             kinds = batch.flags or [0] * len(batch.keys)
-            selectors = [make_selector(kind & ~MISSED, text) for kind, text in zip(kinds, batch.keys, strict=True)]
+            selectors = [make_selector(kind & _KIND, text) for kind, text in zip(kinds, batch.keys, strict=True)]
         except InvalidSelector as error:
             reply(failed(batch, dict.fromkeys(indices, bad_selector(str(error)))))
             return None
@@ -69,46 +78,70 @@ class Barriers:
         return node.run_parts(batch, reply, [(indices, node.writes.ask(owner, batch, indices, reply))])
 
     async def _order(self, batch: Batch, namespace: Namespace, selectors: Sequence[Selector], reply: Reply) -> None:
-        node, name = self._node, namespace.policy.name
-        epoch = node.placement.epoch
-        positions = [node.versions.next() for _ in selectors]
+        """Order barriers, again with new positions for as long as a member has heard of later ones first."""
+        while True:
+            positions = [self._node.versions.next() for _ in selectors]
+            refused = await self._order_at(positions, batch, namespace, selectors)
+            if refused is not ORDER_TOO_LATE:
+                break
+        count = len(positions)
+        failures = dict.fromkeys(range(count), refused) if refused is not None else {}
+        reply(BatchResult(range(count), versions=positions, failures=failures))
+
+    async def _order_at(
+        self, positions: list[int], batch: Batch, namespace: Namespace, selectors: Sequence[Selector]
+    ) -> Failure | None:
+        """Order barriers at these positions. Return why it could not be done, None if it was.
+
+        Up to the first await nothing comes between: the members are told in the order of the positions.
+        """
+        node, name, epoch = self._node, namespace.policy.name, self._node.placement.epoch
         kinds = [selector.kind.value for selector in selectors]
-        tier = node.l2_for(namespace)
-        if tier is not None:
-            in_l2 = await tier.note_barriers(name, list(zip(positions, selectors, strict=True)))
-            kinds = kinds if in_l2 else [kind | MISSED for kind in kinds]
         order = Batch(Operation.APPLY, name, batch.keys, flags=kinds, tokens=positions, timeout_s=batch.timeout_s)
         order.acknowledged = batch.acknowledged
-        near = batch.near
-        await asyncio.gather(self._apply(order, namespace, selectors, near), node.tell_all(order))
-        count = len(positions)
+        waiter = self._begin(order, namespace, selectors, batch.near)
+        _, refused = await asyncio.gather(self._keep(namespace, positions, selectors), node.tell_all(order))
+        if waiter is not None:
+            await waiter
+        if refused is not None:
+            return refused
         if node.placement.epoch != epoch and node.placement.owner(seat_of(name)) != node.placement.me.id:
-            reply(BatchResult(range(count), versions=positions, failures=dict.fromkeys(range(count), NOT_OWNER)))
-        elif node.placement.fenced(node.clock.now()):
-            reply(BatchResult(range(count), versions=positions, failures=dict.fromkeys(range(count), NOT_READY)))
-        else:
-            reply(BatchResult(range(count), versions=positions))
+            return NOT_OWNER
+        return NOT_READY if node.placement.fenced(node.clock.now()) else None
+
+    async def _keep(self, namespace: Namespace, positions: Sequence[int], selectors: Sequence[Selector]) -> None:
+        """Have the shared store keep barriers; if it cannot now, have every member remember that."""
+        tier, barriers = self._node.l2_for(namespace), list(zip(positions, selectors, strict=True))
+        if tier is not None and not await tier.note_barriers(namespace.policy.name, barriers):
+            for position, selector in barriers:
+                await self._node.tell_all(again(namespace.policy.name, position, selector))
 
     async def _obey(self, batch: Batch, namespace: Namespace, selectors: Sequence[Selector], reply: Reply) -> None:
-        indices = range(len(batch.keys))
-        if any(epoch_of(position) < self._node.placement.epoch for position in batch.tokens):
-            reply(failed(batch, dict.fromkeys(indices, NOT_OWNER)))
+        indices, refused = range(len(batch.keys)), None
+        anew = not any(kind & AGAIN for kind in batch.flags)
+        if anew and any(epoch_of(position) < self._node.placement.epoch for position in batch.tokens):
+            refused = NOT_OWNER
+        elif anew and min(batch.tokens) < namespace.barriers.position:
+            refused = ORDER_TOO_LATE
+        if refused is not None:
+            reply(failed(batch, dict.fromkeys(indices, refused)))
             return
         tier = self._node.l2_for(namespace)
-        if tier is not None and batch.flags and batch.flags[0] & MISSED:
+        if tier is not None and not anew:
             tier.remember_barriers(namespace.policy.name, list(zip(batch.tokens, selectors, strict=True)))
-        await self._apply(batch, namespace, selectors, None)
+        waiter = self._begin(batch, namespace, selectors, None)
+        if waiter is not None:
+            await waiter
         reply(BatchResult(indices, versions=list(batch.tokens)))
 
-    async def _apply(
+    def _begin(
         self, order: Batch, namespace: Namespace, selectors: Sequence[Selector], by: Holder[asyncio.Future[None]] | None
-    ) -> None:
-        """Make what the selectors cover untrue on this node and its sessions."""
+    ) -> asyncio.Future[None] | None:
+        """Make what the selectors cover untrue on this node and its sessions; return what to wait for, if anything."""
         for position, selector in zip(order.tokens, selectors, strict=True):
             self.note(namespace, position, selector)
         waiter = self._node.invalidations.bar(namespace, selectors, by)
-        if waiter is not None and order.acknowledged:
-            await waiter
+        return waiter if order.acknowledged else None
 
     def note(self, namespace: Namespace, position: int, selector: Selector) -> None:
         """Put a barrier in force in this node's memory."""

@@ -110,7 +110,7 @@ class Changes:
         """
         while True:
             now, tier = self._node.clock.now(), self._node.l2_for(namespace)
-            record = namespace.store.peek(key, now)
+            record: bytes | None = self._node.present(namespace, key, now)
             if record is None and key not in namespace.writing and tier is not None and tier.available:
                 (token,), entry = namespace.fills.begin([key]), None
                 try:
@@ -122,8 +122,6 @@ class Changes:
                     continue
                 record = new_record(entry, now)
             if record and namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
-                return b""
-            if record and namespace.sweep.active and namespace.sweep.untrue(key, record):
                 return b""
             return record or b""
 

@@ -82,11 +82,11 @@ def _keep(
 ) -> tuple[list[bytes], list[Layer], bool]:
     """Return a portion's records and layers, and whether they may be copied; store what may be stored."""
     now = node.clock.now()
-    get, settle, owns = namespace.store.get, namespace.fills.settle, node.may_keep
+    settle, owns = namespace.fills.settle, node.may_keep
     records, layers, sure = [], [], namespace.changing.keys().isdisjoint(keys)
     for key, token, entry in zip(keys, tokens, entries, strict=True):
         may_store = settle(key, token)  # then nothing was stored here since the key was missed
-        current = None if may_store else get(key, now)
+        current = None if may_store else node.present(namespace, key, now)
         if current is not None:
             records.append(current)
             layers.append(Layer.L1)

@@ -8,6 +8,9 @@ reader still finds the older value; so meanwhile the key is *changing*, and what
 (``test_read_during_a_write_is_not_copied``).
 
 The session that writes is told too, but not waited for: the word to drop is in its stream before the reply.
+
+Who has been told and has not acknowledged may still serve the copy. The next writer of the key waits for it as well,
+whether the one before waits, has given up, or did not want to wait (``test_second_writer_waits_too``).
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ class Invalidations:
         """Invalidations of keys that somebody may have held."""
         self.waits = 0
         """Writes that waited for somebody's word."""
+        self.ending = False
+        """True once nothing may be copied any more."""
         self.log = Watch()
         self._node = node
         self._holders: dict[Holder[Waiter], None] = {}
@@ -71,7 +76,9 @@ class Invalidations:
         """Grant a holder its lease anew; return its length in seconds, 0 if there is none."""
         self._holders[holder] = None
         now, placement = self._node.clock.now(), self._node.placement
-        return holder.granted(now, placement.lease_until - now) if placement.ready else 0.0
+        if self.ending or not placement.ready:
+            return 0.0
+        return holder.granted(now, placement.lease_until - now)
 
     def heard(self, holder: Holder[Waiter], acknowledged: int) -> None:
         """Take a holder's word that it has acted on all up to this number."""
@@ -82,6 +89,8 @@ class Invalidations:
         holder.tell = _tell_nobody
         if said_so:
             _resolve(holder.end())
+        else:
+            holder.lost()
 
     def expire(self, now: float) -> None:
         """End the waits for holders whose lease is over; forget what nobody can hold any more."""
@@ -113,14 +122,14 @@ class Invalidations:
         exposure: Exposure[Waiter] = namespace.exposure
         if not exposure.holders:
             return None
-        told = exposure.take(keys)
-        if not told:
+        told, doubtful = exposure.take(keys), exposure.doubtful(keys)
+        if not told and not doubtful:
             return None
-        self.announced += 1
-        name = namespace.policy.name
+        self.announced += bool(told)
+        name, now = namespace.policy.name, self._node.clock.now()
         for holder, held in told.items():
-            holder.tell(name, held, ())
-        return self._wait(holder for holder in told if holder is not by)
+            holder.drop(name, held, exposure, now)
+        return self._wait(holder for holder in {**told, **dict.fromkeys(doubtful)} if holder is not by)
 
     def bar(self, namespace: Namespace, selectors: Sequence[Selector], by: Holder[Waiter] | None) -> Waiter | None:
         """Tell all who may hold anything of a namespace of barriers. Return what to wait for, None if nothing."""
@@ -143,23 +152,24 @@ class Invalidations:
         return waiting.waiter
 
     async def release(self) -> None:
-        """Return when no client serves any copy that came from this node: it stops, and has resigned already."""
+        """Let nobody copy anything any more; return when no client serves a copy from here: this node stops."""
+        self.ending = True
         whole = [make_selector(SelectorKind.NAMESPACE, EVERYTHING)]
         waiters = [self.bar(namespace, whole, None) for namespace in self._node.namespaces]
         waiting = [waiter for waiter in waiters if waiter is not None]
         if waiting:
             await asyncio.wait(waiting)
 
-    async def _released(self, _view: View) -> None:
-        """Return when no client serves a key by a right from before the view: each has acted on it, or lost its lease.
+    def _released(self, _view: View) -> Waiter | None:
+        """Return what to wait for until no client serves a key by a right from before the view; None if nothing.
 
         A view goes to every session in its stream, with a word of its own to acknowledge.
         """
+        if not self._holders:
+            return None
         for holder in list(self._holders):
             holder.tell("", (), ())
-        waiter = self._wait(self._holders)
-        if waiter is not None:
-            await waiter
+        return self._wait(self._holders)
 
 
 def _resolve(rounds: Iterable[Round[Waiter]]) -> None:

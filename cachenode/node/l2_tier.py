@@ -184,6 +184,10 @@ class L2Tier:
             by_namespace.setdefault(namespace, []).append((key, version))
         return by_namespace
 
+    def missed_barriers(self) -> list[tuple[str, int, Selector]]:
+        """Return the barriers that the store has missed."""
+        return [(namespace, position, selector) for (namespace, selector), position in self._barriers.items()]
+
     async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> bool:
         """Tell the store of barriers, so that nodes which start later know them.
 

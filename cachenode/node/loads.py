@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Layer, Operation
-from cachenode.core.failures import NOT_OWNER, load_failed
+from cachenode.core.failures import NOT_OWNER, NOT_READY, load_failed
 from cachenode.core.flights import Flight
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
@@ -138,12 +138,14 @@ class Loads:
 
     def _settled(self, namespace: Namespace, key: bytes, now: float) -> Outcome:
         """Return what is known of a key that L2 does not have: None if it must be loaded."""
-        record = namespace.store.get(key, now)
+        record = self._node.present(namespace, key, now)
         if record is not None:  # stored while L2 was asked
             namespace.l1_hits += 1
             return record
         if not self._node.placement.owns(key):  # any more
             return NOT_OWNER
+        if self._node.placement.fenced(now):
+            return NOT_READY
         pause = namespace.load_backoff.left_s(key, now)
         return load_failed(f"the last load failed; the next may begin in {pause:.1f} s") if pause else None
 
@@ -287,6 +289,11 @@ class Loads:
             del self._lent[token]
         for namespace in self._node.namespaces:
             _send_round(namespace.flights.expire(now))
+
+    def resign(self) -> None:
+        """Send those who wait elsewhere: this node lets nobody load any more."""
+        for namespace in self._node.namespaces:
+            _send_round(namespace.flights.end_all())
 
     def _view_changed(self, _former: View | None, _view: View) -> None:
         for namespace in self._node.namespaces:

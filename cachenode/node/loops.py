@@ -24,6 +24,7 @@ SWEEP_ROUND_S = 60.0
 _SWEEP_AT_LEAST = 200
 _SWEEP_AT_MOST = 4_000
 _MOVE_SLICE = 1_000
+_RECOVER_S = 0.25
 
 
 class Loops:
@@ -38,6 +39,7 @@ class Loops:
         self._node = node
         self._reap = reap
         self._tasks: list[asyncio.Task[None]] = []
+        self._recover_at = 0.0
         self.ticked_at = node.clock.now()
         """When the loop last came round: a liveness probe fails when this is long ago."""
 
@@ -45,7 +47,7 @@ class Loops:
         """Begin."""
         self._tasks = [
             asyncio.create_task(self._repeat(TICK_S, self._tick)),
-            asyncio.create_task(self._repeat(0.25, self._recover_l2)),
+            asyncio.create_task(self._repeat(TICK_S, self._recover_l2)),
         ]
 
     async def stop(self) -> None:
@@ -67,6 +69,7 @@ class Loops:
         node = self._node
         now = node.clock.now()
         self.ticked_at = now
+        node.placement.tick(now)
         for namespace in node.namespaces:
             slots = 2 * len(namespace.store) * TICK_S / SWEEP_ROUND_S
             namespace.store.sweep(now, int(min(_SWEEP_AT_MOST, max(_SWEEP_AT_LEAST, slots))))
@@ -83,8 +86,10 @@ class Loops:
         self._reap(now)
 
     async def _recover_l2(self) -> None:
-        tier = self._node.tier
-        if tier is not None and tier.behind:
-            away = not tier.available
-            if await tier.recover() and away:
-                _log.info("l2_back")
+        """Bring L2 up to date; at once for a node that has just found its place, for it does not read L2 before."""
+        tier, now = self._node.tier, self._node.clock.now()
+        if tier is None or not tier.behind or (now < self._recover_at and not tier.must_adopt):
+            return
+        away, self._recover_at = not tier.available, now + _RECOVER_S
+        if await tier.recover() and away:
+            _log.info("l2_back")

@@ -128,11 +128,14 @@ class Reads:
                 namespace.store.remove(keys[index])
                 records[index] = b""
 
-    def fenced(self, batch: Batch, namespace: Namespace, reply: Reply) -> Rest:
-        """Read from L2 what this node has lost the right to serve from memory, and keep nothing."""
-        indices = list(range(len(batch.keys)))
-        reading = self._pass_through(namespace, batch, indices, reply, or_miss=True)
-        return self._node.run_parts(batch, reply, [(indices, reading)])
+    def fenced(self, batch: Batch, namespace: Namespace, reply: Reply) -> None:
+        """Answer that there is nothing, while this node's lease is over.
+
+        Not even L2 may be read: this node may be no member any more, and then nobody tells it what is untrue there
+        (``test_fenced_node_finds_nothing``).
+        """
+        namespace.misses += len(batch.keys)
+        reply(BatchResult(records=[b""] * len(batch.keys), now_s=self._node.clock.now()))
 
     async def _fill(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         """Read this node's own keys from L2 and keep what may be kept."""

@@ -14,10 +14,10 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
-from cachenode.core.failures import BAD_ORDER, LATE, NOT_READY, UNKNOWN_NAMESPACE, failed
+from cachenode.core.failures import BAD_ORDER, LATE, NOT_OWNER, NOT_READY, ORDER_TOO_LATE, UNKNOWN_NAMESPACE, failed
 from cachenode.core.versions import VersionSource
 from cachenode.errors import L2Unavailable, PeerUnavailable
-from cachenode.node.barriers import Barriers
+from cachenode.node.barriers import Barriers, again
 from cachenode.node.changes import Changes
 from cachenode.node.invalidations import Invalidations
 from cachenode.node.l2_tier import L2Tier
@@ -34,11 +34,13 @@ from cachenode_api.reasons import Reason
 from cachenode_api.records import TAGGED
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
 from cachenode_api.tags import split_tags
-from cachenode_api.view import View
+from cachenode_api.view import Member, View
 
 __all__ = ["Node", "Reply"]
 
 _ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY})
+_ASK_AGAIN = frozenset({Reason.NOT_READY, Reason.DEADLINE_EXCEEDED, Reason.OVERLOADED})
+_REFUSALS = {Reason.NOT_OWNER: NOT_OWNER, Reason.SUPERSEDED: ORDER_TOO_LATE}
 _ASK_AGAIN_S = 0.02
 
 Reply = Callable[[BatchResult], None]
@@ -120,7 +122,8 @@ class Node:
             self._refuse(batch, reply, NOT_READY)
             return None
         if fenced:
-            return self._reads.fenced(batch, namespace, reply)
+            self._reads.fenced(batch, namespace, reply)
+            return None
         return self._act(batch, namespace, reply, from_peer, holder)
 
     def _act(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
@@ -224,40 +227,65 @@ class Node:
         if former is None or not self.placement.follows:
             self.tier.must_adopt = True
 
-    async def _hand_on(self, _view: View) -> None:
+    def _hand_on(self, _view: View) -> Rest | None:
         """Tell the members what the shared store has missed: who came with this view does not know it."""
         assert self.tier is not None, "called only with a tier"
-        for namespace, missed in self.tier.missed().items():
-            await self._tell_missed(namespace, missed)
+        missed, barriers = self.tier.missed(), self.tier.missed_barriers()
+        return self._tell_all_missed(missed, barriers) if missed or barriers else None
+
+    async def _tell_all_missed(
+        self, missed: dict[str, list[tuple[bytes, int]]], barriers: Sequence[tuple[str, int, Selector]]
+    ) -> None:
+        for namespace, drops in missed.items():
+            await self._tell_missed(namespace, drops)
+        for namespace, position, selector in barriers:
+            await self.tell_all(again(namespace, position, selector))
+
+    def present(self, namespace: Namespace, key: bytes, now: float) -> bytes | None:
+        """Return what memory has for a key, unless it is untrue and only waits for being removed; no hit is counted."""
+        record: bytes | None = namespace.store.peek(key, now)
+        if record is None or not (self.mover.moving or namespace.sweep.active):
+            return record
+        if (self.mover.moving and not self.mover.kept(key)) or namespace.sweep.untrue(key, record):
+            namespace.store.remove(key)
+            return None
+        return record
 
     def may_keep(self, key: bytes) -> bool:
         """Return True if this node owns a key, and no other may still act for it."""
         placement = self.placement
         return placement.owns(key) and not (placement.unsettled and placement.gained(key))
 
-    async def tell_all(self, batch: Batch) -> None:
+    async def tell_all(self, batch: Batch) -> Failure | None:
         """Have every other member execute a batch; return when each has, or is no member any more.
 
-        Whoever cannot be reached is asked again: as long as it is a member it may serve its clients, and must know.
-        """
-        me = self.placement.me.id
-        members = [member.id for member in (self.placement.view.members if self.placement.view else ())]
-        others = [member for member in members if member != me]
-        if len(others) == 1:
-            await self._tell(others[0], batch)
-        elif others:
-            await asyncio.gather(*(self._tell(member, batch) for member in others))
+        Whoever cannot be reached is asked again: as long as it is a member it may serve its clients, and must know. So
+        must those who become members meanwhile (``test_newcomer_is_told_of_what_is_under_way``).
 
-    async def _tell(self, member: str, batch: Batch) -> None:
-        while self.placement.view is not None and member in self.placement.view.by_id:
+        Returns:
+            Why one refused, if one did: this node's view is no longer the newest, or it has heard of later orders.
+        """
+        placement, told = self.placement, {self.placement.me}
+        while others := [member for member in (placement.view.members if placement.view else ()) if member not in told]:
+            refusals = await asyncio.gather(*(self._tell(member, batch) for member in others))
+            for refused in (NOT_OWNER, ORDER_TOO_LATE):
+                if refused in refusals:
+                    return refused
+            told.update(others)
+        return None
+
+    async def _tell(self, member: Member, batch: Batch) -> Failure | None:
+        while self.placement.view is not None and member in self.placement.view.members:
             try:
-                result = await self._peers.forward(member, batch)
+                result = await self._peers.forward(member.id, batch)
             except PeerUnavailable:
                 pass
             else:
-                if not result.failures:
-                    return
+                reasons = {failure.reason for failure in result.failures.values()}
+                if not reasons & _ASK_AGAIN:  # a member that has no such namespace has nothing to drop
+                    return _REFUSALS.get(min(reasons, default=Reason.OK))
             await asyncio.sleep(_ASK_AGAIN_S)
+        return None
 
     def hit(self, namespace: str, key: bytes) -> tuple[bytes, float]:
         """Return the record of one key and the time it counts against, if it is in memory; else an empty record.

@@ -3,7 +3,8 @@
 L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2
 cannot take now is noted for it (`L2Tier`) and done in memory alone.
 
-Interleavings, each forced by a test in ``tests/node/test_writes.py``:
+Interleavings, each forced by a test in ``tests/node/test_writes.py``, 6 in ``test_barriers.py`` beside it and 7 in
+``test_invalidations.py``:
 
 1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the
    later one. The earlier has been done and overwritten: it succeeds (``test_overtaken_set_succeeds``).
@@ -14,7 +15,9 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``:
    the older one (``test_delete_during_set_is_not_undone``).
 5. A touch meets a set under way: the set brings its own TTL, so the touch is ordered before it and does nothing
    (``test_touch_during_set_does_not_undo_it``).
-6. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
+6. A barrier covers what L2 is taking just now: a value that was loaded or touched before must not appear in memory
+   after it. L2 and memory take the write as the older one (``test_barrier_during_set_is_not_undone``).
+7. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
    dropped it and memory has the new value (``test_write_waits_for_holders``, see `Invalidations`).
 """
 
@@ -170,7 +173,7 @@ class Writes:
         return BatchResult(indices=indices, versions=versions)
 
     def _forget(self, batch: Batch, namespace: Namespace, key: bytes) -> bool:
-        record = namespace.store.peek(key, self._node.clock.now())
+        record = self._node.present(namespace, key, self._node.clock.now())
         namespace.void(key)
         namespace.store.remove(key)
         if batch.operation is Operation.INVALIDATE:
@@ -188,6 +191,8 @@ class Writes:
         removed = namespace.tombstones.covers
         for at, (write, accepted) in enumerate(zip(writes, taken, strict=True)):
             namespace.void(write.key)
+            if write.position < namespace.barriers.position and self._barred(namespace, write, now):
+                continue
             stored = accepted and not removed(write.key, write.version, now)
             stored = stored and store_entry(namespace, write.key, write, now)
             if not stored and not self._overtaken(namespace, write, now):
@@ -198,6 +203,16 @@ class Writes:
         self._node.failures[Reason.SUPERSEDED] += len(failures)
         self._node.namespaces.memory.make_room()
         return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
+
+    def _barred(self, namespace: Namespace, write: L2Write, now: float) -> bool:
+        """Return True if a barrier covers a write that began before it: then it has been done, and undone by that."""
+        tags = split_tags(write.value)[0] if write.flags & TAGGED else ()
+        if not namespace.barriers.covers(write.key, tags, write.position):
+            return False
+        current = namespace.store.peek(write.key, now)
+        if current is not None and HEADER.unpack_from(current)[2] < write.version:  # it may bear other tags
+            namespace.store.remove(write.key)
+        return True
 
     def _overtaken(self, namespace: Namespace, write: L2Write, now: float) -> bool:
         """Return True if a later write or removal by this node explains why this one was refused."""
@@ -217,7 +232,7 @@ class Writes:
         writes: list[L2Write | None] = []
         for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True):
             key = batch.keys[index]
-            record = namespace.store.peek(key, now)
+            record = self._node.present(namespace, key, now)
             if record is None:
                 writes.append(None)
                 continue
@@ -298,7 +313,8 @@ class Writes:
 
     async def _touch(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
         now = self._node.clock.now()
-        missing = [batch.keys[index] for index in indices if namespace.store.peek(batch.keys[index], now) is None]
+        keys, present = [batch.keys[index] for index in indices], self._node.present
+        missing = [key for key in keys if present(namespace, key, now) is None]
         if missing:
             await fill(self._node, namespace, missing)
         found = self._touched(batch, namespace, indices)

@@ -14,6 +14,9 @@ has heard of all that was invalidated before. A frame names what is to be droppe
 keeps no record of a frame that is covered by that. So when the replies of a frame are too many and the rest follows in
 a later one, that rest may not be kept (``test_replies_that_follow_an_invalidation_are_not_kept``).
 
+The end of a stream does not end its lease: gRPC shows a lost connection as it shows a client that is done sending.
+Only a goodbye says that the client serves nothing any more (``test_only_a_goodbye_ends_the_lease``).
+
 A stream whose client went silent is ended by `reap`: a frozen or vanished client keeps its connection open for
 minutes otherwise.
 """
@@ -88,6 +91,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._limits = limits
         self._sessions: set[_Session] = set()
         self._draining = False
+        self._gone: asyncio.Future[None] | None = None
         node.placement.listeners.append(self._view_changed)
 
     def __len__(self) -> int:
@@ -114,6 +118,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         finally:
             self._sessions.discard(session)
             session.close()
+            if self._gone is not None and not self._gone.done():
+                self._gone.set_result(None)
         if session.ended:
             await _say_ended(context)
 
@@ -130,13 +136,18 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         return len(silent)
 
     async def drain(self, timeout_s: float) -> None:
-        """Tell the clients to go, let what is in flight finish, then end every stream. Takes at most `timeout_s`."""
+        """Tell the clients to go, and wait until they have; then end the streams that are left.
+
+        A client goes when all that it has sent here is answered. Takes at most `timeout_s`.
+        """
         self._draining = True
         for session in self._sessions:
             session.send_draining()
-        waiting = [task for session in self._sessions for task in session.tasks]
-        if waiting:
-            await asyncio.wait(waiting, timeout=timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._sessions:
+                    self._gone = asyncio.get_running_loop().create_future()
+                    await self._gone
         for session in list(self._sessions):
             session.end()
 
@@ -177,6 +188,8 @@ class _Session:
             self.heard_at = self._node.clock.now()
             if frame.HasField("hello") and frame.hello.near_cache and self._near is None:
                 self._near = self._node.invalidations.holder(self._tell)
+            if frame.acknowledged and self._near is not None:  # before its heartbeat: a laggard gets no lease
+                self._node.invalidations.heard(self._near, frame.acknowledged)
             self._reading = True  # what is known at once leaves together, below
             self._asked = self._answered = 0
             for message in frame.batches:
@@ -184,15 +197,15 @@ class _Session:
             self._reading = False
             if frame.HasField("heartbeat"):
                 self._heartbeat = self._answer(frame.heartbeat)
-            if frame.acknowledged and self._near is not None:
-                self._node.invalidations.heard(self._near, frame.acknowledged)
+            if frame.goodbye:
+                self._said_goodbye = True
+                return
             if 0 < 2 * self._answered < self._asked:
                 self._hold()
             else:
                 await self._outbox.pump()
             if len(self._replies) > _MOST_UNSENT:
                 await self._outbox.quiet()
-        self._said_goodbye = True
 
     async def _outbox_hello(self) -> None:
         me, view = self._node.placement.me, self._node.placement.view
@@ -238,11 +251,13 @@ class _Session:
     def _expose(self, batch: Batch, result: BatchResult, near: Holder[asyncio.Future[None]]) -> None:
         namespace = self._node.namespaces.get(batch.namespace)
         assert namespace is not None, "a result came of it"
-        if namespace.exposure.full:
+        if namespace.exposure.full or self._node.invalidations.ending:
             result.near = False
             return
         keys = batch.keys
-        namespace.exposure.note(keys if result.indices is None else [keys[at] for at in result.indices], near)
+        if result.indices is not None:  # else all were found
+            keys = [keys[at] for at, record in zip(result.indices, result.records, strict=True) if record]
+        namespace.exposure.note(keys, near)
 
     def _tell(self, namespace: str, keys: Sequence[bytes], selectors: Sequence[Selector]) -> None:
         """Queue an invalidation."""

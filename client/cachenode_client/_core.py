@@ -95,7 +95,9 @@ class ClientCore:
         self._near = None
         if near_cache is not None:
             self._near = NearCache(checked_near_cache(near_cache), decode=self._decode, share=near_share)
-        self._copies: Mapping[str | bytes, NearEntry] = self._near.entries(self._namespace) if self._near else {}
+        self._copies: Mapping[str | bytes, NearEntry] = (
+            {} if self._near is None else self._near.entries(self._namespace)
+        )
         self._get_group: Group = (GET, self._namespace, self._timeout_s, False, 0, False)
         self._set_group: Group = (SET, self._namespace, self._timeout_s, False, 0, False)
         self._closed = False
@@ -194,10 +196,10 @@ class ClientCore:
     def _near_stats(self) -> dict[str, int]:
         near = self._near
         return {
-            "near_entries": len(near) if near else 0,
-            "near_bytes": near.used_bytes if near else 0,
-            "near_evictions": near.evictions if near else 0,
-            "near_invalidations": near.invalidated if near else 0,
+            "near_entries": 0 if near is None else len(near),
+            "near_bytes": 0 if near is None else near.used_bytes,
+            "near_evictions": 0 if near is None else near.evictions,
+            "near_invalidations": 0 if near is None else near.invalidated,
         }
 
     def _barrier(
@@ -222,7 +224,8 @@ class ClientCore:
                 make_selector(kind, text)
         except ContractError as error:
             raise from_contract(error) from None
-        if whole and namespace is not None and not texts:
+        alone = prefix is None and pattern is None and tags is None  # an empty list of tags does not mean everything
+        if whole and alone and namespace is not None:
             texts = [(SelectorKind.NAMESPACE, EVERYTHING)]
         return [text for _, text in texts], [kind.value for kind, _ in texts]
 

@@ -15,6 +15,7 @@ from cachenode_api.keys import MAX_KEY_BYTES, seat_of
 from cachenode_client._backoff import RetryBudget, Schedule
 from cachenode_client._batches import INCR, KEY_OVERHEAD, LEASE, SET, Group, ManyBatch, ManyResult, Waiter, give_back
 from cachenode_client._router import Router
+from cachenode_client._session import covered_by
 from cachenode_client.errors import (
     CacheError,
     CacheTimeout,
@@ -157,6 +158,7 @@ class Engine:
             session.submit_many(batch.group, batch)
             errors = list((await future).errors.values())
             if not errors:
+                self.router.bar(covered_by(group[1], kinds, texts))  # nodes that were not waited for may yet tell it
                 return
             if not may_retry(group[0], errors[0]) or self._closed or not self._worth_it(group, retry + 1, deadline):
                 raise errors[0]
@@ -241,7 +243,7 @@ class Engine:
         The call's time counts from `began`, on the loop's clock: retries do not prolong it.
         """
         deadline = began + group[2]
-        if not may_retry(group[0], error) or self.loop.time() + _RETRIES.first_s >= deadline:
+        if self._closed or not may_retry(group[0], error) or self.loop.time() + _RETRIES.first_s >= deadline:
             raise error
         return await self.persist(group, raw, encoded, ttl_ms, retry=0, deadline=deadline)
 

@@ -237,6 +237,11 @@ class Router:
         self.view, self._ring = view, Ring(view)
         self._adjust(view)
 
+    def bar(self, covers: Covers) -> None:
+        """Serve no copy any more that is covered: this client has declared it untrue itself."""
+        for session in self._sessions:
+            session.shelf.bar(covers)
+
     def _bar_moved(self, sessions: Iterable[Session]) -> None:
         """Serve no copy any more of a key whose owner is another than the node it came from.
 

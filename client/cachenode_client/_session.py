@@ -19,6 +19,9 @@ question: an answer may have lain on the way for any time. What a frame says to 
 kept, and what it covers is not kept at all, since the frame does not tell which came first. Then the view, then the
 lease; at last the node is told up to which number this client has acted.
 
+A node that leaves says so: from then on calls go elsewhere (`Router`), and when the last one here is answered, the
+stream is ended from this side. So no call is lost on its way to a node that has gone.
+
 The stream is always cancelled at the end: grpcio 1.83 and later otherwise keep the handler of a dropped stream
 running on the node.
 """
@@ -28,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
     from cachenode_api.v1.session_pb2 import ServerFrame
     from cachenode_client._near import Covers
 
-__all__ = ["Session"]
+__all__ = ["Session", "covered_by"]
 
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
@@ -74,6 +77,8 @@ _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
 _QUESTIONS = 20
 """Heartbeats whose answers may still bring a lease."""
+_GOODBYE_S = 0.2
+"""How long a session that is closed waits for the node to take its leave."""
 _SWEEP = 2_000
 """Copies looked at every half second: a millisecond or two."""
 _Keys = set[tuple[str, bytes]] | frozenset[tuple[str, bytes]]
@@ -146,8 +151,10 @@ class Session:
         self._wake: asyncio.Future[None] | None = None
         self._held: asyncio.TimerHandle | None = None
         self._heartbeat: common_pb2.Heartbeat | None = None
+        self._goodbye = False
         self._heard_at = self._loop.time()
         self._closing = False
+        self._draining = False
         self._ask_for_lease(0)
 
     # Calls.
@@ -283,20 +290,34 @@ class Session:
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as error:
             raise CacheUnavailable(f"The session with a node ended ({_status(error)}).") from None
         finally:
+            leased = boot_clock() < self.shelf.lease.until
             self.shelf.lose()
             self.ready = False
             self._closing = True
             self._on_end(self)
-            for task in tasks:
-                task.cancel()
-            call.cancel()
-            self._fail_all()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await channel.close()
+            try:
+                if leased and not any(task.done() for task in tasks):
+                    await self._say_goodbye(tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                call.cancel()
+                self._fail_all()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await channel.close()
+
+    async def _say_goodbye(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Let the node know that its copies are served no more: else writers of their keys wait for the lease's end."""
+        self._goodbye = True
+        self._rouse()
+        await asyncio.wait(tasks, timeout=_GOODBYE_S, return_when=asyncio.FIRST_COMPLETED)
 
     async def _write(self, call: aio.StreamStreamCall[session_pb2.ClientFrame, ServerFrame]) -> None:
         while True:
             frame = None if self._hold() else self._compose()
+            if frame is None and self._draining and not self._sent:
+                await call.done_writing()  # the node waits for this: nothing is on its way to it any more
+                return
             if frame is None:
                 self._wake = self._loop.create_future()
                 await self._wake
@@ -308,7 +329,7 @@ class Session:
         """Return True if what is queued should wait for more: till the next reply brings it, or for `_HOLD_S`."""
         if not self._sent or not self._queue or self._hello is not None or self._heartbeat is not None:
             return False
-        if self._acknowledged != self._sequence:
+        if self._acknowledged != self._sequence or self._goodbye:
             return False
         crowd = sum([batch.left for batch in self._sent.values() if _of_a_crowd(batch)])
         queued = sum([len(batch.keys) for batch in self._queue])
@@ -331,7 +352,7 @@ class Session:
 
     def _compose(self) -> session_pb2.ClientFrame | None:
         acted = self._acknowledged == self._sequence
-        if not self._queue and self._heartbeat is None and self._hello is None and acted:
+        if not self._queue and self._heartbeat is None and self._hello is None and acted and not self._goodbye:
             return None
         self._acknowledged = self._sequence
         self._release()
@@ -352,9 +373,14 @@ class Session:
         if later is not None:
             self._queue.append(later)
         frame = session_pb2.ClientFrame(
-            hello=self._hello, batches=batches, heartbeat=self._heartbeat, acknowledged=self._acknowledged
+            hello=self._hello,
+            batches=batches,
+            heartbeat=self._heartbeat,
+            acknowledged=self._acknowledged,
+            goodbye=self._goodbye,
         )
         self._hello = self._heartbeat = None
+        self._goodbye = False
         return frame
 
     def _break_step(self) -> EachBatch | None:
@@ -385,7 +411,8 @@ class Session:
                 self._on_frame(self, frame)
             if frame.heartbeat.lease_ms:
                 self._renew(frame.heartbeat)
-            if self._acknowledged != self._sequence:
+            self._draining = self._draining or frame.draining
+            if self._acknowledged != self._sequence or self._draining:
                 self._rouse()
         raise CacheUnavailable("The node ended the session.")
 
@@ -418,7 +445,7 @@ class Session:
             namespace = invalidation.namespace
             self._near.drop_many(namespace, invalidation.keys)
             if invalidation.selectors:
-                self.shelf.bar(_covered_by(namespace, invalidation))
+                self.shelf.bar(covered_by(namespace, invalidation.kinds, invalidation.selectors))
                 doomed = None
             elif doomed is not None:
                 doomed.update([(namespace, key) for key in invalidation.keys])
@@ -523,12 +550,10 @@ def _status(error: BaseException) -> str:
     return code.name if code is not None else type(error).__name__
 
 
-def _covered_by(namespace: str, invalidation: common_pb2.Invalidation) -> Covers:
-    """Return what the barriers of an invalidation cover; one that this client does not know covers all."""
+def covered_by(namespace: str, kinds: Sequence[int], texts: Sequence[bytes]) -> Covers:
+    """Return what barriers cover; one that this client does not know covers all."""
     try:
-        selectors = [
-            make_selector(kind, text) for kind, text in zip(invalidation.kinds, invalidation.selectors, strict=True)
-        ]
+        selectors = [make_selector(kind, text) for kind, text in zip(kinds, texts, strict=True)]
     except (InvalidSelector, ValueError):
         return lambda of, _key, _tags: of == namespace
     return lambda of, key, tags: of == namespace and any(selector.covers(key, tags) for selector in selectors)

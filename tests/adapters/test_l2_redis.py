@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from cachenode.adapters import l2_redis
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.redis_client import connect
 from cachenode.core import envelope
 from cachenode.core.entries import L2Write
 from cachenode.errors import ConfigError, L2Unavailable
+from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
 from tests.support.redis_server import OWN_LEGS, RedisServer, server
 
 NS = "users"
@@ -293,3 +295,77 @@ async def until_it_works(l2: RedisL2) -> None:
             return await l2.ping()
         except L2Unavailable:
             assert time.monotonic() < deadline
+
+
+# Barriers.
+
+WHOLE = make_selector(SelectorKind.NAMESPACE, EVERYTHING)
+
+
+def tag(number: int) -> Selector:
+    return make_selector(SelectorKind.TAG, b"t%d" % number)
+
+
+async def test_barriers_are_folded(store: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many become one around the whole namespace each: all that they cover stays covered, the newer stay apart."""
+    monkeypatch.setattr(l2_redis, "_MOST_BARRIERS", 10)
+    for number in range(1, 11):
+        await store.note_barriers(NS if number % 2 else "other", [(number, tag(number))])
+    assert len(await store.barriers()) == 10
+    await store.note_barriers(NS, [(11, tag(11))])
+    found = sorted(await store.barriers(), key=lambda barrier: barrier[1])
+    apart = [(NS if number % 2 else "other", number, tag(number)) for number in range(6, 12)]
+    assert found == [("other", 4, WHOLE), (NS, 5, WHOLE), *apart]
+
+
+async def test_folding_never_lowers_a_floor(store: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A barrier around the namespace that is newer than what is folded stays as it is."""
+    monkeypatch.setattr(l2_redis, "_MOST_BARRIERS", 4)
+    await store.note_barriers(NS, [(50, WHOLE)])
+    await store.note_barriers(NS, [(number, tag(number)) for number in range(1, 5)])
+    found = await store.barriers()
+    assert (NS, 50, WHOLE) in found
+    assert len(found) < 5
+
+
+async def test_barriers_around_namespaces_alone_are_not_folded(store: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is nothing left to put together everything stays."""
+    monkeypatch.setattr(l2_redis, "_MOST_BARRIERS", 2)
+    for number in range(1, 7):
+        await store.note_barriers(f"n{number}", [(number, WHOLE)])
+    assert len(await store.barriers()) == 6
+
+
+async def test_barrier_noted_during_the_folding_stays(store: RedisL2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was noted anew after the folding has read it keeps its place: it covers more than the fold does."""
+    await store.note_barriers(NS, [(number, tag(number)) for number in range(1, 9)])
+    read = store.barriers
+
+    async def read_and_note() -> list[tuple[str, int, Selector]]:
+        found = await read()
+        await store.note_barriers(NS, [(20, tag(1))])
+        return found
+
+    monkeypatch.setattr(store, "barriers", read_and_note)
+    await store._fold_barriers()
+    found = await read()
+    assert (NS, 20, tag(1)) in found
+    assert sorted(position for _, position, _ in found) == [4, 5, 6, 7, 8, 20]
+
+
+async def test_folding_on_a_server_that_goes_away(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold that cannot be ended fails as every call does."""
+    monkeypatch.setattr(l2_redis, "_MOST_BARRIERS", 2)
+    store = store_at(own.url, timeout_s=0.2)
+    await store.note_barriers(NS, [(1, tag(1)), (2, tag(2))])
+    read = store.barriers
+
+    async def read_and_kill() -> list[tuple[str, int, Selector]]:
+        found = await read()
+        own.kill()
+        return found
+
+    monkeypatch.setattr(store, "barriers", read_and_kill)
+    with pytest.raises(L2Unavailable):
+        await store.note_barriers(NS, [(3, tag(3))])
+    await store.close()

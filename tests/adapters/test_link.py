@@ -30,6 +30,9 @@ class Owner:
         self.greets = greets
         self.views: list[tuple[str, int]] = []
         self.parted: list[str] = []
+        self.epoch = 0
+        self.words: list[tuple[str, int]] = []
+        self.answers: list[tuple[str, float]] = []
         self.batches: list[Batch] = []
         self.held: asyncio.Event | None = None
         self.record = b"r"
@@ -59,6 +62,15 @@ class Owner:
 
     def viewed(self, peer: Member, view: View) -> None:
         self.views.append((peer.id, view.epoch))
+
+    def present_settled(self) -> int:
+        return self.epoch
+
+    def settled(self, peer: Member, epoch: int) -> None:
+        self.words.append((peer.id, epoch))
+
+    def alive(self, peer: Member, sent_at: float) -> None:
+        self.answers.append((peer.id, sent_at))
 
     def parting(self, peer: Member) -> None:
         self.parted.append(peer.id)
@@ -370,3 +382,57 @@ async def test_view_that_breaks_the_contract_ends_the_link() -> None:
     with pytest.raises(ValueError, match="ring hash"):
         await asyncio.wait_for(link.run(incoming.read()), 5)
     assert link.closed
+
+
+async def test_settled_epoch_comes_with_the_first_frames() -> None:
+    """A new link brings the epoch that its node has settled, after the view, and later ones as they come."""
+    pair = Pair()
+    pair.b.view, pair.b.epoch = view_of(7, "a", "b"), 6
+    await pair.up()
+    await eventually(lambda: pair.a.words == [("b", 6)])
+    pair.there.send_settled(7)
+    await eventually(lambda: pair.a.words == [("b", 6), ("b", 7)])
+    assert pair.b.words == []
+    await pair.end()
+
+
+async def test_answered_heartbeat_tells_when_it_was_sent(pair: Pair) -> None:
+    """An answer counts from the moment when its heartbeat was sent, and each heartbeat counts once."""
+    sent_at = pair.clock.now()
+    pair.to_a.open.clear()
+    assert pair.here.beat(1)
+    await eventually(lambda: pair.there.heard_at == sent_at)
+    pair.clock.advance(1.0)
+    assert pair.a.answers == []
+    pair.to_a.open.set()
+    await eventually(lambda: pair.a.answers == [("b", sent_at)])
+    await pair.to_a.write(peer_pb2.PeerFrame(heartbeat=common_pb2.Heartbeat(nonce=1, answer=True)))
+    pair.here.beat(2)
+    await eventually(lambda: len(pair.a.answers) == 2)
+    assert pair.a.answers[1] == ("b", sent_at + 1.0)
+    assert pair.here._beats == {}
+
+
+async def test_unanswered_heartbeats_are_few(pair: Pair) -> None:
+    """A peer that answers nothing does not make the link remember every heartbeat."""
+    pair.to_b.open.clear()
+    for nonce in range(100):
+        assert pair.here.beat(nonce)
+    assert len(pair.here._beats) == 16
+
+
+async def test_what_changes_between_the_hellos_is_told() -> None:
+    """A view that comes in force after this side's hello and before the peer's is told, with its settled epoch."""
+    owner, incoming, outgoing = Owner("a", ManualClock()), Wire(), Wire()
+    owner.view, owner.epoch = view_of(6, "a", "b"), 6
+    running = asyncio.create_task(Link(owner, outgoing.write, dialled=True).run(incoming.read()))
+    frames = outgoing.read()
+    first = await asyncio.wait_for(anext(frames), 5)
+    assert (first.view.epoch, first.settled_epoch) == (6, 6)
+    owner.view, owner.epoch = view_of(7, "a", "b"), 7
+    hello = peer_pb2.PeerHello(member=member_to_wire(member("b")), cluster="c")
+    await incoming.write(peer_pb2.PeerFrame(hello=hello))
+    second = await asyncio.wait_for(anext(frames), 5)
+    assert (second.view.epoch, second.settled_epoch) == (7, 7)
+    incoming.cut()
+    await asyncio.wait_for(running, 5)

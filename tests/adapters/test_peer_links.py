@@ -37,6 +37,8 @@ class Peer:
         self.clock = ManualClock()
         self.events: list[str] = []
         self.views: list[int] = []
+        self.words: list[tuple[str, int]] = []
+        self.answers: list[tuple[str, float]] = []
 
     async def start(self, address: str = "127.0.0.1:0") -> Peer:
         self.server = aio.server(options=[("grpc.so_reuseport", 0)])
@@ -55,6 +57,7 @@ class Peer:
         self.placement = self.node.placement
         self.placement.me, self.placement.view, self.placement.ready = self.me, None, False
         self.placement.listeners.append(self.links.view_changed)
+        self.placement.release_listeners.append(self.links.epoch_settled)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self.links), self.server)
         await self.server.start()
         self.links.start()
@@ -83,6 +86,12 @@ class Peer:
     def peer_view(self, peer: Member, view: View) -> None:
         self.views.append(view.epoch)
 
+    def peer_alive(self, peer: Member, sent_at: float) -> None:
+        self.answers.append((peer.id, sent_at))
+
+    def peer_settled(self, peer: Member, epoch: int) -> None:
+        self.words.append((peer.id, epoch))
+
     def peer_leaving(self, peer: Member) -> None:
         self.events.append(f"leaving {peer.id}")
 
@@ -107,7 +116,9 @@ def view_with(epoch: int, *peers: Peer) -> View:
 
 
 async def join(epoch: int, *peers: Peer) -> View:
-    """Put a view of all in force everywhere, and wait for the links."""
+    """Put a view of all in force everywhere, after one of each alone, and wait for the links."""
+    for peer in peers:
+        peer.placement.view = peer.placement.view or view_with(0, peer)
     view = view_with(epoch, *peers)
     for peer in peers:
         peer.placement.apply(view)
@@ -128,6 +139,21 @@ async def test_one_link_per_pair_dialled_by_the_smaller(start: Any) -> None:
     assert [links_of(b, c)[0].dialled, links_of(c, b)[0].dialled] == [True, False]
     assert sorted(a.events) == ["up b", "up c"]
     assert (len(a.links._dialers), len(c.links._dialers)) == (2, 0)
+
+
+async def test_newcomer_dials_members_that_do_not_know_it(start: Any) -> None:
+    """Who is in a view for the first time is linked before the others have heard of it, whatever its id."""
+    a, b = await start("a"), await start("b")
+    a.placement.apply(view_with(1, a))
+    b.placement.apply(view_with(2, a, b))
+    await eventually(lambda: a.linked() == ["b"] and b.linked() == ["a"])
+    assert a.links._links["b"].dialled is False
+    await join(3, a, b)
+    b.placement.apply(view_with(4, a, b))
+    assert set(b.links._dialers) == {a.me.address}
+    assert (a.events, b.events) == (["up b"], ["up a"])
+    b.placement.apply(view_with(5, b))
+    assert b.links._dialers == {}
 
 
 async def test_forward_reaches_the_owner_once(start: Any) -> None:
@@ -169,6 +195,38 @@ async def test_views_are_passed_on(start: Any) -> None:
     c = await start("c")
     c.links.set_seeds([a.me.address])
     await eventually(lambda: 5 in c.views)
+
+
+async def test_settled_epochs_are_passed_on(start: Any) -> None:
+    """That nothing is left from before a view is told to the peers, and to those who are linked later."""
+    a, b = await start("a"), await start("b")
+    await join(5, a, b)
+    await eventually(lambda: ("a", 5) in b.words and ("b", 5) in a.words)
+    a.links.epoch_settled(6)
+    await eventually(lambda: ("a", 6) in b.words)
+    c = await start("c")
+    c.links.set_seeds([a.me.address])
+    await eventually(lambda: ("a", 6) in c.words)
+
+
+async def test_first_heartbeat_is_answered_without_waiting(start: Any) -> None:
+    """A new link has its first heartbeat answered at once, in both directions: a lease may rest on it."""
+    a, b = await start("a"), await start("b")
+    a.links._beating.cancel()
+    b.links._beating.cancel()
+    await join(1, a, b)
+    await eventually(lambda: a.answers and b.answers)
+    assert a.answers == [("b", a.clock.now())]
+    assert b.answers == [("a", b.clock.now())]
+
+
+async def test_farewell_before_the_end(start: Any) -> None:
+    """Peers can be told that the node leaves while the links go on."""
+    a, b = await start("a"), await start("b")
+    await join(1, a, b)
+    await a.links.say_leaving()
+    await eventually(lambda: b.events == ["up a", "leaving a"])
+    assert a.linked() == ["b"]
 
 
 async def test_another_cluster_is_refused(start: Any) -> None:
@@ -320,8 +378,8 @@ async def test_silences_of_the_other_members(start: Any) -> None:
     assert a.links.silences() == {"b": 7.0, "c": -1.0}
 
 
-async def test_stop_says_goodbye_and_ends_all_tasks(start: Any) -> None:
-    """A node that stops tells its peers that it leaves; no dialling or heartbeat is left behind."""
+async def test_stop_ends_all_tasks(start: Any) -> None:
+    """When the links end, no dialling or heartbeat is left behind."""
     a, b = await start("a"), await start("b")
     unreachable = "127.0.0.1:1"
     a.links.set_seeds([unreachable])
@@ -329,7 +387,7 @@ async def test_stop_says_goodbye_and_ends_all_tasks(start: Any) -> None:
     tasks = [*a.links._dialers.values(), a.links._beating]
     assert len(tasks) == 3
     await asyncio.wait_for(a.links.stop(), 10)
-    await eventually(lambda: b.events == ["up a", "leaving a", "down a"])
+    await eventually(lambda: b.events == ["up a", "down a"])
     await eventually(lambda: all(task.done() for task in tasks))
     assert a.linked() == []
 

@@ -35,11 +35,11 @@ async def test_a_real_lease_ends(own: RedisServer) -> None:
     """By the server's own clock a member that stopped renewing is gone after its lease, not before."""
     registry = registry_at(own.url, lease_s=0.3)
     began = time.monotonic()
-    view = await registry.renew(A, None)
-    view = await registry.renew(B, view)
+    view = (await registry.renew(A, None)).view
+    view = (await registry.renew(B, view)).view
     while len(view.members) == 2:
         assert time.monotonic() < began + 10
-        view = await registry.renew(B, view)
+        view = (await registry.renew(B, view)).view
     assert time.monotonic() - began > 0.25
     assert view.members == (B,)
     await registry.close()
@@ -49,10 +49,11 @@ async def test_clients_of_their_own_see_one_sequence(own: RedisServer) -> None:
     """Nodes with connections of their own join at once and end in one view; epochs are distinct."""
     members = [Member(f"n{number}", "1", f"n{number}:1") for number in range(6)]
     registries = [registry_at(own.url, "c") for _ in members]
-    views = await asyncio.gather(*(each.renew(me, None) for each, me in zip(registries, members, strict=True)))
+    joined = await asyncio.gather(*(each.renew(me, None) for each, me in zip(registries, members, strict=True)))
+    views = [renewal.view for renewal in joined]
     assert len({view.epoch for view in views}) == len(members)
     assert len({view.ring_seed for view in views}) == 1
-    final = [await each.renew(me, view) for each, me, view in zip(registries, members, views, strict=True)]
+    final = [(await each.renew(me, view)).view for each, me, view in zip(registries, members, views, strict=True)]
     assert set(final) == {max(final, key=lambda view: view.epoch)}
     for registry in registries:
         await registry.close()
@@ -62,7 +63,7 @@ async def test_clusters_are_apart(own: RedisServer) -> None:
     """Two clusters on one server do not meet, and their keys share a hash tag each."""
     one, two = registry_at(own.url, "one"), registry_at(own.url, "two")
     await one.renew(A, None)
-    assert (await two.renew(B, None)).members == (B,)
+    assert (await two.renew(B, None)).view.members == (B,)
     client = connect(own.url)
     keys = await client.keys("cn:*")
     assert sorted(keys) == sorted(
@@ -77,7 +78,7 @@ async def test_restarted_server(own: RedisServer) -> None:
     """A registry whose server came back empty goes on from what its member knows, scripts included."""
     registry = registry_at(own.url)
     await registry.renew(A, None)
-    view = await registry.renew(B, None)
+    view = (await registry.renew(B, None)).view
     own.restart()
     again = await renewed(registry, B, view)
     assert again.epoch > view.epoch
@@ -107,7 +108,7 @@ async def test_full_server_still_keeps_members(own: RedisServer) -> None:
     registry = registry_at(own.url)
     await registry._client.config_set("maxmemory", 1)
     await registry.renew(A, None)
-    view = await registry.renew(B, None)
+    view = (await registry.renew(B, None)).view
     assert len(view.members) == 2
     await registry.leave(A)
     await registry.close()
@@ -133,11 +134,34 @@ async def test_cluster_name_is_checked() -> None:
         registry_at("unix:///run/s", "a}b")
 
 
+async def test_lost_answer_counts_as_a_replaced_lease(own: RedisServer) -> None:
+    """Who got no answer while joining may have replaced a live lease without hearing of it, so it is told so."""
+    first = registry_at(own.url, "c")
+    await first.renew(A, None)
+    registry = registry_at(own.url, "c", timeout_s=0.2)
+    successor = Member("a", "2", A.address)
+    own.freeze()
+    with pytest.raises(RegistryError):
+        await registry.renew(successor, None)
+    own.thaw()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            renewal = await registry.renew(successor, None)
+            break
+        except RegistryError:
+            assert time.monotonic() < deadline
+    assert renewal.replaced
+    assert not (await registry.renew(successor, renewal.view)).replaced
+    for each in (first, registry):
+        await each.close()
+
+
 async def renewed(registry: RedisRegistry, member: Member, known: View | None) -> View:
     """Renew as a node does: again and again until it works."""
     deadline = time.monotonic() + 10
     while True:
         try:
-            return await registry.renew(member, known)
+            return (await registry.renew(member, known)).view
         except RegistryError:
             assert time.monotonic() < deadline

@@ -17,6 +17,7 @@ from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.redis_client import connect
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.ports import L2Store
+from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
 from tests.support.clock import ManualClock
 from tests.support.redis_server import LEGS
 
@@ -241,6 +242,63 @@ async def test_very_long_life(store: Store) -> None:
     entry = await store.get(b"k")
     assert entry is not None
     assert entry.ttl_s > 86_400 * 365
+
+
+@pytest.mark.parametrize("position", [0, 1, 2**53 + 1, HIGH])
+async def test_position_comes_back(store: Store, position: int) -> None:
+    """An entry says at which position of the barriers its write began; a newer write brings its own."""
+    await store.l2.write(NS, [L2Write(b"k", b"v", 7, 1, 60.0, position)])
+    entry = await store.get(b"k")
+    assert entry is not None
+    assert (entry.value, entry.flags, entry.position) == (b"v", 7, position)
+    await store.put(b"k", b"w", 2)
+    entry = await store.get(b"k")
+    assert entry is not None
+    assert entry.position == 0
+
+
+def prefix(text: bytes) -> Selector:
+    return make_selector(SelectorKind.PREFIX, text)
+
+
+async def test_no_barriers(store: Store) -> None:
+    """A store that was told of none has none."""
+    assert await store.l2.barriers() == []
+    await store.l2.note_barriers(NS, [])
+    assert await store.l2.barriers() == []
+
+
+async def test_barriers_come_back(store: Store) -> None:
+    """Every kind of selector, with any bytes, comes back with its namespace and position."""
+    selectors = [
+        prefix(b"\0\xff:"),
+        make_selector(SelectorKind.GLOB, b"user:[0-9]*"),
+        make_selector(SelectorKind.TAG, "größe".encode()),
+        make_selector(SelectorKind.NAMESPACE, EVERYTHING),
+    ]
+    await store.l2.note_barriers(NS, [(HIGH - at, selector) for at, selector in enumerate(selectors)])
+    await store.l2.note_barriers("other", [(5, prefix(b"\0\xff:"))])
+    expected = [(NS, HIGH - at, selector) for at, selector in enumerate(selectors)]
+    found = await store.l2.barriers()
+    assert sorted(found, key=repr) == sorted([*expected, ("other", 5, prefix(b"\0\xff:"))], key=repr)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [(1, 2), (9, 10), (2**53, 2**53 + 1), (10**10 - 1, 10**10), (2**63 - 1, 2**63), (0, HIGH)],
+)
+async def test_newer_barrier_wins(store: Store, older: int, newer: int) -> None:
+    """A selector has one place, with its highest position; an older one does not lower it, over the whole range."""
+    for position in (older, newer, older):
+        await store.l2.note_barriers(NS, [(position, prefix(b"k"))])
+    assert await store.l2.barriers() == [(NS, newer, prefix(b"k"))]
+
+
+async def test_barriers_are_no_values(store: Store) -> None:
+    """What the store keeps about barriers is found under no key."""
+    await store.l2.note_barriers(NS, [(1, prefix(b"k"))])
+    assert await store.get(b"barriers") is None
+    assert await store.l2.read("barriers", [b"", b"k"]) == [None, None]
 
 
 async def test_ping_and_close_twice(store: Store) -> None:

@@ -34,7 +34,7 @@ class Meeting:
         self.forget = forget
 
     async def renew(self, member: Member, known: View | None = None) -> View:
-        return await self.registry.renew(member, known)
+        return (await self.registry.renew(member, known)).view
 
 
 def member(name: str, incarnation: str = "1", *, address: str = "", weight: int = 1, http: str = "") -> Member:
@@ -284,3 +284,23 @@ async def test_close_twice(meeting: Meeting) -> None:
     """Closing is safe to repeat."""
     await meeting.registry.close()
     await meeting.registry.close()
+
+
+async def test_restart_within_the_lease_is_told(meeting: Meeting) -> None:
+    """Who takes the place of an incarnation whose lease is not over is told so, once; nobody else is."""
+    assert not (await meeting.registry.renew(member("b"), None)).replaced
+    assert not (await meeting.registry.renew(member("a", "1"), None)).replaced
+    assert not (await meeting.registry.renew(member("a", "1"), None)).replaced
+    renewal = await meeting.registry.renew(member("a", "2"), None)
+    assert renewal.replaced
+    assert not (await meeting.registry.renew(member("a", "2"), renewal.view)).replaced
+    assert not (await meeting.registry.renew(member("b"), renewal.view)).replaced
+
+
+async def test_restart_after_the_lease_replaces_nothing(meeting: Meeting) -> None:
+    """An incarnation whose lease is over, or was given back, cannot act any more."""
+    await meeting.renew(member("a", "1"))
+    await meeting.run_leases(1.1)
+    assert not (await meeting.registry.renew(member("a", "2"), None)).replaced
+    await meeting.registry.leave(member("a", "2"))
+    assert not (await meeting.registry.renew(member("a", "3"), None)).replaced

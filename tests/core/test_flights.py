@@ -67,6 +67,25 @@ def test_release_ends_the_flights_of_one_holder() -> None:
     assert flights.find(b"other") is other
 
 
+def test_flight_knows_the_position_of_its_beginning() -> None:
+    """A flight remembers which barriers were in force when its load began; 0 if there were none."""
+    flights: Flights[str] = Flights()
+    assert flights.lead(b"a", 1, None, math.inf, 7).position == 7
+    assert flights.lead(b"b", 2, None, math.inf).position == 0
+
+
+def test_detach_if_takes_covered_keys_alone() -> None:
+    """A barrier takes the flights that it covers off their keys; their holders may still end them, the others go on."""
+    flights: Flights[str] = Flights()
+    covered, other = flights.lead(b"a1", 1, None, math.inf), flights.lead(b"b1", 2, None, math.inf)
+    flights.detach_if(lambda key: key.startswith(b"a"))
+    assert (flights.find(b"a1"), covered.attached) == (None, False)
+    assert (flights.find(b"b1"), other.attached) == (other, True)
+    assert flights.of(b"a1", 1) is covered
+    flights.detach_if(lambda _key: True)
+    assert (flights.find(b"b1"), len(flights)) == (None, 2)
+
+
 class FlightsMachine(RuleBasedStateMachine):
     """Flights beside a dumb model: the attached flight of each key, and all that have not ended."""
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 from structlog.testing import capture_logs
 
+from cachenode.adapters.registry_memory import MemoryRegistry
 from cachenode.errors import RegistryError
 from cachenode.node.membership import RegistryMembership
 from cachenode.node.placement import Placement
-from cachenode.ports import LOST_HISTORY_STRIDE
+from cachenode.ports import LOST_HISTORY_STRIDE, Renewal
 from cachenode_api.view import Member, View
+from tests.support.clock import ManualClock
 from tests.support.cluster import member, view_of
 from tests.support.eventually import eventually
 
@@ -22,18 +25,27 @@ class Registry:
         self.view: View | None = view_of(1, "a")
         self.known: list[int] = []
         self.left: list[Member] = []
+        self.done: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.closed = False
+        self.replaced = False
 
-    async def renew(self, me: Member, known: View | None) -> View:
+    async def renew(self, me: Member, known: View | None) -> Renewal:
         self.known.append(known.epoch if known is not None else 0)
+        await self.gate.wait()
         if self.view is None:
             raise RegistryError("registry: away")
-        return self.view
+        return Renewal(self.view, replaced=self.replaced)
 
     async def leave(self, me: Member) -> None:
         if self.view is None:
             raise RegistryError("registry: away")
         self.left.append(me)
+        self.done.append("leave")
+
+    async def farewell(self) -> None:
+        self.done.append("farewell")
 
     async def close(self) -> None:
         self.closed = True
@@ -53,12 +65,17 @@ async def placement() -> Placement:
 
 
 @pytest.fixture
-async def new(registry: Registry, placement: Placement) -> AsyncIterator[NewMembership]:
+async def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def new(registry: Registry, placement: Placement, clock: ManualClock) -> AsyncIterator[NewMembership]:
     """Makes memberships, stopped after the test."""
     made: list[RegistryMembership] = []
 
     def membership(renew_s: float = 0.001) -> RegistryMembership:
-        made.append(RegistryMembership(registry, placement, renew_s=renew_s))
+        made.append(RegistryMembership(registry, placement, clock, renew_s=renew_s, farewell=registry.farewell))
         return made[-1]
 
     yield membership
@@ -204,3 +221,161 @@ async def test_doubt_ends_with_the_next_view(registry: Registry, placement: Plac
     membership.peer_up(member("b"))
     assert not await lost_history(registry, placement, membership)
     assert await lost_history(registry, placement, membership)
+
+
+async def test_lease_counts_from_before_the_call(
+    registry: Registry, placement: Placement, new: NewMembership, clock: ManualClock
+) -> None:
+    """The ownership lease ends nine tenths of a lease after the renewal was sent, however late its answer is."""
+    registry.gate.clear()
+    await new(renew_s=3_600.0).start()
+    await eventually(lambda: registry.known)
+    assert placement.fenced(clock.now())
+    sent_at = clock.now()
+    clock.advance(1.5)
+    registry.gate.set()
+    await eventually(lambda: placement.ready)
+    assert placement.lease_until == sent_at + 4.0 * 0.9
+
+
+async def test_view_is_in_force_before_the_lease(
+    registry: Registry, placement: Placement, new: NewMembership, clock: ManualClock
+) -> None:
+    """When a view comes in force the lease is still the one that the former view came with."""
+    leases: list[float] = []
+    placement.listeners.append(lambda _former, _view: leases.append(placement.lease_until))
+    membership = new(renew_s=3_600.0)
+    await membership.start()
+    await eventually(lambda: placement.epoch == 1)
+    began = clock.now()
+    clock.advance(1.0)
+    registry.view = view_of(2, "a", "b")
+    membership.peer_leaving(member("c"))
+    await eventually(lambda: placement.lease_until > began + 3.6)
+    assert leases == [began, began + 3.6]
+
+
+async def test_answer_with_an_older_view_renews_nothing(
+    registry: Registry, placement: Placement, new: NewMembership, clock: ManualClock
+) -> None:
+    """A registry that answers with less than this node knows has lost something, and gives no lease."""
+    membership = new(renew_s=3_600.0)
+    placement.apply(view_of(7, "a"))
+    await membership.start()
+    await eventually(lambda: registry.known)
+    assert placement.fenced(clock.now())
+
+
+async def test_lease_runs_out_without_the_registry(
+    registry: Registry, placement: Placement, new: NewMembership, clock: ManualClock
+) -> None:
+    """While the registry cannot be reached the lease ends when its time is over, though the view stays."""
+    await new().start()
+    await eventually(lambda: placement.ready)
+    registry.view = None
+    clock.advance(3.5)
+    assert not placement.fenced(clock.now())
+    clock.advance(0.2)
+    assert placement.fenced(clock.now())
+    assert placement.ready
+    registry.view = view_of(1, "a")
+    await eventually(lambda: not placement.fenced(clock.now()))
+
+
+async def test_frozen_node_is_fenced_until_it_has_renewed(placement: Placement, clock: ManualClock) -> None:
+    """A node that stood still for longer than its lease is fenced when it wakes, and comes back with nothing kept."""
+    registry = MemoryRegistry(clock)
+    membership = RegistryMembership(registry, placement, clock, renew_s=3_600.0)
+    await membership.start()
+    await eventually(lambda: placement.ready)
+    other = member("b")
+    known = (await registry.renew(other, None)).view
+    clock.advance(10.0)
+    assert (await registry.renew(other, known)).view.members == (other,)
+    assert placement.fenced(clock.now())
+    membership.peer_view(other, view_of(9, "b"))
+    await eventually(lambda: not placement.fenced(clock.now()))
+    assert (placement.epoch, placement.ready, placement.follows, placement.unsettled) == (4, True, False, True)
+    membership.peer_settled(other, 4)
+    assert not placement.unsettled
+    await membership.stop()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_successor_of_a_live_lease_waits_for_its_end(
+    registry: Registry, placement: Placement, new: NewMembership, replaced: bool
+) -> None:
+    """If the registry says that a former incarnation's lease is not over, all keys wait for that end."""
+    registry.replaced = replaced
+    await new().start()
+    await eventually(lambda: placement.ready)
+    assert placement.unsettled == replaced
+    placement.tick(100.0)
+    placement.tick(104.5)
+    assert not placement.unsettled
+
+
+async def test_stop_resigns_says_farewell_and_gives_the_lease_back(
+    registry: Registry, placement: Placement, new: NewMembership
+) -> None:
+    """A node ends its own service before its peers hear that it leaves, and that before the lease goes back."""
+    states: list[tuple[bool, float]] = []
+    farewell = registry.farewell
+
+    async def spy() -> None:
+        states.append((placement.ready, placement.lease_until))
+        await farewell()
+
+    registry.farewell = spy  # type: ignore[method-assign]
+    membership = new()
+    await membership.start()
+    await eventually(lambda: placement.ready)
+    await membership.stop()
+    assert states[0] == (False, -math.inf)
+    assert registry.done == ["farewell", "leave", "farewell"]
+    assert placement.fenced(0.0)
+
+
+async def test_unsettled_node_lets_its_lease_run_out(
+    registry: Registry, placement: Placement, new: NewMembership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that stops while others may act for what it has gained says nothing, and does not give its lease back."""
+    monkeypatch.setattr("cachenode.node.membership.SETTLE_S", 0.01)
+    registry.view = view_of(4, "a", "b")
+    membership = new(renew_s=3_600.0)
+    await membership.start()
+    await eventually(lambda: placement.ready)
+    await membership.stop()
+    assert (registry.done, placement.ready) == ([], False)
+
+
+async def test_leaving_node_waits_a_moment_to_be_settled(
+    registry: Registry, placement: Placement, new: NewMembership
+) -> None:
+    """The words of peers that come while a node stops let it leave in good order."""
+    registry.view = view_of(4, "a", "b")
+    membership = new(renew_s=3_600.0)
+    await membership.start()
+    await eventually(lambda: placement.ready)
+    stopping = asyncio.create_task(membership.stop())
+    await eventually(lambda: not placement.ready)
+    membership.peer_settled(member("b"), 4)
+    await stopping
+    assert registry.done == ["farewell", "leave", "farewell"]
+
+
+async def test_peers_words_and_links_reach_the_placement(
+    registry: Registry, placement: Placement, new: NewMembership
+) -> None:
+    """What the links tell about peers decides when gained keys are settled."""
+    registry.view = view_of(4, "a", "b", "c")
+    membership = new(renew_s=3_600.0)
+    await membership.start()
+    await eventually(lambda: placement.ready)
+    membership.peer_up(member("b"))
+    membership.peer_alive(member("b"), 0.0)
+    membership.peer_settled(member("b"), 4)
+    assert placement.unsettled
+    membership.peer_down(member("b"))
+    membership.peer_leaving(member("c"))
+    assert not placement.unsettled

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import asyncio
+
+from structlog.testing import capture_logs
+
 from cachenode.node.placement import Placement
 from cachenode_api.ring import Ring
 from cachenode_api.view import View
@@ -81,3 +85,173 @@ def test_next_epoch_follows() -> None:
     assert placement.follows
     placement.apply(view_of(104, "a"), follows=False)
     assert not placement.follows
+
+
+def keys_gained(placement: Placement) -> int:
+    return sum(placement.gained(key) for key in KEYS)
+
+
+def test_first_view_waits_for_all_others() -> None:
+    """A node without a former view acts for none of its keys until all others have given their word."""
+    placement = Placement(member("a"))
+    placement.apply(view_of(5, "a", "b", "c"))
+    owned = sum(placement.owns(key) for key in KEYS)
+    assert (placement.unsettled, keys_gained(placement)) == (True, owned)
+    placement.peer_settled("b", "1", 5)
+    placement.peer_settled("c", "1", 4)
+    assert placement.unsettled
+    placement.peer_settled("c", "1", 6)
+    assert (placement.unsettled, keys_gained(placement)) == (False, 0)
+
+
+def test_gained_are_the_keys_that_were_not_owned_before() -> None:
+    """When a member leaves, its keys that come here are gained; those that were here are not, nor those of others."""
+    placement = Placement(member("a"))
+    former = view_of(1, "a", "b", "c")
+    placement.apply(former)
+    for name in "bc":
+        placement.peer_settled(name, "1", 1)
+    placement.apply(view_of(2, "a", "c"))
+    before = Ring(former)
+    for key in KEYS:
+        assert placement.gained(key) == (placement.owns(key) and before.owner(key) != "a")
+    placement.peer_settled("c", "1", 2)
+    assert not placement.unsettled
+
+
+def test_nothing_gained_nothing_to_wait_for() -> None:
+    """A view in which only others gain leaves a node settled."""
+    placement = Placement(member("a"))
+    placement.apply(view_of(1, "a"))
+    placement.apply(view_of(2, "a", "b"))
+    assert not placement.unsettled
+    assert keys_gained(placement) == 0
+
+
+def test_lease_is_compared_at_use() -> None:
+    """A node is fenced from the very moment at which its lease ends, and without others never."""
+    placement = Placement(member("a"))
+    assert not placement.fenced(1e12)
+    placement.set_lease(50.0)
+    assert not placement.fenced(49.9)
+    assert placement.fenced(50.0)
+
+
+async def test_resigned_is_for_good() -> None:
+    """A node that has resigned is not ready and fenced, whatever views, leases and releases still come."""
+    placement = Placement(member("a"))
+    never = asyncio.Event()
+
+    async def hook(view: View) -> None:
+        await never.wait()
+
+    placement.releasing.append(hook)
+    placement.apply(view_of(1, "a"))
+    placement.resign()
+    placement.set_lease(1e9)
+    placement.apply(view_of(2, "a"))
+    placement.resign()
+    assert (placement.ready, placement.fenced(0.0), placement.released_epoch) == (False, True, 0)
+
+
+async def test_settle_wakes_all_who_wait() -> None:
+    """Whoever waits for the gained keys is woken by the last word, and not before; later callers do not wait."""
+    placement = Placement(member("a"))
+    placement.apply(view_of(1, "a", "b"))
+    waiting = [asyncio.create_task(placement.settle()) for _ in range(3)]
+    left = asyncio.create_task(placement.settle())
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.wait([left])
+    placement.tick(10.0)
+    placement.tick(14.3)
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    placement.tick(14.4)
+    await asyncio.gather(*waiting)
+    await placement.settle()
+    assert not placement._settled
+
+
+async def test_settle_goes_on_waiting_if_more_is_gained() -> None:
+    """Who is woken when a newer view has already brought more keys waits on."""
+    placement = Placement(member("a"))
+    placement.apply(view_of(1, "a", "b"))
+    waiting = asyncio.create_task(placement.settle())
+    await asyncio.sleep(0)
+    placement.peer_settled("b", "1", 1)
+    placement.peer_linked(member("b"))
+    placement.apply(view_of(2, "a"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    placement.peer_settled("b", "1", 2)
+    await waiting
+
+
+def test_without_hooks_the_word_is_given_at_once() -> None:
+    """If nothing is to be released a view is released in the turn in which it comes in force, after its listeners."""
+    placement = Placement(member("a"))
+    told: list[str] = []
+    placement.listeners.append(lambda _former, view: told.append(f"view {view.epoch}"))
+    placement.release_listeners.append(lambda epoch: told.append(f"settled {epoch}"))
+    placement.releasing.append(lambda view: None)
+    placement.apply(view_of(3, "a"))
+    assert told == ["view 3", "settled 3"]
+    assert (placement.released_epoch, placement.settled_epoch) == (3, 3)
+
+
+async def test_word_waits_for_all_hooks() -> None:
+    """The peers are told when the last hook has ended, and a hook that was overtaken by a newer view counts no more."""
+    placement = Placement(member("a"))
+    told: list[int] = []
+    gates = {1: asyncio.Event(), 2: asyncio.Event()}
+    ended: list[int] = []
+
+    async def slow(view: View) -> None:
+        await gates[view.epoch].wait()
+        ended.append(view.epoch)
+
+    async def quick(view: View) -> None:
+        pass
+
+    placement.releasing += [slow, quick]
+    placement.release_listeners.append(told.append)
+    placement.apply(view_of(1, "a"))
+    await asyncio.sleep(0)
+    placement.apply(view_of(2, "a", "b"))
+    gates[1].set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (told, ended) == ([], [])
+    gates[2].set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (told, ended, placement.released_epoch) == ([2], [2], 2)
+
+
+async def test_failed_hook_gives_no_word() -> None:
+    """If what is left cannot be ended the peers are not told that it is, and the log says why."""
+    placement = Placement(member("a"))
+
+    async def broken(view: View) -> None:
+        raise RuntimeError
+
+    placement.releasing.append(broken)
+    with capture_logs() as logs:
+        placement.apply(view_of(1, "a"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert [(line["event"], line["error_type"]) for line in logs] == [("release_failed", "RuntimeError")]
+    assert placement.settled_epoch == 0
+
+
+def test_word_does_not_go_beyond_what_is_waited_for() -> None:
+    """What was gained under an earlier view and is not settled keeps the word for a later one back."""
+    placement = Placement(member("a"))
+    told: list[int] = []
+    placement.release_listeners.append(told.append)
+    placement.apply(view_of(1, "a", "b"))
+    placement.apply(view_of(2, "a", "b", "c"))
+    assert (told, placement.released_epoch) == ([1], 2)
+    placement.peer_settled("b", "1", 1)
+    assert told == [1, 2]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
 from cachenode.node.placement import Placement
 from cachenode.node.seed_membership import SeedMembership
 from cachenode_api.view import Member, View
@@ -18,6 +22,7 @@ class World:
         self.nodes: dict[str, SeedMembership] = {}
         self.places: dict[str, Placement] = {}
         self.links: set[frozenset[str]] = set()
+        self.farewells = 0
         for name in names:
             self.add(name)
 
@@ -30,13 +35,18 @@ class World:
             epoch_after=self.epoch_after,
             lease_s=4.0,
             bootstrap_wait_s=2.0,
+            farewell=self.farewell,
         )
         node._started_at = self.clock.now()
         place.listeners.append(lambda _, view: self.tell(name, view))
+        place.release_listeners.append(lambda epoch: self.settled(name, epoch))
         self.nodes[name], self.places[name] = node, place
 
     async def epoch_after(self, epoch: int) -> tuple[int, bool]:
         return max(epoch, self.counted if self.counter_up else 0) + 1, self.counter_up
+
+    async def farewell(self) -> None:
+        self.farewells += 1
 
     def linked_to(self, name: str) -> set[str]:
         return {other for link in self.links if name in link for other in link if other != name}
@@ -44,6 +54,19 @@ class World:
     def tell(self, name: str, view: View) -> None:
         for other in self.linked_to(name):
             self.nodes[other].peer_view(self.me(name), view)
+
+    def settled(self, name: str, epoch: int) -> None:
+        for other in self.linked_to(name):
+            self.nodes[other].peer_settled(self.me(name), epoch)
+
+    def beat(self, late_s: float = 0.0) -> None:
+        """Let every heartbeat be answered at once that was sent so long ago."""
+        for link in self.links:
+            for here, there in (sorted(link), sorted(link, reverse=True)):
+                self.nodes[here].peer_alive(self.me(there), self.clock.now() - late_s)
+
+    def fenced(self) -> set[str]:
+        return {name for name, place in self.places.items() if place.fenced(self.clock.now())}
 
     def me(self, name: str) -> Member:
         return self.places[name].me
@@ -180,3 +203,113 @@ async def test_epoch_is_made_sure_later() -> None:
     assert world.views()["a"] == (41, ("a",))
     await world.tick()
     assert world.views()["a"] == (41, ("a",))
+
+
+async def joined(*names: str) -> World:
+    """Return nodes that are all linked and in one view, their heartbeats answered."""
+    world = World(*names)
+    for one in names:
+        for other in names:
+            if one < other:
+                world.link(one, other)
+    await world.tick()
+    world.beat()
+    return world
+
+
+async def test_alone_there_is_nobody_to_be_fenced_against() -> None:
+    """A view of one member has no end of its lease; with a second member there is one."""
+    world = World("a")
+    await world.tick(2.1)
+    assert world.places["a"].lease_until == math.inf
+    world.add("b")
+    world.link("a", "b")
+    await world.tick()
+    assert world.views()["a"][1] == ("a", "b")
+    assert world.fenced() == {"a", "b"}, "nobody has answered yet"
+    world.beat(late_s=0.5)
+    assert {place.lease_until for place in world.places.values()} == {world.clock.now() - 0.5 + 3.6}
+
+
+async def test_lease_needs_a_majority() -> None:
+    """A node keeps its lease while most of its view answers, itself among them, and loses it when fewer do."""
+    world = await joined("a", "b", "c", "d")
+    assert world.fenced() == set()
+    world.cut("a", "b")
+    world.cut("a", "c")
+    world.clock.advance(3.0)
+    world.beat()
+    world.clock.advance(1.0)
+    assert world.fenced() == {"a"}, "itself and one other are two of four"
+    world.link("a", "b")
+    world.beat()
+    assert world.fenced() == set()
+
+
+async def test_late_answer_lowers_no_lease() -> None:
+    """The newest heartbeat that was answered counts, in whatever order the answers are taken."""
+    world = await joined("a", "b")
+    until = world.places["a"].lease_until
+    world.beat(late_s=1.0)
+    assert world.places["a"].lease_until == until
+
+
+async def test_members_that_went_on_without_this_node_do_not_count() -> None:
+    """Who has told a newer view that does not name this node keeps it from acting by the old one."""
+    world = await joined("a", "b", "c")
+    world.nodes["a"].peer_view(world.me("b"), View(9, b"s" * 16, (world.me("b"), world.me("c"))))
+    world.beat()
+    assert world.fenced() == set()
+    world.nodes["a"].peer_view(world.me("c"), View(9, b"s" * 16, (world.me("b"), world.me("c"))))
+    world.beat()
+    assert world.fenced() == {"a"}
+
+
+async def test_new_nodes_of_one_view_are_settled_at_once() -> None:
+    """Nodes that meet in their first view say that nothing is left, and wait for nothing else."""
+    world = await joined("a", "b", "c")
+    assert not any(place.unsettled for place in world.places.values())
+
+
+async def test_restart_waits_for_the_former_life() -> None:
+    """A node that hears of a former incarnation of its own in a view waits for the end of that one's lease."""
+    world = await joined("a", "b")
+    world.cut("a", "b")
+    world.add("b", "2")
+    world.link("a", "b")
+    await world.tick()
+    place = world.places["b"]
+    assert (place.ready, place.unsettled, world.places["a"].unsettled) == (True, True, False)
+    place.tick(world.clock.now())
+    place.tick(world.clock.now() + 4.4)
+    assert not place.unsettled
+
+
+async def test_old_news_of_a_former_life_are_nothing_new() -> None:
+    """A peer that is late with a view of the past does not make the node wait once more."""
+    world = await joined("a", "b")
+    world.nodes["b"].peer_view(world.me("a"), View(0, b"s" * 16, (world.me("a"), member("b", "0"))))
+    world.add("c")
+    world.link("b", "c")
+    world.link("a", "c")
+    await world.tick()
+    assert world.views()["b"][1] == ("a", "b", "c")
+    assert not world.places["b"].unsettled
+
+
+async def test_unsettled_node_says_no_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that stops while others may act for what it has gained leaves without a word."""
+    monkeypatch.setattr("cachenode.node.seed_membership.SETTLE_S", 0.01)
+    world = World("a", "b")
+    world.link("a", "b")
+    world.places["a"].apply(View(1, b"s" * 16, (world.me("a"), world.me("b"), member("c"))))
+    await world.nodes["a"].stop()
+    assert world.farewells == 0
+
+
+async def test_stop_resigns_and_says_farewell() -> None:
+    """A node that stops acts for no key any more, whatever answers still come, and its peers are told."""
+    world = await joined("a", "b")
+    await world.nodes["a"].stop()
+    world.beat()
+    assert (world.fenced(), world.farewells, world.places["a"].ready) == ({"a"}, 1, False)

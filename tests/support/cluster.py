@@ -86,13 +86,36 @@ class HeldL2:
 
 
 class DirectPeers:
-    """Peers in the same loop: `cut` are out of reach, `lost` fail after the request was sent."""
+    """Peers in the same loop: `cut` are out of reach, `lost` fail after the request was sent.
 
-    def __init__(self) -> None:
+    Attributes:
+        settles: True if whoever gains keys under a view may serve them at once, as if all others had said that nothing
+            is left; False if the nodes' own words go round.
+    """
+
+    def __init__(self, *, settles: bool = True) -> None:
+        self.settles = settles
         self.nodes: dict[str, Node] = {}
         self.cut: set[str] = set()
         self.lost: set[str] = set()
         self.forwards: list[tuple[str, int]] = []
+
+    def join(self, node: Node) -> None:
+        """Let a node hear what the others say, and the others what it says."""
+        placement = node.placement
+        self.nodes[placement.me.id] = node
+
+        def changed(former: View | None, view: View) -> None:
+            for each in {*view.members, *(former.members if former else ())} if self.settles else ():
+                placement.peer_settled(each.id, each.incarnation, view.epoch)
+
+        def settled(epoch: int) -> None:
+            for name, other in self.nodes.items():
+                if other is not node and not self.cut & {name, placement.me.id}:
+                    other.placement.peer_settled(placement.me.id, placement.me.incarnation, epoch)
+
+        placement.listeners.insert(0, changed)
+        placement.release_listeners.append(settled)
 
     async def forward(self, owner: str, batch: Batch) -> BatchResult:
         if owner in self.cut or owner not in self.nodes:
@@ -132,7 +155,7 @@ def new_node(
         clock=clock,
         versions=versions,
     )
-    peers.nodes[name] = node
+    peers.join(node)
     placement.apply(view or view_of(1, name))
     if tier is not None:
         tier.must_adopt = False  # nothing was ordered before

@@ -50,6 +50,11 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         dropped: The batches that did.
         sessions: Sessions opened so far.
         hellos: The clients' greetings.
+        lease_ms: What its answers to heartbeats grant to near caches.
+        nonces: Of the heartbeats that came.
+        acknowledged: The numbers that clients have acknowledged, each once.
+        goodbyes: Clients that have said goodbye.
+        sequence: Number of the last invalidation, in every frame.
         greets: Cleared, it greets nobody until it is set again.
     """
 
@@ -64,6 +69,11 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         self.dropped: list[pb.Batch] = []
         self.sessions = 0
         self.hellos: list[session_pb2.ClientHello] = []
+        self.lease_ms = 0
+        self.nonces: list[int] = []
+        self.acknowledged: list[int] = []
+        self.goodbyes = 0
+        self.sequence = 0
         self.batches: asyncio.Queue[pb.Batch] = asyncio.Queue()
         self.greets = asyncio.Event()
         self.greets.set()
@@ -79,6 +89,7 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame],
     ) -> None:
         self.sessions += 1
+        self.sequence = 0
         self._context = context
         hello = session_pb2.ServerHello(node_id=self.name, incarnation="1", max_frame_bytes=self.max_frame_bytes)
         view = view_message(1, (self.name, self.address)) if self.view is None else self.view
@@ -110,8 +121,15 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
                 self._taken.append(batch)
                 self._origins[id(batch)] = context
                 self.batches.put_nowait(batch)
+            if frame.acknowledged and frame.acknowledged not in self.acknowledged:
+                self.acknowledged.append(frame.acknowledged)
+            if frame.goodbye:
+                self.goodbyes += 1
+                return
+            if frame.HasField("heartbeat"):
+                self.nonces.append(frame.heartbeat.nonce)
             if frame.HasField("heartbeat") and self.beats:
-                beat = pb.Heartbeat(nonce=frame.heartbeat.nonce, answer=True)
+                beat = pb.Heartbeat(nonce=frame.heartbeat.nonce, answer=True, lease_ms=self.lease_ms)
                 await self._write(context, session_pb2.ServerFrame(heartbeat=beat))
 
     async def next_batch(self) -> pb.Batch:
@@ -119,6 +137,7 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         return await asyncio.wait_for(self.batches.get(), _WAIT_S)
 
     async def _write(self, context: Any, frame: session_pb2.ServerFrame) -> None:
+        self.sequence = frame.sequence = frame.sequence or self.sequence
         async with self._writing:  # gRPC takes one write at a time, and heartbeats are answered meanwhile
             await context.write(frame)
 
@@ -135,10 +154,10 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
         """Answer some or all keys of a batch."""
         await self._write(self._origins[id(batch)], session_pb2.ServerFrame(replies=[pb.Reply(id=batch.id, **columns)]))
 
-    async def answer(self, values: Sequence[bytes]) -> pb.Batch:
+    async def answer(self, values: Sequence[bytes], **fields: Any) -> pb.Batch:
         """Answer the next read with these values."""
         batch = await self.next_batch()
-        await self.reply(batch, records=[record(value) for value in values])
+        await self.reply(batch, records=[record(value) for value in values], **fields)
         return batch
 
 

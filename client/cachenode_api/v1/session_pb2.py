@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cachenode_api.v1 import common_pb2 as cachenode__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x61\x63henode_api/v1/session.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"K\n\x0b\x43lientHello\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x13\n\x0bsdk_version\x18\x02 \x01(\t\x12\x12\n\nnear_cache\x18\x03 \x01(\x08\"\x9f\x01\n\x0b\x43lientFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.cachenode.v1.ClientHello\x12$\n\x07\x62\x61tches\x18\x02 \x03(\x0b\x32\x13.cachenode.v1.Batch\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.cachenode.v1.Heartbeat\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x01(\x04\"d\n\x0bServerHello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x17\n\x0fmax_frame_bytes\x18\x03 \x01(\x04\x12\x16\n\x0emax_batch_keys\x18\x04 \x01(\r\"\x82\x02\n\x0bServerFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.cachenode.v1.ServerHello\x12 \n\x04view\x18\x02 \x01(\x0b\x32\x12.cachenode.v1.View\x12$\n\x07replies\x18\x03 \x03(\x0b\x32\x13.cachenode.v1.Reply\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.cachenode.v1.Heartbeat\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x31\n\rinvalidations\x18\x06 \x03(\x0b\x32\x1a.cachenode.v1.Invalidation\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x32U\n\x0eSessionService\x12\x43\n\x07Session\x12\x19.cachenode.v1.ClientFrame\x1a\x19.cachenode.v1.ServerFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x61\x63henode_api/v1/session.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"K\n\x0b\x43lientHello\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x13\n\x0bsdk_version\x18\x02 \x01(\t\x12\x12\n\nnear_cache\x18\x03 \x01(\x08\"\xb0\x01\n\x0b\x43lientFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.cachenode.v1.ClientHello\x12$\n\x07\x62\x61tches\x18\x02 \x03(\x0b\x32\x13.cachenode.v1.Batch\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x17.cachenode.v1.Heartbeat\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x01(\x04\x12\x0f\n\x07goodbye\x18\x05 \x01(\x08\"d\n\x0bServerHello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x17\n\x0fmax_frame_bytes\x18\x03 \x01(\x04\x12\x16\n\x0emax_batch_keys\x18\x04 \x01(\r\"\x82\x02\n\x0bServerFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x19.cachenode.v1.ServerHello\x12 \n\x04view\x18\x02 \x01(\x0b\x32\x12.cachenode.v1.View\x12$\n\x07replies\x18\x03 \x03(\x0b\x32\x13.cachenode.v1.Reply\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.cachenode.v1.Heartbeat\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x31\n\rinvalidations\x18\x06 \x03(\x0b\x32\x1a.cachenode.v1.Invalidation\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x32U\n\x0eSessionService\x12\x43\n\x07Session\x12\x19.cachenode.v1.ClientFrame\x1a\x19.cachenode.v1.ServerFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLIENTHELLO']._serialized_start=79
   _globals['_CLIENTHELLO']._serialized_end=154
   _globals['_CLIENTFRAME']._serialized_start=157
-  _globals['_CLIENTFRAME']._serialized_end=316
-  _globals['_SERVERHELLO']._serialized_start=318
-  _globals['_SERVERHELLO']._serialized_end=418
-  _globals['_SERVERFRAME']._serialized_start=421
-  _globals['_SERVERFRAME']._serialized_end=679
-  _globals['_SESSIONSERVICE']._serialized_start=681
-  _globals['_SESSIONSERVICE']._serialized_end=766
+  _globals['_CLIENTFRAME']._serialized_end=333
+  _globals['_SERVERHELLO']._serialized_start=335
+  _globals['_SERVERHELLO']._serialized_end=435
+  _globals['_SERVERFRAME']._serialized_start=438
+  _globals['_SERVERFRAME']._serialized_end=696
+  _globals['_SESSIONSERVICE']._serialized_start=698
+  _globals['_SESSIONSERVICE']._serialized_end=783
 # @@protoc_insertion_point(module_scope)

@@ -55,8 +55,13 @@ class ClientFrame(google.protobuf.message.Message):
     BATCHES_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
     ACKNOWLEDGED_FIELD_NUMBER: builtins.int
+    GOODBYE_FIELD_NUMBER: builtins.int
     acknowledged: builtins.int
     """Number of the last invalidation that the client has acted on; cumulative."""
+    goodbye: builtins.bool
+    """The client serves nothing any more that came over this stream, and ends it: no writer has to wait for its lease. The
+    end of the stream alone does not say so, since a lost connection looks the same.
+    """
     @property
     def hello(self) -> Global___ClientHello:
         """In the first frame only."""
@@ -76,9 +81,10 @@ class ClientFrame(google.protobuf.message.Message):
         batches: collections.abc.Iterable[cachenode_api.v1.common_pb2.Batch] | None = ...,
         heartbeat: cachenode_api.v1.common_pb2.Heartbeat | None = ...,
         acknowledged: builtins.int = ...,
+        goodbye: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "hello", b"hello"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "batches", b"batches", "heartbeat", b"heartbeat", "hello", b"hello"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "batches", b"batches", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello"]) -> None: ...
 
 Global___ClientFrame: typing_extensions.TypeAlias = ClientFrame
 

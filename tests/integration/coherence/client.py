@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cachenode_client import CacheClient, CacheError, blocking
-from tests.integration.coherence.history import ACKNOWLEDGED, MISS, READ, RECORD, UNKNOWN
+from tests.integration.coherence.history import ACKNOWLEDGED, MISS, READ, RECORD, UNKNOWN, is_origin
 
 KEYS = 60
 GROUP = 6
@@ -46,11 +46,6 @@ class Task:
     record: str
     threads: int
     near: bool
-
-
-def is_origin(key: int) -> bool:
-    """Return True for a key whose truth is the origin."""
-    return key % 2 == 1
 
 
 def name(key: int) -> str:
@@ -170,8 +165,9 @@ class AsyncWorker:
             if is_origin(key):
                 self.origin.commit(key, value)
             try:
+                how = selectors(key, self.rng)
                 if is_origin(key):
-                    await self.client.invalidate(**selectors(key, self.rng))
+                    await self.client.invalidate(**how)
                 else:
                     await self.client.set(name(key), value, tags=[f"group-{key // GROUP}"])
             except CacheError:
@@ -179,6 +175,8 @@ class AsyncWorker:
                     self.recorder.note(UNKNOWN, key, value, began, 0)
             else:
                 self.recorder.note(ACKNOWLEDGED, key, value, began, time.monotonic_ns())
+                if is_origin(key):
+                    print(key, value, how, file=sys.stderr)
             await asyncio.sleep(self.rng.uniform(0.05, 0.4))
 
 

@@ -70,6 +70,11 @@ async def run(directory: Path, *, seed: int, faults: int, nodes: int = 3, reads:
             if process.returncode != 0
         ]
     verdict = check({f"client {at}": recorded(Path(task.record)) for at, task in enumerate(tasks)})
+    for stale in verdict.stale:  # how it was written, for whoever looks into it
+        line = f"{stale.newer.key} {stale.newer.value} "
+        for at in range(_WRITERS):
+            how = [text for text in (directory / f"client-{at}.log").read_text().splitlines() if text.startswith(line)]
+            nemesis.log += [f"{stale.read.began}  {text}" for text in how]
     return Outcome(verdict, nemesis.done, nemesis.log, failed)
 
 

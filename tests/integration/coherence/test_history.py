@@ -34,6 +34,6 @@ def test_write_of_unknown_outcome_may_come_late() -> None:
 
 def test_one_clients_reads_do_not_go_back() -> None:
     """A client that has read 2 does not read 1 afterwards; another client may."""
-    two, one = Operation(READ, 1, 2, 10, 11), Operation(READ, 1, 1, 20, 21)
+    two, one = Operation(READ, 4, 2, 10, 11), Operation(READ, 4, 1, 20, 21)
     assert [stale.rule for stale in check({"reader": [two, one]}).stale] == ["C4"]
     assert not check({"reader": [two], "other": [one]}).stale
