@@ -15,13 +15,15 @@ PROJECTS := -e 'client[lz4,msgspec,orjson,zstd]' -e '.[demo,reflection]' --group
 PYTEST := $(PY) -m pytest
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := -n 2 --dist loadfile
+# Alone: it keeps both cores busy, and tests beside it would miss their time limits.
+COHERENCE := tests/integration/coherence
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 test test-core test-sim test-integration cov: export PYTHONASYNCIODEBUG := 1
 test test-core test-sim test-integration cov: export PYTHONWARNINGS := default
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster test test-core test-sim test-integration cov fmt fmt-check lint types arch proto proto-check \
+.PHONY: help setup demo cluster test test-core test-sim soak-sim soak-coherence test-integration cov fmt fmt-check lint types arch proto proto-check \
 	bench bench-quick dist constraints ci clean distclean
 
 help:  ## List the targets
@@ -70,17 +72,26 @@ test: setup  ## Run every test (not the benchmarks)
 	echo "Unit, property and simulation tests:"; \
 	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
-	$(PYTEST) $(PARALLEL) -q tests/integration $(ARGS) || status=$$?; \
+	$(PYTEST) $(PARALLEL) -q tests/integration --ignore=$(COHERENCE) $(ARGS) || status=$$?; \
+	echo; echo "What clients see while nodes, L2 and clients are killed and frozen:"; \
+	$(PYTEST) -q $(COHERENCE) $(ARGS) || status=$$?; \
 	exit $$status
 
 test-core: setup  ## Run the tests without input or output: core, contract, SDK
 	@$(PYTEST) -q tests/core tests/api tests/client $(ARGS)
 
-test-sim: setup  ## Run the tests of whole clusters in virtual time
-	@$(PYTEST) -q tests/sim $(ARGS)
+test-sim: setup  ## Run the tests of whole clusters in virtual time; SEED=n runs one seed and shows all of it
+	@$(PYTEST) $(if $(SEED),,$(PARALLEL)) -q tests/sim $(ARGS)
+
+soak-sim: setup  ## Simulate seed after seed until told to stop
+	@$(PY) -m tests.sim $(ARGS)
+
+soak-coherence: setup  ## Kill and freeze real processes for longer than CI does, and check what clients see
+	@$(PY) -m tests.integration.coherence.run $(ARGS)
 
 test-integration: setup  ## Run the tests with real processes
-	@$(PYTEST) $(PARALLEL) -q tests/integration $(ARGS)
+	@$(PYTEST) $(PARALLEL) -q tests/integration --ignore=$(COHERENCE) $(ARGS)
+	@$(PYTEST) -q $(COHERENCE) $(ARGS)
 
 cov: setup  ## Run every test and report which lines and branches none of them reached
 	@mkdir -p build/coverage

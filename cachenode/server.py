@@ -178,7 +178,7 @@ class Server:
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminService(self._placement, self.stats, self._links.silences), server
+            AdminService(node, self.stats, self._links.silences), server
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -233,6 +233,9 @@ class Server:
             members=len(view.members) if view is not None else 0,
             namespaces=tuple(_counters(namespace) for namespace in node.namespaces),
             errors={reason.name.lower(): count for reason, count in node.failures.items()},
+            near_holders=len(node.invalidations),
+            invalidation_waits=node.invalidations.waits,
+            swept=sum(namespace.sweep.removed for namespace in node.namespaces),
         )
 
     def _metrics(self) -> CollectorRegistry:
@@ -254,6 +257,7 @@ class Server:
         await self._sessions.drain(grace_s / 2)
         await _within(_STEP_S, self._links.stop())
         await _within(_STEP_S, self._loops.stop())
+        self._node.invalidations.log.close()
         await _within(_STEP_S, self._grpc.stop(_STEP_S / 2))
         if self._tier is not None:
             await _within(_STEP_S, self._tier.close())
@@ -286,6 +290,7 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         loads=namespace.loads,
         load_waits=namespace.load_waits,
         load_failures=namespace.load_failures,
+        invalidations=namespace.invalidations,
     )
 
 

@@ -52,6 +52,9 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
     loads = CounterMetricFamily("cachenode_loads", "Loads that callers were let do.", labels=["namespace"])
     waits = CounterMetricFamily("cachenode_load_waits", "Reads that waited for a load.", labels=["namespace"])
     failures = CounterMetricFamily("cachenode_load_failures", "Loads that failed.", labels=["namespace"])
+    untrue = CounterMetricFamily(
+        "cache_invalidations", "Keys and selectors that were declared untrue.", labels=["namespace"]
+    )
     for space in namespaces:
         found = space.l1_hits + space.l2_hits
         hits.add_metric(["l1", space.name], space.l1_hits)
@@ -67,7 +70,8 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         loads.add_metric([space.name], space.loads)
         waits.add_metric([space.name], space.load_waits)
         failures.add_metric([space.name], space.load_failures)
-    yield from (hits, misses, rate, operations, memory, keys, evictions, loads, waits, failures)
+        untrue.add_metric([space.name], space.invalidations)
+    yield from (hits, misses, rate, operations, memory, keys, evictions, loads, waits, failures, untrue)
 
 
 def _of_node(stats: NodeStats) -> Iterator[Metric]:
@@ -84,6 +88,11 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     yield info
     yield CounterMetricFamily("cachenode_l2_errors", "Calls to L2 that failed.", value=stats.l2_errors)
     yield CounterMetricFamily("cachenode_forwarded", "Keys sent on to their owner.", value=stats.forwarded)
+    waits = "Writes that waited until nobody served an older copy."
+    yield CounterMetricFamily("cachenode_invalidation_waits", waits, value=stats.invalidation_waits)
+    yield CounterMetricFamily("cachenode_swept", "Entries that barriers removed from memory.", value=stats.swept)
+    holders = "Sessions that may hold copies in a near cache."
+    yield GaugeMetricFamily("cachenode_near_holders", holders, value=stats.near_holders)
     yield GaugeMetricFamily("cachenode_sessions", "Open client sessions.", value=stats.sessions)
     yield GaugeMetricFamily("cachenode_view_epoch", "Epoch of the view in force.", value=stats.view_epoch)
     yield GaugeMetricFamily("cachenode_members", "Members of the view in force.", value=stats.members)

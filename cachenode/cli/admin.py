@@ -17,7 +17,7 @@ from cachenode_api.v1 import admin_pb2_grpc
 from cachenode_api.view import View
 from cachenode_client._address import parse_address
 
-__all__ = ["Asked", "ask_stats", "ask_views"]
+__all__ = ["Asked", "ask_explanations", "ask_stats", "ask_views"]
 
 T = TypeVar("T")
 
@@ -52,11 +52,23 @@ async def ask_stats(address: str, timeout_s: float) -> tuple[Asked, Mapping[str,
         CliError: No node answers, or the one that does has no view.
     """
     asked, _ = await _first_view(address, timeout_s)
-    # The node that answered is asked again where it was found: its own address may lead nowhere from here.
-    targets = {
-        member.id: asked.target if member.id == asked.node_id else member.address for member in asked.view.members
-    }
+    targets = _targets_of(asked)
     replies = await asyncio.gather(*(_stats_of(target, timeout_s) for target in targets.values()))
+    return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_explanations(
+    address: str, namespace: str, key: bytes, timeout_s: float
+) -> tuple[Asked, Mapping[str, pb.ExplainResponse | None]]:
+    """Return the view of the first node that answers, and what every member knows about a key, None for no answer.
+
+    Raises:
+        CliError: No node answers, the one that does has no view, or the nodes cannot say anything about this key.
+    """
+    asked, _ = await _first_view(address, timeout_s)
+    request = pb.ExplainRequest(namespace=namespace, key=key)
+    targets = _targets_of(asked)
+    replies = await asyncio.gather(*(_explanation_of(target, request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
 
 
@@ -77,6 +89,15 @@ async def _first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetView
     raise unreachable(address, why)
 
 
+def _targets_of(asked: Asked) -> dict[str, str]:
+    """Return where each member is asked.
+
+    The node that answered is asked again where it was found: its own address may lead nowhere from here.
+    """
+    members = asked.view.members
+    return {member.id: asked.target if member.id == asked.node_id else member.address for member in members}
+
+
 def _targets(address: str) -> list[str]:
     parsed = parse_address(address)
     return list(parsed.seeds) if parsed.dns is None else [f"dns:///{parsed.dns[0]}:{parsed.dns[1]}"]
@@ -95,6 +116,20 @@ async def _view_of(target: str, timeout_s: float) -> pb.GetViewResponse | None:
         try:
             return await admin_pb2_grpc.AdminServiceStub(channel).GetView(pb.GetViewRequest(), timeout=timeout_s)
         except aio.AioRpcError:
+            return None
+
+
+async def _explanation_of(target: str, request: pb.ExplainRequest, timeout_s: float) -> pb.ExplainResponse | None:
+    async with aio.insecure_channel(target) as channel:
+        try:
+            return await admin_pb2_grpc.AdminServiceStub(channel).Explain(request, timeout=timeout_s)
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                hint = "`cachenode stats` lists those in use."
+                raise CliError(error.details() or "no such namespace", hint=hint, code=ExitCode.USAGE) from None
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                text = "a node of an older release cannot explain keys"
+                raise CliError(text, hint="Update the nodes to this release.") from None
             return None
 
 

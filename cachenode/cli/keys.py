@@ -19,7 +19,7 @@ from cachenode.cli.output import console, new_table, print_json, seconds, write_
 if TYPE_CHECKING:
     from cachenode_client import CacheClient, Lookup
 
-__all__ = ["delete", "get", "put"]
+__all__ = ["DEFAULT_ADDRESS", "DEFAULT_TIMEOUT_S", "Key", "call", "delete", "get", "put"]
 
 T = TypeVar("T")
 
@@ -28,14 +28,17 @@ DEFAULT_ADDRESS = "127.0.0.1:7401"
 DEFAULT_TIMEOUT_S = 2.0
 
 
-def _call(function: Callable[[CacheClient], Awaitable[T]], *, address: str, namespace: str, timeout_s: float) -> T:
+def call(function: Callable[[CacheClient], Awaitable[T]], *, address: str, namespace: str, timeout_s: float) -> T:
+    """Return what a function gets from a client that is closed afterwards, and that keeps no copies meanwhile."""
     from cachenode_client import CacheClient
 
-    async def call() -> T:
-        async with CacheClient(address, namespace=namespace, timeout_s=timeout_s, client_name="cli") as client:
+    async def run() -> T:
+        async with CacheClient(
+            address, namespace=namespace, timeout_s=timeout_s, near_cache=None, client_name="cli"
+        ) as client:
             return await function(client)
 
-    return asyncio.run(call())
+    return asyncio.run(run())
 
 
 @reports
@@ -52,7 +55,7 @@ def get(
     Text is written as it is and other values as JSON; bytes go to a pipe or a file unchanged. The exit code is 3 if
     there is no such key.
     """
-    found = _call(lambda client: client.lookup(key), address=address, namespace=namespace, timeout_s=timeout)
+    found = call(lambda client: client.lookup(key), address=address, namespace=namespace, timeout_s=timeout)
     if output is Format.JSON:
         print_json(_described(key, namespace, found))
         if not found.found:
@@ -110,6 +113,10 @@ def put(
         str | None,
         typer.Option("--file", "-f", metavar="FILE", help="Take the value from a file, as bytes; - is the input."),
     ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="TAG", help="File the value under a tag for `invalidate --tag`; repeatable."),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     namespace: Namespace = "default",
     timeout: Timeout = DEFAULT_TIMEOUT_S,
@@ -121,12 +128,15 @@ def put(
     """
     content = _content(value, as_json=as_json, file=file)
     ttl_s = None if ttl is None else parse_duration(ttl)
-    version = _call(
-        lambda client: client.set(key, content, ttl_s=ttl_s), address=address, namespace=namespace, timeout_s=timeout
+    version = call(
+        lambda client: client.set(key, content, ttl_s=ttl_s, tags=tags or None),
+        address=address,
+        namespace=namespace,
+        timeout_s=timeout,
     )
     if output is Format.JSON:
         shown = None if ttl_s is None or math.isinf(ttl_s) else ttl_s
-        print_json({"key": key, "namespace": namespace, "version": version, "ttl_s": shown})
+        print_json({"key": key, "namespace": namespace, "version": version, "ttl_s": shown, "tags": tags or []})
     else:
         console().print(f"Stored, version {version}.")
 
@@ -165,7 +175,7 @@ def delete(
 
     Removing what is not there is no failure.
     """
-    deleted = _call(lambda client: client.delete(key), address=address, namespace=namespace, timeout_s=timeout)
+    deleted = call(lambda client: client.delete(key), address=address, namespace=namespace, timeout_s=timeout)
     if output is Format.JSON:
         print_json({"key": key, "namespace": namespace, "deleted": deleted})
     else:

@@ -10,11 +10,14 @@ from cachenode.cli import config_cmd
 from cachenode.cli.cluster import cluster
 from cachenode.cli.demo import demo
 from cachenode.cli.errors import set_debug
+from cachenode.cli.explain import explain
+from cachenode.cli.invalidate import invalidate
 from cachenode.cli.keys import delete, get, put
 from cachenode.cli.options import examples
 from cachenode.cli.serve import serve
 from cachenode.cli.stats import stats
 from cachenode.cli.view import view
+from cachenode.cli.watch import watch
 
 __all__ = ["app"]
 
@@ -85,12 +88,33 @@ app.command(
     rich_help_panel=_USE,
     epilog=examples(
         "cachenode set user:7 Ada --ttl 5m",
+        "cachenode set cart:7 tea --tag user:7 --tag eu",
         """cachenode set user:7 '{"name": "Ada"}' --json""",
         "cachenode set logo -n images --file logo.png --ttl never",
         "date | cachenode set started --file -",
     ),
 )(put)
 app.command("delete", rich_help_panel=_USE, epilog=examples("cachenode delete user:7"))(delete)
+app.command(
+    "invalidate",
+    rich_help_panel=_USE,
+    epilog=examples(
+        "cachenode invalidate user:7 user:8",
+        "cachenode invalidate --prefix user:7:",
+        "cachenode invalidate --pattern 'user:*:cart' --tag eu -n carts",
+        "cachenode invalidate --all -n sessions --yes",
+    ),
+)(invalidate)
+app.command(
+    "watch",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode watch", "cachenode watch -n carts -o json | jq -r '.keys[]'"),
+)(watch)
+app.command(
+    "explain",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode explain user:7", "cachenode explain logo -n images -o json | jq '.nodes[].l1'"),
+)(explain)
 app.command(
     "view", rich_help_panel=_LOOK, epilog=examples("cachenode view", "cachenode view -a cache-0.cache:7401 -o json")
 )(view)

@@ -12,11 +12,25 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["bar", "console", "count", "new_table", "percent", "print_json", "seconds", "size", "write_value"]
+__all__ = [
+    "bar",
+    "console",
+    "count",
+    "jsonable",
+    "new_table",
+    "percent",
+    "print_json",
+    "seconds",
+    "shown",
+    "size",
+    "version",
+    "write_value",
+]
 
 _WIDE = 200
 _DUMP_BYTES = 1_024
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
+_LINE_CONTROLS = _CONTROLS | {code: f"\\x{code:02x}" for code in map(ord, "\n\t")}
 _DURATIONS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m"))
 
 
@@ -46,10 +60,11 @@ def new_table(title: str = "") -> Table:
 def print_json(document: Mapping[str, Any]) -> None:
     """Write one JSON document on standard output: indented on a terminal, one line elsewhere."""
     indent = 2 if sys.stdout.isatty() else None
-    print(json.dumps(document, indent=indent, ensure_ascii=False, default=_jsonable))  # noqa: T201 - the result
+    print(json.dumps(document, indent=indent, ensure_ascii=False, default=jsonable))  # noqa: T201 - the result
 
 
-def _jsonable(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
+def jsonable(value: object) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """Return what stands in JSON for a value that JSON does not know."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     return list(value) if isinstance(value, (tuple, set, frozenset)) else str(value)
@@ -72,9 +87,21 @@ def write_value(value: object) -> None:
     elif isinstance(value, str):
         text = value.translate(_CONTROLS) if terminal else value
     else:
-        text = json.dumps(value, indent=2 if terminal else None, ensure_ascii=False, default=_jsonable)
+        text = json.dumps(value, indent=2 if terminal else None, ensure_ascii=False, default=jsonable)
         text = text.translate(_CONTROLS) if terminal else text
     print(text)  # noqa: T201 - the result
+
+
+def shown(raw: bytes) -> str:
+    """Return a key, prefix, pattern or tag for one line: what would move the cursor, or is no text, is written out."""
+    return raw.decode(errors="backslashreplace").translate(_LINE_CONTROLS)
+
+
+def version(number: int) -> str:
+    """Return a version or a position of barriers as its owner's epoch and sequence."""
+    from cachenode_api.version import epoch_of, sequence_of
+
+    return f"{epoch_of(number)}:{sequence_of(number)}"
 
 
 def _dump(data: bytes) -> str:

@@ -26,6 +26,7 @@ _COUNTERS = (
     "misses",
     "sets",
     "deletes",
+    "invalidations",
     "evictions",
     "expirations",
     "loads",
@@ -42,8 +43,9 @@ _L2_STATES = {
 _WIDE = 120
 """Columns of a terminal from which on everything is shown; what is essential fits 80."""
 _ESSENTIAL_OF_NODE = 7
+_BAR = 8
 _ESSENTIAL_OF_NAMESPACE = 6
-_LEFT = frozenset({"node", "namespace", "memory", "L2", "memory in use"})
+_LEFT = frozenset({"node", "namespace", "memory", "L2", "in use"})
 
 Answers = Mapping[str, "pb.GetStatsResponse | None"]
 
@@ -52,7 +54,11 @@ Answers = Mapping[str, "pb.GetStatsResponse | None"]
 def stats(
     address: Address = DEFAULT_ADDRESS, timeout: Timeout = DEFAULT_TIMEOUT_S, output: Output = Format.TABLE
 ) -> None:
-    """Show what the nodes have counted since they started: memory, hits, misses, evictions."""
+    """Show what the nodes have counted since they started: memory, hits, misses, evictions.
+
+    Near is how many clients may hold copies in a near cache, waits how many writes waited for such clients, swept how
+    many entries prefixes, patterns, tags and namespaces removed from memory.
+    """
     from cachenode.cli.admin import ask_stats
 
     asked, answers = asyncio.run(ask_stats(address, timeout))
@@ -80,6 +86,9 @@ def _document(name: str, answer: pb.GetStatsResponse | None) -> dict[str, Any]:
         "l2_state": answer.l2_state,
         "l2_errors": answer.l2_errors,
         "forwarded": answer.forwarded,
+        "near_holders": answer.near_holders,
+        "invalidation_waits": answer.invalidation_waits,
+        "swept": answer.swept,
         "namespaces": [_of_namespace(space) for space in answer.namespaces],
     }
 
@@ -97,7 +106,8 @@ def _reads(*spaces: pb.NamespaceStats) -> tuple[int, int]:
 
 
 def _print_nodes(screen: Console, answers: Answers) -> None:
-    headings = ("node", "up", "memory", "keys", "hit ratio", "clients", "L2", "forwarded", "L2 errors", "memory in use")
+    essential = ("node", "up", "memory", "keys", "hit ratio", "clients", "L2")
+    headings = (*essential, "near", "waits", "swept", "forwarded", "L2 errors", "in use")
     shown = len(headings) if screen.width >= _WIDE else _ESSENTIAL_OF_NODE
     table = new_table()
     for heading in headings[:shown]:
@@ -114,9 +124,12 @@ def _print_nodes(screen: Console, answers: Answers) -> None:
             percent(*_reads(*answer.namespaces)),
             count(answer.sessions),
             _L2_STATES.get(answer.l2_state, answer.l2_state),
+            count(answer.near_holders),
+            count(answer.invalidation_waits),
+            count(answer.swept),
             count(answer.forwarded),
             count(answer.l2_errors),
-            bar(answer.used_bytes, answer.max_bytes, 12, ascii_only=screen.options.ascii_only),
+            bar(answer.used_bytes, answer.max_bytes, _BAR, ascii_only=screen.options.ascii_only),
         )
         table.add_row(*cells[:shown])
     screen.print(table)
@@ -128,7 +141,7 @@ def _print_namespaces(screen: Console, answers: Answers) -> None:
         for space in answer.namespaces if answer is not None else ():
             spaces.setdefault(space.name, {})[node] = space
     essential = ("namespace", "node", "keys", "size", "L1 hits", "L2 hits", "misses", "hit ratio")
-    headings = (*essential, "sets", "deletes", "evicted", "expired", "loads")
+    headings = (*essential, "sets", "deletes", "invalid", "evicted", "expired", "loads")
     cells = len(headings) - 2 if screen.width >= _WIDE else _ESSENTIAL_OF_NAMESPACE
     table = new_table()
     for heading in headings[: cells + 2]:
@@ -144,7 +157,9 @@ def _print_namespaces(screen: Console, answers: Answers) -> None:
             )
     screen.print(table)
     if screen.width < _WIDE:
-        screen.print("A wider terminal, or -o json, also shows writes, evictions, forwarded calls and errors of L2.")
+        screen.print(
+            "A wider terminal, or -o json, also shows writes, invalidations, evictions and what nodes wait for."
+        )
 
 
 def _cells(spaces: Iterable[pb.NamespaceStats]) -> list[str]:

@@ -76,6 +76,10 @@ class Flights(Generic[W]):
         self._next_end = min(self._next_end, deadline)
         return flight
 
+    def about(self, key: bytes) -> list[Flight[W]]:
+        """Return all flights of a key: the one to wait for, and those that came off it."""
+        return [flight for flight in self._by_token.values() if flight.key == key]
+
     def of(self, key: bytes, token: int) -> Flight[W] | None:
         """Return the flight that a holder means; None if it has ended meanwhile, or never was this key's."""
         flight = self._by_token.get(token)

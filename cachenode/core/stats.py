@@ -25,6 +25,7 @@ class NamespaceCounters:
     loads: int
     load_waits: int
     load_failures: int
+    invalidations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +46,6 @@ class NodeStats:
     members: int
     namespaces: tuple[NamespaceCounters, ...]
     errors: Mapping[str, int]
+    near_holders: int = 0
+    invalidation_waits: int = 0
+    swept: int = 0

@@ -43,6 +43,11 @@ class Tombstones:
             return True
         return version <= self._floor and now < self._floor_until
 
+    def version_of(self, key: bytes, now: float) -> int:
+        """Return the version under which the key was removed lately, 0 if it was not."""
+        version, until = self._by_key.get(key, (0, 0.0))
+        return version if now < until else 0
+
     def _prune(self, now: float) -> None:
         by_key = self._by_key
         while by_key:

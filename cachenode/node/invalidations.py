@@ -11,6 +11,9 @@ The session that writes is told too, but not waited for: the word to drop is in 
 
 Who has been told and has not acknowledged may still serve the copy. The next writer of the key waits for it as well,
 whether the one before waits, has given up, or did not want to wait (``test_second_writer_waits_too``).
+
+Watchers keep no leases and are not waited for. They are told once memory has the change, or the write has failed: who
+reads the key upon that word finds the new value (``test_watchers_hear_when_it_is_done``).
 """
 
 from __future__ import annotations
@@ -117,19 +120,36 @@ class Invalidations:
             keys: Those that change.
             by: Whose session changes them.
         """
-        if self.log.wanted:
-            self.log.add(namespace.policy.name, keys, ())
         exposure: Exposure[Waiter] = namespace.exposure
         if not exposure.holders:
             return None
-        told, doubtful = exposure.take(keys), exposure.doubtful(keys)
+        told, doubtful = self.warn(namespace, keys), exposure.doubtful(keys)
         if not told and not doubtful:
             return None
-        self.announced += bool(told)
-        name, now = namespace.policy.name, self._node.clock.now()
-        for holder, held in told.items():
-            holder.drop(name, held, exposure, now)
         return self._wait(holder for holder in {**told, **dict.fromkeys(doubtful)} if holder is not by)
+
+    def warn(self, namespace: Namespace, keys: Sequence[bytes]) -> dict[Holder[Waiter], list[bytes]]:
+        """Tell who may hold these keys; return whom, and of which keys. `announce` is still to come."""
+        told: dict[Holder[Waiter], list[bytes]] = namespace.exposure.take(keys) if namespace.exposure.holders else {}
+        self.announced += bool(told)
+        now = self._node.clock.now()
+        for holder, held in told.items():
+            holder.drop(namespace.policy.name, held, namespace.exposure, now)
+        return told
+
+    def record(self, namespace: Namespace, keys: Sequence[bytes]) -> None:
+        """Tell the watchers of keys that have changed."""
+        if self.log.wanted:
+            self.log.add(namespace.policy.name, keys, ())
+
+    @contextmanager
+    def change(self, namespace: Namespace, keys: Sequence[bytes]) -> Iterator[None]:
+        """Let nobody copy what is read of these keys meanwhile, and tell the watchers afterwards."""
+        try:
+            with namespace.change(keys):
+                yield
+        finally:
+            self.record(namespace, keys)
 
     def bar(self, namespace: Namespace, selectors: Sequence[Selector], by: Holder[Waiter] | None) -> Waiter | None:
         """Tell all who may hold anything of a namespace of barriers. Return what to wait for, None if nothing."""
@@ -189,6 +209,7 @@ class Watch:
         self.sequence = 0
         self.wanted = False
         """True once anybody watches: before, nothing is remembered."""
+        self.closed = False
         self._events: deque[Event] = deque(maxlen=_REMEMBERED)
         self._news: list[Waiter] = []
 
@@ -196,6 +217,14 @@ class Watch:
         """Remember an event and wake the watchers."""
         self.sequence += 1
         self._events.append(Event(self.sequence, namespace, keys, selectors))
+        self._wake()
+
+    def close(self) -> None:
+        """Let the watchers' streams end with what is remembered: this node has nothing more to tell."""
+        self.closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         news, self._news = self._news, []
         for waiter in news:
             if not waiter.done():
@@ -213,6 +242,8 @@ class Watch:
                 after = event.sequence
                 yield event
             if after >= self.sequence:
+                if self.closed:
+                    return
                 waiter: Waiter = asyncio.get_running_loop().create_future()
                 self._news.append(waiter)
                 with _forgetting(self._news, waiter):

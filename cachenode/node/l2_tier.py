@@ -20,10 +20,12 @@ Interleavings:
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -33,13 +35,18 @@ from cachenode.errors import L2Unavailable
 from cachenode.ports import Clock, L2Store
 from cachenode_api.selectors import Selector
 
-__all__ = ["L2Tier"]
+__all__ = ["Belief", "L2Tier"]
 
 T = TypeVar("T")
+
+Belief = Literal["believed", "absent", "away", "lost", "adopting", "failed", "missed", "forgotten", "barred"]
+"""What a read makes of what the store holds: see `L2Tier.look`."""
 
 _log = structlog.get_logger(__name__)
 
 _REPLAY_CHUNK = 500
+ADOPTION_S = 1.0
+"""So long a node that has just come lets readers wait for the store's barriers; then they miss."""
 RECENT_S = 60.0
 """A failover forgets the writes of some moments; older ones than this have long reached the replicas, or the disk."""
 
@@ -91,6 +98,8 @@ class L2Tier:
         """Has the other nodes bring the store up to date after it has lost its history; returns when they have."""
         self.must_adopt = False
         """True until the barriers that the store knows are known here: before, nothing that it holds is believed."""
+        self._adopted = asyncio.Event()
+        self._disowned_at = -math.inf
         self.may_adopt: Callable[[], bool] = lambda: True
         """Returns whether a barrier that another node orders from now on will be told to this one."""
         self.adopt: Callable[[str, int, Selector], None] = lambda _namespace, _position, _selector: None
@@ -110,6 +119,24 @@ class L2Tier:
     def state(self) -> str:
         """State of the breaker: closed, open or half_open."""
         return self._breaker.state.value
+
+    @property
+    def adopting(self) -> bool:
+        """True if only the barriers that the store knows are to be learned: as a rule a matter of milliseconds."""
+        if not self.must_adopt or self._breaker.state is not BreakerState.CLOSED:
+            return False
+        return self._clock.now() < self._disowned_at + ADOPTION_S
+
+    async def adopted(self) -> None:
+        """Return once the barriers are known, or have taken too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._disowned_at + ADOPTION_S - self._clock.now())):
+                await self._adopted.wait()
+
+    def disown(self) -> None:
+        """Believe nothing that the store holds until its barriers are known: this node may have missed some."""
+        self.must_adopt, self._disowned_at = True, self._clock.now()
+        self._adopted.clear()
 
     @property
     def journal_size(self) -> int:
@@ -135,6 +162,27 @@ class L2Tier:
             None if entry is None or untrue(namespace, key, entry) else entry
             for key, entry in zip(keys, entries, strict=True)
         ]
+
+    async def look(self, namespace: str, key: bytes) -> tuple[Belief, L2Entry | None]:
+        """Return what the store holds for a key, and whether a read would believe it, or why not."""
+        if not self.available:
+            if self._breaker.state is not BreakerState.CLOSED:
+                return "away", None
+            return "lost" if self._history != self._store.history else "adopting", None
+        try:
+            (entry,) = await self._guard(self._store.read(namespace, [key]))
+        except L2Unavailable:
+            return "failed", None
+        return self._belief(namespace, key, entry), entry
+
+    def _belief(self, namespace: str, key: bytes, entry: L2Entry | None) -> Belief:
+        if (namespace, key) in self._journal:
+            return "missed"
+        if entry is None:
+            return "absent"
+        if entry.version <= self._floor:
+            return "forgotten"
+        return "barred" if self.untrue(namespace, key, entry) else "believed"
 
     async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
         """Store values; those that the store cannot take now are journaled. Never raises for a store that is away.
@@ -240,6 +288,7 @@ class L2Tier:
                 for namespace, position, selector in await self._store.barriers():
                     self.adopt(namespace, position, selector)
                 self.must_adopt = False
+                self._adopted.set()
         except L2Unavailable:
             self._fail()
             return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
@@ -129,8 +129,11 @@ class Node:
     def _act(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         placement = self.placement
         if placement.unsettled and self._must_settle(batch):
-            return self._when_settled(batch, reply, from_peer, holder)
+            return self._when(placement.settle, batch, reply, from_peer, holder)
         if batch.operation.reads:
+            tier = self.l2_for(namespace)
+            if tier is not None and tier.adopting:  # a node that has just come: better wait a moment than miss
+                return self._when(tier.adopted, batch, reply, from_peer, holder)
             return self._reads.begin(batch, namespace, reply, from_peer, holder)
         if batch.operation is Operation.BARRIER:
             return self.barriers.begin(batch, namespace, reply, from_peer)
@@ -161,7 +164,15 @@ class Node:
             return self.placement.gained(seat_of(batch.namespace))
         return any(map(self.placement.gained, batch.keys))
 
-    def _when_settled(self, batch: Batch, reply: Reply, from_peer: bool, holder: Hashable) -> Rest:
+    def _when(
+        self,
+        possible: Callable[[], Awaitable[None]],
+        batch: Batch,
+        reply: Reply,
+        from_peer: bool,
+        holder: Hashable,
+    ) -> Rest:
+        """Execute a batch when it is possible."""
         left = list(range(len(batch.keys)))
 
         def answer(result: BatchResult) -> None:
@@ -170,7 +181,7 @@ class Node:
             reply(result)
 
         async def rest() -> None:
-            await self.placement.settle()
+            await possible()
             again = self.execute(batch, answer, from_peer=from_peer, holder=holder)
             if again is not None:
                 await again
@@ -225,7 +236,7 @@ class Node:
         """Learn the barriers anew if some may have been ordered while this node was no member."""
         assert self.tier is not None, "called only with a tier"
         if former is None or not self.placement.follows:
-            self.tier.must_adopt = True
+            self.tier.disown()
 
     def _hand_on(self, _view: View) -> Rest | None:
         """Tell the members what the shared store has missed: who came with this view does not know it."""

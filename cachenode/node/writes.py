@@ -83,9 +83,13 @@ class Writes:
         if batch.if_versions or batch.operation is Operation.INCR:
             return self._node.changes.apply(batch, namespace, own, reply)
         if self._node.l2_for(namespace) is not None:
+            # Told now, a task's start early. What is copied until then is told by the write itself: it waits for both.
+            self._node.invalidations.warn(namespace, [batch.keys[index] for index in own])
             return self._through_l2(batch, namespace, own, reply)
-        waiter = self._node.invalidations.announce(namespace, [batch.keys[index] for index in own], batch.near)
+        keys = [batch.keys[index] for index in own]
+        waiter = self._node.invalidations.announce(namespace, keys, batch.near)
         result = self._in_memory(batch, namespace, own)
+        self._node.invalidations.record(namespace, keys)
         if waiter is None or not batch.acknowledged:
             reply(result)
             return None
@@ -148,11 +152,13 @@ class Writes:
         """Store values that have their versions, and return their results."""
         if self._node.l2_for(namespace) is not None:
             return await self._set(batch, namespace, indices, writes)
-        waiter = self._node.invalidations.announce(namespace, [write.key for write in writes], batch.near)
+        keys = [write.key for write in writes]
+        waiter = self._node.invalidations.announce(namespace, keys, batch.near)
         result = self._store(namespace, indices, writes, [True] * len(writes))
+        self._node.invalidations.record(namespace, keys)
         if waiter is not None and batch.acknowledged:
             await waiter
-            self._still_owned([write.key for write in writes], result.failures)
+            self._still_owned(keys, result.failures)
         return result
 
     # Without L2: done within the turn.
@@ -261,7 +267,7 @@ class Writes:
         keys = [write.key for write in writes]
         for write in writes:
             writing[write.key] = write.version
-        with namespace.change(keys):
+        with node.invalidations.change(namespace, keys):
             waiter = node.invalidations.announce(namespace, keys, batch.near)
             try:
                 taken = await tier.write(namespace.policy.name, writes)
@@ -295,7 +301,7 @@ class Writes:
         keys = [key for key, _ in drops]
         for key, version in drops:  # from now on, so that nobody builds on what is going
             namespace.tombstones.note(key, version, node.clock.now())
-        with namespace.change(keys):
+        with node.invalidations.change(namespace, keys):
             waiter = node.invalidations.announce(namespace, keys, batch.near)
             in_l2 = await tier.drop(namespace.policy.name, drops)
             now = node.clock.now()

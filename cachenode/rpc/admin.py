@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from grpc import aio
 
+from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
 from cachenode.core.stats import NodeStats
-from cachenode.node.placement import Placement
+from cachenode.node.explain import Explanation, HeldEntry, explain
+from cachenode.node.service import Node
+from cachenode.rpc.status import abort
 from cachenode.wire import view_to_wire
+from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc, common_pb2
 
@@ -17,26 +22,25 @@ __all__ = ["AdminService"]
 
 LINKED_WITHIN_S = 2.0
 
+Context = aio.ServicerContext[Any, Any]
+
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
     """Serves the admin calls.
 
     Args:
-        placement: The view in force.
+        node: What is asked about.
         stats: Returns the present counters.
         silences: Returns for each peer the seconds since it was last heard from, negative if never.
     """
 
-    def __init__(
-        self, placement: Placement, stats: Callable[[], NodeStats], silences: Callable[[], Mapping[str, float]]
-    ) -> None:
-        self._placement = placement
+    def __init__(self, node: Node, stats: Callable[[], NodeStats], silences: Callable[[], Mapping[str, float]]) -> None:
+        self._node = node
+        self._placement = node.placement
         self._stats = stats
         self._silences = silences
 
-    async def GetView(  # noqa: N802 - the wire's name
-        self, request: pb.GetViewRequest, context: aio.ServicerContext[Any, Any]
-    ) -> pb.GetViewResponse:
+    async def GetView(self, request: pb.GetViewRequest, context: Context) -> pb.GetViewResponse:  # noqa: N802
         """Return the view and the state of the links."""
         peers = [
             pb.PeerState(node_id=peer, linked=0 <= silent_s <= LINKED_WITHIN_S, silent_s=silent_s)
@@ -47,9 +51,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             header=self._header(), view=view_to_wire(view) if view is not None else None, peers=peers
         )
 
-    async def GetStats(  # noqa: N802 - the wire's name
-        self, request: pb.GetStatsRequest, context: aio.ServicerContext[Any, Any]
-    ) -> pb.GetStatsResponse:
+    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:  # noqa: N802
         """Return the counters."""
         stats = self._stats()
         return pb.GetStatsResponse(
@@ -63,6 +65,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             l2_state=stats.l2_state,
             l2_errors=stats.l2_errors,
             forwarded=stats.forwarded,
+            near_holders=stats.near_holders,
+            invalidation_waits=stats.invalidation_waits,
+            swept=stats.swept,
             namespaces=[
                 pb.NamespaceStats(
                     name=namespace.name,
@@ -78,10 +83,60 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     loads=namespace.loads,
                     load_waits=namespace.load_waits,
                     load_failures=namespace.load_failures,
+                    invalidations=namespace.invalidations,
                 )
                 for namespace in stats.namespaces
             ],
         )
 
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
+        """Return what is known about one key."""
+        if not 0 < len(request.key) <= MAX_KEY_BYTES:
+            await abort(context, BAD_KEY)
+        namespace = self._node.namespaces.get(request.namespace)
+        if namespace is None:
+            await abort(context, UNKNOWN_NAMESPACE)
+        return _explained(self._header(), await explain(self._node, namespace, request.key))
+
     def _header(self) -> common_pb2.ResponseHeader:
         return common_pb2.ResponseHeader(node_id=self._placement.me.id, view_epoch=self._placement.epoch)
+
+
+def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.ExplainResponse:
+    return pb.ExplainResponse(
+        header=header,
+        owner=found.owner,
+        ready=found.ready,
+        fenced=found.fenced,
+        gained=found.gained,
+        lease_s=None if math.isinf(found.lease_s) else found.lease_s,
+        l1=_held(found.l1),
+        l1_state=found.l1_state,
+        l2=_held(found.l2),
+        l2_state=found.l2_state,
+        barriers=[
+            pb.CoveringBarrier(position=position, kind=selector.kind.value, text=selector.text)  # type: ignore[arg-type]
+            for position, selector in found.barriers
+        ],
+        floor=found.floor,
+        near_holders=found.near_holders,
+        loads=[
+            pb.LoadUnderWay(lease_s=load.lease_s, waiting=load.waiting, storable=load.storable) for load in found.loads
+        ],
+        load_pause_s=found.load_pause_s,
+        writing=found.writing,
+        changing=found.changing,
+        tombstone=found.tombstone,
+    )
+
+
+def _held(entry: HeldEntry | None) -> pb.HeldEntry | None:
+    if entry is None:
+        return None
+    return pb.HeldEntry(
+        version=entry.version,
+        ttl_ms=None if math.isinf(entry.ttl_s) else int(entry.ttl_s * 1_000),
+        size=entry.size,
+        tags=[tag.decode() for tag in entry.tags],
+        position=entry.position,
+    )

@@ -9,11 +9,13 @@ from typing import Any
 from grpc import aio
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.failures import UNKNOWN_NAMESPACE
 from cachenode.node.service import Node
 from cachenode.rpc.status import abort
 from cachenode.wire import MAX_DETAIL, invalidation_to_wire
 from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE
+from cachenode_api.metadata import INCARNATION_KEY, SEQUENCE_KEY
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE, TAGGED
 from cachenode_api.selectors import EVERYTHING, SelectorKind
@@ -149,10 +151,14 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         """Tell of what is invalidated here, from where the caller left off if that is still known."""
         me = self._node.placement.me
         log = self._node.invalidations.log
+        if request.namespace and self._node.namespaces.get(request.namespace) is None:
+            await abort(context, UNKNOWN_NAMESPACE)
         same = request.incarnation == me.incarnation
+        after, log.wanted = request.after if same else log.sequence, True
+        await context.send_initial_metadata(((INCARNATION_KEY, me.incarnation), (SEQUENCE_KEY, str(after))))
         if request.incarnation and not same:
             yield pb.WatchEvent(node_id=me.id, incarnation=me.incarnation, sequence=log.sequence, reset=True)
-        async for event in log.follow(request.after if same else log.sequence):
+        async for event in log.follow(after):
             if event is None:
                 yield pb.WatchEvent(node_id=me.id, incarnation=me.incarnation, sequence=log.sequence, reset=True)
             elif request.namespace in {"", event.namespace}:

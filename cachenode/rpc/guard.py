@@ -11,8 +11,9 @@ grpc.aio runs interceptors as coroutines for each call anew.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -72,6 +73,12 @@ def _wrap(handler: Handler) -> Handler:
         return grpc.unary_unary_rpc_method_handler(
             _guarded(handler.unary_unary), handler.request_deserializer, handler.response_serializer
         )
+    if handler.unary_stream is not None:
+        if not inspect.isasyncgenfunction(handler.unary_stream):  # it writes by itself (the health service's Watch)
+            return handler
+        return grpc.unary_stream_rpc_method_handler(
+            _guarded_stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+        )
     if handler.stream_stream is not None:
         behaviour = handler.stream_stream
         if hasattr(behaviour, "__code__") and behaviour.__code__.co_flags & 0x200:  # async generator (reflection)
@@ -89,6 +96,19 @@ def _guarded(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         except (asyncio.CancelledError, aio.AbortError):
             raise
         except Exception as error:  # noqa: BLE001 - the border: whatever it is must not reach the client as text
+            await _hide(error, context)
+
+    return call
+
+
+def _guarded_stream(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            async for message in behaviour(request, context):
+                yield message
+        except (asyncio.CancelledError, aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
             await _hide(error, context)
 
     return call

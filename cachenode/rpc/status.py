@@ -8,12 +8,10 @@ import grpc
 from grpc import aio
 
 from cachenode.core.entries import Failure
+from cachenode_api.metadata import REASON_KEY
 from cachenode_api.reasons import GRPC_CODES
 
 __all__ = ["REASON_KEY", "abort"]
-
-REASON_KEY = "cachenode-reason"
-"""Trailing metadata that carries the stable reason of a failed call."""
 
 
 async def abort(context: aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:

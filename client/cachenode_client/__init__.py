@@ -6,6 +6,7 @@ import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, w
 from cachenode_client._client import CacheClient
 from cachenode_client._loads import ABSENT, Absent
 from cachenode_client._results import Lookup
+from cachenode_client._watch import Invalidated, Reset
 from cachenode_client.errors import (
     CacheError,
     CacheTimeout,
@@ -40,11 +41,13 @@ __all__ = [
     "InvalidKey",
     "InvalidNamespace",
     "InvalidTtl",
+    "Invalidated",
     "LoadFailed",
     "Lookup",
     "ManyFailed",
     "NodeError",
     "Overloaded",
+    "Reset",
     "Serializer",
     "Unserializable",
     "ValueTooLarge",

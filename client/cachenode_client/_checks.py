@@ -26,6 +26,7 @@ __all__ = [
     "checked_timeout",
     "checked_ttl",
     "checked_version",
+    "checked_watch",
     "sdk_version",
 ]
 
@@ -78,6 +79,13 @@ def checked_namespace(name: str) -> str:
         return check_namespace(name)
     except ContractError as error:
         raise from_contract(error) from None
+
+
+def checked_watch(name: str | None, own: str) -> str:
+    """Return the namespace to watch: a client's own for None, empty for all."""
+    if name is None:
+        return own
+    return "" if name == "*" else checked_namespace(name)
 
 
 def checked_ack(ack: Ack) -> bool:

@@ -22,8 +22,10 @@ from cachenode_client._checks import (
     checked_delta,
     checked_key,
     checked_keys,
+    checked_timeout,
     checked_ttl,
     checked_version,
+    checked_watch,
     sdk_version,
 )
 from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, many_keys, many_values
@@ -41,6 +43,7 @@ from cachenode_client._loads import (
 )
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
+from cachenode_client._watch import Watcher, Watching
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
 __all__ = ["CacheClient"]
@@ -405,8 +408,10 @@ class CacheClient(ClientCore):
         engine, found = self._started(), 0
         if raws:
             group = self._group(INVALIDATE, namespace, timeout_s, ack=ack)
-            results, errors = await engine.many(group, raws)
-            found = self._invalidated(raws, results, errors)
+            if len(raws) == 1:
+                found = int(bool(await engine.call(group, raws[0])))
+            else:
+                found = self._invalidated(raws, *(await engine.many(group, raws)))
         if texts:
             await engine.bar(self._group(BARRIER, namespace, timeout_s, ack=ack), texts, kinds)
         return found
@@ -608,6 +613,37 @@ class CacheClient(ClientCore):
         if router.view is None:
             raise CacheUnavailable("The node that answered has no view yet; call again.")
         return router.view
+
+    def watch(self, *, namespace: str | None = None, timeout_s: float | None = None) -> Watcher:
+        """Watch what is written, removed and invalidated, by anybody: ``async for event in cache.watch()``.
+
+        It begins with ``async with``, with ``await watcher.ready()``, or with the first event that is asked for;
+        whatever is done from then on is told. What is derived from cached values elsewhere can be kept true so.
+
+        Args:
+            namespace: None for the client's, "*" for all.
+            timeout_s: How long the beginning may take; events are waited for without end.
+
+        Returns:
+            Events, in the order of each node: `Invalidated`, and `Reset` where some may have been missed (the consumer
+            is slow, a node is lost). End it with ``async with`` or `aclose`.
+
+        Raises:
+            InvalidNamespace: The name is not valid, or, at the beginning, the nodes have no such namespace.
+            CacheUnavailable: At the beginning: no node could be reached in time.
+            ClientClosed: The client was closed. Errors are raised under ``on_error="miss"`` too.
+
+        Example:
+            >>> async with cache.watch() as events:
+            ...     async for event in events:
+            ...         if isinstance(event, Reset):
+            ...             derived.clear()
+            ...         else:
+            ...             forget(event.keys, event.selectors)
+        """
+        watched = checked_watch(namespace, self._namespace)
+        within_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        return Watcher(lambda: Watching(self._started(), watched), self._check_usable, within_s)
 
     def stats(self) -> dict[str, int]:
         """Return this client's counters: hits, misses, sets, retries, errors, nodes connected, frames sent."""

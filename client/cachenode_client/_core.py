@@ -397,8 +397,6 @@ class ClientCore:
         found = sum(bool(result) for at, result in enumerate(results) if at not in errors)
         if errors:
             self._stats.errors += len(errors)
-            if len(raws) == 1:
-                raise errors[0]
             done = {raws[at]: version for at, version in enumerate(results) if at not in errors}
             raise ManyFailed(done, {raws[at]: error for at, error in errors.items()})
         return found

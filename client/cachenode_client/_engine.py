@@ -20,6 +20,7 @@ from cachenode_client.errors import (
     CacheError,
     CacheTimeout,
     CacheUnavailable,
+    ClientClosed,
     InvalidArgument,
     Overloaded,
     ValueTooLarge,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from cachenode_client._near import NearCache
     from cachenode_client._session import Session
     from cachenode_client._stats import ClientStats
+    from cachenode_client._watch import Watching
 
 __all__ = ["Encoded", "Engine", "may_retry"]
 
@@ -80,6 +82,8 @@ class Engine:
         self._stats = stats
         self._closed = False
         self._loads: set[asyncio.Task[Any]] = set()
+        self.watches: set[Watching] = set()
+        """Those under way: they end with the engine."""
         self.router.start()
 
     async def close(self) -> None:
@@ -87,6 +91,8 @@ class Engine:
         self._closed = True
         for load in list(self._loads):
             load.cancel()
+        for watching in list(self.watches):
+            await watching.close(ClientClosed())
         await self.router.close()
 
     def try_read(self, group: Group, raw: bytes) -> asyncio.Future[Any] | None:

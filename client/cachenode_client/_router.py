@@ -54,11 +54,13 @@ class Router:
         near: NearCache | None = None,
     ) -> None:
         self.view: View | None = None
+        self.view_listeners: list[Callable[[View], None]] = []
+        """Called with each view, once it is in force."""
         self._addresses = addresses
         self._client_name = client_name
         self._sdk_version = sdk_version
         self._on_reply = on_reply
-        self._near = near
+        self.near = near
         self._ring: Ring | None = None
         self._ready: dict[str, Session] = {}
         self._any: Session | None = None
@@ -110,6 +112,12 @@ class Router:
             f"No node can be reached ({self._last_error}); check the client's address and that the nodes run.",
             reason="no_node",
         )
+
+    async def wait_view(self) -> None:
+        """Return once there is a view."""
+        while self.view is None:
+            self._changed.clear()
+            await self._changed.wait()
 
     @property
     def ready_count(self) -> int:
@@ -189,7 +197,7 @@ class Router:
             on_frame=self._frame,
             on_end=self._ended,
             on_reply=self._on_reply,
-            near=self._near,
+            near=self.near,
         )
         self._sessions.add(session)
         greeted = False
@@ -236,6 +244,8 @@ class Router:
             return
         self.view, self._ring = view, Ring(view)
         self._adjust(view)
+        for listener in list(self.view_listeners):
+            listener(view)
 
     def bar(self, covers: Covers) -> None:
         """Serve no copy any more that is covered: this client has declared it untrue itself."""
@@ -248,7 +258,7 @@ class Router:
         Also over the session that told the view, if others had told it before: its node went on meanwhile, by right.
         """
         ring = self._ring
-        if self._near is None or ring is None:
+        if self.near is None or ring is None:
             return
         for session in sessions:
             session.shelf.bar(_moved_from(session.node_id, ring))

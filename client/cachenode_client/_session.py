@@ -11,8 +11,8 @@ into ever smaller frames, until they are all it has time for. So a frame that is
 moment for more to join it.
 
 Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a
-heartbeat goes out; if nothing was heard for two seconds the session is over. A check that itself comes late proves
-only that *this* process was held up, so it is skipped.
+heartbeat goes out, less often while there is nothing to lose. If nothing is heard for two seconds the session is over.
+A check that itself comes late proves only that *this* process was held up, so it is skipped.
 
 With a near cache the heartbeats ask for the lease, and their answers bring it. The lease counts from the moment of the
 question: an answer may have lain on the way for any time. What a frame says to drop is dropped before its records are
@@ -53,14 +53,14 @@ from cachenode_client._batches import (
     give_back,
     malformed,
 )
-from cachenode_client._near import NearCache, Shelf, boot_clock, everything
+from cachenode_client._near import MAX_AGE_S, NearCache, Shelf, boot_clock, everything
 from cachenode_client.errors import CacheTimeout, CacheUnavailable
 
 if TYPE_CHECKING:
     from cachenode_api.v1.session_pb2 import ServerFrame
     from cachenode_client._near import Covers
 
-__all__ = ["Session", "covered_by"]
+__all__ = ["CHANNEL_OPTIONS", "Session", "covered_by"]
 
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
@@ -75,6 +75,8 @@ _HOLD_S = 0.001
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
+_IDLE_HEARTBEAT_S = 3.0
+"""Time between heartbeats of a session that has nothing to do and no copies: a node may have thousands of those."""
 _QUESTIONS = 20
 """Heartbeats whose answers may still bring a lease."""
 _GOODBYE_S = 0.2
@@ -84,7 +86,7 @@ _SWEEP = 2_000
 _Keys = set[tuple[str, bytes]] | frozenset[tuple[str, bytes]]
 _NOTHING: _Keys = frozenset()
 _FRAME_OVERHEAD = 4_096
-_OPTIONS: list[tuple[str, Any]] = [
+CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 10_000),
@@ -155,7 +157,9 @@ class Session:
         self._heard_at = self._loop.time()
         self._closing = False
         self._draining = False
-        self._ask_for_lease(0)
+        self._nonce = 0
+        self._kept_at = self._asked_since = self._asked_last = -math.inf
+        self._ask_for_lease()
 
     # Calls.
 
@@ -276,7 +280,7 @@ class Session:
             CacheUnavailable: The stream ended for another reason than `close`.
         """
         tasks: list[asyncio.Task[None]] = []
-        channel = aio.insecure_channel(self.address, options=_OPTIONS)
+        channel = aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         call = session_pb2_grpc.SessionServiceStub(channel).Session()
         try:
             tasks = [
@@ -356,6 +360,8 @@ class Session:
             return None
         self._acknowledged = self._sequence
         self._release()
+        if self._heartbeat is None and self._loop.time() - self._asked_last > HEARTBEAT_S:
+            self._ask_for_lease()  # it was idle; what this frame brings may be worth keeping
         later = self._break_step()
         batches, size, queue = [], 0, self._queue
         taken = 0
@@ -459,6 +465,7 @@ class Session:
             if near.used_bytes:
                 near.drop_many(namespace, keys)
             return
+        self._kept_at = self._loop.time()
         sent_at = boot_clock() - (self._loop.time() - (batch.deadline - batch.group[2]))
         for key, record in zip(keys, reply.records, strict=False):
             if record and (namespace, key) not in doomed:
@@ -466,7 +473,12 @@ class Session:
             elif near.used_bytes:
                 near.drop(namespace, key)
 
-    def _ask_for_lease(self, nonce: int) -> None:
+    def _ask_for_lease(self) -> None:
+        nonce, now = self._nonce, self._loop.time()
+        self._nonce += 1
+        self._asked_last = now
+        if self._asked_since <= self._heard_at:
+            self._asked_since = now
         self._heartbeat = common_pb2.Heartbeat(nonce=nonce)
         self._asked_at = {asked: at for asked, at in self._asked_at.items() if asked > nonce - _QUESTIONS}
         self._asked_at[nonce] = boot_clock()
@@ -500,18 +512,22 @@ class Session:
         self.ready = True
 
     async def _watch(self) -> None:
-        nonce = 0
         while True:
-            asked_at = self._loop.time()
+            slept_at = self._loop.time()
             await asyncio.sleep(HEARTBEAT_S)
             now = self._loop.time()
-            if now - asked_at < 2 * HEARTBEAT_S and now - self._heard_at > SILENCE_S:
+            unanswered_s = now - self._asked_since if self._asked_since > self._heard_at else 0.0
+            if now - slept_at < 2 * HEARTBEAT_S and unanswered_s > SILENCE_S - HEARTBEAT_S:
                 raise CacheUnavailable("The node has not been heard from for two seconds.")
-            nonce += 1
-            self._ask_for_lease(nonce)
-            self._rouse()
+            if not self._idle(now) or now - self._asked_last >= _IDLE_HEARTBEAT_S:
+                self._ask_for_lease()
+                self._rouse()
             if self._near is not None:
                 self._near.sweep(_SWEEP)
+
+    def _idle(self, now: float) -> bool:
+        """Return True if nothing is under way and there are no copies whose lease must go on."""
+        return not self._sent and not self._queue and self._near is not None and now - self._kept_at > MAX_AGE_S
 
     def _fail_all(self) -> None:
         if self._timer is not None:

@@ -29,8 +29,10 @@ from cachenode_client._checks import (
     checked_delta,
     checked_key,
     checked_keys,
+    checked_timeout,
     checked_ttl,
     checked_version,
+    checked_watch,
     sdk_version,
 )
 from cachenode_client._core import ClientCore, K, Lead, many_keys, many_values
@@ -39,6 +41,7 @@ from cachenode_client._engine import Encoded, Engine
 from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, checked_batch
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
+from cachenode_client._watch_blocking import BlockingWatcher
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
 
 __all__ = ["CacheClient"]
@@ -302,8 +305,10 @@ class CacheClient(ClientCore):
         engine, found = self._started(), 0
         if raws:
             group = self._group(INVALIDATE, namespace, timeout_s, ack=ack)
-            results, errors = self._run(engine.many(group, raws), group[2])
-            found = self._invalidated(raws, results, errors)
+            if len(raws) == 1:
+                found = int(bool(self._call(group, raws[0])))
+            else:
+                found = self._invalidated(raws, *self._run(engine.many(group, raws), group[2]))
         if texts:
             group = self._group(BARRIER, namespace, timeout_s, ack=ack)
             self._run(engine.bar(group, texts, kinds), group[2])
@@ -461,6 +466,15 @@ class CacheClient(ClientCore):
         if router.view is None:
             raise CacheUnavailable("The node that answered has no view yet; call again.")
         return router.view
+
+    def watch(self, *, namespace: str | None = None, timeout_s: float | None = None) -> BlockingWatcher:
+        """Watch what is written, removed and invalidated, by anybody (see the asyncio client).
+
+        ``with cache.watch() as events: for event in events`` — the events are those of the asyncio client.
+        """
+        watched = checked_watch(namespace, self._namespace)
+        within_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        return BlockingWatcher(self._started, watched, within_s)
 
     def stats(self) -> dict[str, int]:
         """Return this client's counters (see the asyncio client)."""

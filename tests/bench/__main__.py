@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from tests.bench import machine, report
-from tests.bench.rows import MEMORY_NAME, ROWS, SINGLE_FLIGHT_NAME, known_names
-from tests.bench.runner import Plan, Result, run_memory, run_rows, run_single_flight
+from tests.bench.rows import IDLE_NAME, MEMORY_NAME, ROWS, SINGLE_FLIGHT_NAME, known_names
+from tests.bench.runner import Plan, Result, run_invalidations, run_memory, run_rows, run_single_flight
 
 _FOLDER = Path(__file__).parents[2] / "build" / "bench"
 _CORES = 2
@@ -31,14 +31,16 @@ _QUICK_HIT_RATIO_REQUESTS = 20_000
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: shorter rounds, only what has a target")
+    quick = "a minute: shorter rounds, only what has a target, no idle sessions unless named"
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--only", default="", metavar="NAME[,NAME]", help=f"one or more of {', '.join(known_names())}")
     parser.add_argument(
         "--rounds", type=int, default=None, help=f"rounds per contender (default {_ROUNDS}, quick {_QUICK_ROUNDS})"
     )
     parser.add_argument("--uvloop", action="store_true", help="uvloop in every client process, ours and the peers'")
     options = parser.parse_args(arguments)
-    options.names = [name for name in options.only.split(",") if name] or known_names()
+    every = [name for name in known_names() if name != IDLE_NAME or not options.quick]  # five hundred clients take long
+    options.names = [name for name in options.only.split(",") if name] or every
     if unknown := sorted(set(options.names) - set(known_names())):
         parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known_names())}")
     if options.rounds is None:
@@ -51,8 +53,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _plan(options: argparse.Namespace) -> Plan:
     logs = _FOLDER / "logs"
     if options.quick:
-        return Plan(options.rounds, 0.2, 0.1, 60_000, 1, logs, targets_only=True, uvloop=options.uvloop)
-    return Plan(options.rounds, 0.6, 0.8, 500_000, min(options.rounds, 3), logs, uvloop=options.uvloop)
+        return Plan(options.rounds, 0.2, 0.1, 60_000, 1, 30, 500, logs, targets_only=True, uvloop=options.uvloop)
+    return Plan(options.rounds, 0.6, 0.8, 500_000, min(options.rounds, 3), 100, 2_000, logs, uvloop=options.uvloop)
 
 
 async def _measure(options: argparse.Namespace, console: Console) -> tuple[list[Result], str]:
@@ -72,6 +74,7 @@ async def _measure(options: argparse.Namespace, console: Console) -> tuple[list[
     try:
         async with asyncio.timeout(limit_s):
             await run_rows([row for row in ROWS if row.name in options.names], plan, done=done)
+            await run_invalidations(options.names, plan, done=done)
             if MEMORY_NAME in options.names:
                 await run_memory(plan, done=done)
             if SINGLE_FLIGHT_NAME in options.names and not options.quick:

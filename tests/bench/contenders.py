@@ -9,15 +9,17 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.cache import CacheConfig
 
-from tests.bench.load import Measurement, drive_async, drive_threads, drive_timed
-from tests.bench.workload import BATCH, TTL_S, VALUE, key_batches, key_picks, load_batches
+from tests.bench.load import Measurement, drive_async, drive_hits_blocking, drive_threads, drive_timed
+from tests.bench.workload import BATCH, HOT_KEYS, TTL_S, VALUE, hot_keys, key_batches, key_picks, load_batches
 
 __all__ = ["Contender", "Settings"]
 
@@ -203,6 +205,40 @@ class RedisBlockingGetMany(RedisBlockingGet):
     def items(self, seed: int) -> Iterator[Any]:
         """Return batches."""
         return key_batches(seed)
+
+
+class RedisCachedGet(RedisBlockingGet):
+    """redis-py GET of keys in its client-side cache, from one thread. Its asyncio client has no such cache."""
+
+    async def open(self) -> None:
+        """Connect and store the keys; a Redis that is too old for the cache is refused here."""
+        where = self.settings
+        self.client = redis.Redis(host=where.host, port=where.port, protocol=3, cache_config=CacheConfig())
+        self.asks = redis.Redis(host=where.host, port=where.port)
+        self.call = self.client.get
+        self.client.mset(dict.fromkeys(hot_keys(), VALUE))
+
+    async def run(self, seconds: float) -> Measurement:
+        """Measure one round, in which every read is a hit of the cache."""
+        return await asyncio.to_thread(self._run, seconds)
+
+    def _run(self, seconds: float) -> Measurement:
+        for key in hot_keys():
+            self.client.get(key)
+        before = self._reads()
+        measured = drive_hits_blocking(self.call, cycle(hot_keys()), seconds=seconds)
+        if self._reads() - before > HOT_KEYS:
+            raise RuntimeError(f"{self._reads() - before} of {measured.calls} reads were no hits of the cache")
+        return measured
+
+    def _reads(self) -> int:
+        """Return how many GETs the server has seen."""
+        return int(self.asks.info("commandstats").get("cmdstat_get", {}).get("calls", 0))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self.client.close()
+        self.asks.close()
 
 
 class MemcachedGet(ThreadContender):

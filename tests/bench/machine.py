@@ -11,7 +11,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from tests.bench.servers import redis_server_path, valkey_path
+from tests.bench.servers import redis_server_path, tracking_redis_path, valkey_path
 
 __all__ = ["describe", "use_cores"]
 
@@ -51,5 +51,6 @@ def describe(cores: int) -> dict[str, str]:
             known[label] = metadata.version(package)
     known["valkey"] = _server_version(valkey_path())
     known["redis-server"] = _server_version(redis_server_path())
+    known["redis-server with client-side caches"] = _server_version(tracking_redis_path())
     known["memcached"] = _server_version(shutil.which("memcached"))
     return known

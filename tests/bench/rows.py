@@ -7,7 +7,19 @@ from typing import Any
 
 from tests.bench.stats import Better
 
-__all__ = ["MEMORY_NAME", "MEMORY_TARGET", "ROWS", "SINGLE_FLIGHT_NAME", "Peer", "Row", "known_names"]
+__all__ = [
+    "IDLE_NAME",
+    "INVALIDATIONS",
+    "MEMORY_NAME",
+    "MEMORY_TARGET",
+    "P99_SUFFIX",
+    "ROWS",
+    "SINGLE_FLIGHT_NAME",
+    "Aim",
+    "Peer",
+    "Row",
+    "known_names",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,18 @@ class Row:
     def names(self) -> list[str]:
         """Return the names of its results."""
         return [self.name + peer.suffix for peer in self.peers]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A comparison that takes more than one process on our side. `limit` is the peer where a number is to be kept."""
+
+    name: str
+    peer_name: str
+    target: float
+    unit: str = "us"
+    better: Better = "lower"
+    limit: float | None = None
 
 
 def _asyncio_row(name: str, operation: str, callers: int, *, target: float) -> Row:
@@ -107,6 +131,29 @@ ROWS = (
         namespace="default",
         options={"callers": 64},
     ),
+    # The peer of both is the blocking client, with one thread: redis.asyncio has no client-side cache.
+    Row(
+        "near_hit_async",
+        "OursNearHit",
+        (Peer("redis-py cached, sync (asyncio has none)", "RedisCachedGet", "redis_cached", 80),),
+        group="near",
+    ),
+    Row(
+        "near_hit_blocking",
+        "OursBlockingNearHit",
+        (Peer("redis-py cached", "RedisCachedGet", "redis_cached", 80),),
+        group="near",
+    ),
+)
+
+P99_SUFFIX = "_p99"
+IDLE_NAME = "idle_sessions"
+INVALIDATIONS = (
+    Aim("invalidate_ack_1", "grpcio stream echo", 0.35),
+    Aim("invalidate_ack_20", "grpcio to and from 20 streams", 0.5),
+    Aim("invalidate_ack_20" + P99_SUFFIX, "25 ms", 1, limit=25_000),
+    Aim("invalidations_per_s", "2,000 a second", 1, unit="keys/s", better="higher", limit=2_000),
+    Aim(IDLE_NAME, "without 500 idle sessions", 0.9),
 )
 
 MEMORY_NAME = "memory_per_entry"
@@ -116,4 +163,5 @@ SINGLE_FLIGHT_NAME = "single_flight"
 
 def known_names() -> list[str]:
     """Return what ``--only`` takes: rows and the parts that are not rows."""
-    return [*(row.name for row in ROWS), MEMORY_NAME, SINGLE_FLIGHT_NAME, "hit_ratio"]
+    waits = [aim.name for aim in INVALIDATIONS if not aim.name.endswith(P99_SUFFIX)]
+    return [*(row.name for row in ROWS), *waits, MEMORY_NAME, SINGLE_FLIGHT_NAME, "hit_ratio"]

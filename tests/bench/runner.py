@@ -11,14 +11,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench import memory, servers, single_flight
+from tests.bench import invalidations, memory, servers, single_flight
+from tests.bench.invalidations import Effort, Measured
 from tests.bench.processes import BenchError, Child, spawn_worker
-from tests.bench.rows import MEMORY_NAME, MEMORY_TARGET, SINGLE_FLIGHT_NAME, Peer, Row
+from tests.bench.rows import (
+    IDLE_NAME,
+    INVALIDATIONS,
+    MEMORY_NAME,
+    MEMORY_TARGET,
+    P99_SUFFIX,
+    SINGLE_FLIGHT_NAME,
+    Aim,
+    Peer,
+    Row,
+)
 from tests.bench.servers import Server
 from tests.bench.stats import Better, Outcome, judge, round_order
 from tests.bench.workload import KEYS
 
-__all__ = ["Plan", "Result", "run_memory", "run_rows", "run_single_flight"]
+__all__ = ["Plan", "Result", "run_invalidations", "run_memory", "run_rows", "run_single_flight"]
 
 _CONNECT_S = 30.0
 _LOAD_S = 120.0
@@ -36,6 +47,8 @@ class Plan:
     warm_s: float
     memory_entries: int
     memory_rounds: int
+    invalidations: int
+    invalidations_at_once: int
     logs: Path
     targets_only: bool = False
     uvloop: bool = False
@@ -109,6 +122,9 @@ async def _servers(group: str, rows: Iterable[Row], plan: Plan) -> AsyncIterator
         enter = stack.enter_async_context
         if needed & {"redis"}:
             fleet["redis"] = await enter(servers.redis_like("redis", logs=plan.logs))
+        if "redis_cached" in needed:
+            binary = servers.tracking_redis_path()
+            fleet["redis_cached"] = await enter(servers.redis_like("redis-cached", logs=plan.logs, binary=binary))
         if group == "l2":
             # So small that nearly every key must come from L2, which is the very server that the peer reads from.
             below = fleet["redis"].address
@@ -121,6 +137,9 @@ async def _servers(group: str, rows: Iterable[Row], plan: Plan) -> AsyncIterator
             fleet[name] = await enter(servers.echo(name, logs=plan.logs, tuned=name == "echo_tuned"))
         if "memcached" in needed:
             fleet["memcached"] = await enter(servers.memcached(logs=plan.logs))
+        if group == "near":  # who reads stores what it reads
+            yield fleet
+            return
         namespaces = sorted({row.namespace for row in rows})
         await asyncio.gather(
             *(
@@ -204,6 +223,55 @@ async def run_single_flight(rounds: int, *, done: Callable[[Result], None]) -> N
     except BenchError as error:
         result.error = str(error)
     done(result)
+
+
+async def run_invalidations(names: Sequence[str], plan: Plan, *, done: Callable[[Result], None]) -> None:
+    """Run those of the comparisons of acknowledged invalidations that are named."""
+    effort = Effort(
+        rounds=plan.rounds,
+        calls=plan.invalidations,
+        at_once=plan.invalidations_at_once,
+        echo_s=plan.seconds,
+        logs=plan.logs,
+        uvloop=plan.uvloop,
+    )
+    on_three = {
+        "invalidate_ack_1": invalidations.to_one,
+        "invalidate_ack_20": invalidations.to_twenty,
+        "invalidations_per_s": invalidations.together,
+    }
+    waiting = [name for name in on_three if name in names]
+    if waiting:
+        try:
+            async with invalidations.cluster() as address:
+                for name in list(waiting):
+                    _tell(name, await on_three[name](address, effort), done)
+                    waiting.remove(name)
+        except BenchError as error:
+            for name in waiting:
+                _tell(name, error, done)
+    if IDLE_NAME in names:
+        try:
+            _tell(IDLE_NAME, await invalidations.with_idle_sessions(effort), done)
+        except BenchError as error:
+            _tell(IDLE_NAME, error, done)
+
+
+def _tell(name: str, measured: Measured | BenchError, done: Callable[[Result], None]) -> None:
+    """Hand over the results that go by a name."""
+    for aim in INVALIDATIONS:
+        if aim.name.removesuffix(P99_SUFFIX) == name:
+            done(_aimed(aim, measured))
+
+
+def _aimed(aim: Aim, measured: Measured | BenchError) -> Result:
+    result = Result(aim.name, aim.peer_name, aim.unit, aim.better, aim.target)
+    if isinstance(measured, BenchError):
+        result.error = str(measured)
+        return result
+    result.ours = [measured.p99_us] if aim.name.endswith(P99_SUFFIX) else measured.ours
+    result.peer = measured.peer if aim.limit is None else [aim.limit] * len(result.ours)
+    return result
 
 
 async def run_memory(plan: Plan, *, done: Callable[[Result], None]) -> None:

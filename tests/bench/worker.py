@@ -1,12 +1,10 @@
 """A contender's own process: opened once, told "go" once per round, gone at the end of its input.
 
-One JSON object per line on stdin and stdout. The event loop keeps turning between rounds, so that a client's
-heartbeats do, too.
+One JSON object per line on stdin and stdout.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import sys
@@ -14,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tests.bench.contenders import Contender, Settings
+from tests.bench.orders import orders, run, say
 
 __all__: list[str] = []
 
@@ -46,25 +45,17 @@ async def _obey(contender: Contender, order: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _main(kind: str, settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-    orders = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     contender = _make(kind, settings)
     await contender.open()
     try:
-        print(json.dumps({"ready": kind}), flush=True)
-        while line := await orders.readline():
-            print(json.dumps(await _obey(contender, json.loads(line))), flush=True)
+        say(ready=kind)
+        async for order in orders():
+            say(**await _obey(contender, order))
     finally:
         await contender.close()
 
 
 if __name__ == "__main__":
     spec = json.loads(sys.argv[1])
-    if spec.pop("uvloop"):
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(spec.pop("kind"), Settings(**spec)))
-    else:
-        asyncio.run(_main(spec.pop("kind"), Settings(**spec)))
+    uvloop = spec.pop("uvloop")
+    run(_main(spec.pop("kind"), Settings(**spec)), uvloop=uvloop)

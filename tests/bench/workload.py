@@ -7,9 +7,21 @@ import itertools
 import random
 from collections.abc import Iterator
 
-__all__ = ["BATCH", "KEYS", "TTL_S", "VALUE", "key_at", "key_batches", "key_picks", "load_batches"]
+__all__ = [
+    "BATCH",
+    "HOT_KEYS",
+    "KEYS",
+    "TTL_S",
+    "VALUE",
+    "hot_keys",
+    "key_at",
+    "key_batches",
+    "key_picks",
+    "load_batches",
+]
 
 KEYS = 100_000
+HOT_KEYS = 1_000
 BATCH = 100
 TTL_S = 3600
 VALUE = b"v" * 100
@@ -21,6 +33,11 @@ _PICKS = 1 << 18
 def key_at(number: int) -> str:
     """Return the key of that number, 17 bytes long."""
     return f"key:{number:013d}"
+
+
+def hot_keys() -> list[str]:
+    """Return the keys that fit in any near cache."""
+    return [key_at(number) for number in range(HOT_KEYS)]
 
 
 @functools.cache

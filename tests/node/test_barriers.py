@@ -508,6 +508,7 @@ async def test_new_node_adopts_barriers_before_it_believes_l2() -> None:
     view = cluster.change(2, "a", "b", "c")
     node = cluster.nodes["c"] = cluster.start("c", view)
     assert node.tier is not None
+    cluster.clock.advance(1.1)  # readers wait no longer
     assert [await fetch(node, key) for key in keys] == [None, None]
     assert await node.tier.recover()
     assert [await fetch(node, key) for key in keys] == [None, b"old"]
@@ -525,6 +526,7 @@ async def test_new_node_does_not_believe_l2_that_cannot_be_asked() -> None:
     cluster.access["c"].down = True
     assert not await node.tier.recover()
     cluster.access["c"].down = False
+    cluster.clock.advance(1.1)
     assert await fetch(node, key) is None
     cluster.clock.advance(2.0)
     assert await node.tier.recover()

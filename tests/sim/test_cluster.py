@@ -60,6 +60,7 @@ class Simulation:
         view = View(self.epoch, SEED, tuple(member(name, str(life)) for name, life in self.members.items()))
         for name in self.members:
             self.peers.nodes[name].placement.apply(view)
+            self.peers.nodes[name].tier.must_adopt = False  # there are no barriers here
 
     def _any_node(self) -> Node:
         return self.peers.nodes[self.rng.choice(sorted(self.members))]

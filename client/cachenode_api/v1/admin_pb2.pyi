@@ -119,6 +119,9 @@ class GetStatsResponse(google.protobuf.message.Message):
     L2_ERRORS_FIELD_NUMBER: builtins.int
     FORWARDED_FIELD_NUMBER: builtins.int
     NAMESPACES_FIELD_NUMBER: builtins.int
+    NEAR_HOLDERS_FIELD_NUMBER: builtins.int
+    INVALIDATION_WAITS_FIELD_NUMBER: builtins.int
+    SWEPT_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
     version: builtins.str
@@ -137,6 +140,12 @@ class GetStatsResponse(google.protobuf.message.Message):
     """Calls to L2 that failed."""
     forwarded: builtins.int
     """Operations sent on to their owner."""
+    near_holders: builtins.int
+    """Sessions that may hold copies of values in a near cache."""
+    invalidation_waits: builtins.int
+    """Writes that waited until nobody served an older copy."""
+    swept: builtins.int
+    """Entries that barriers removed from memory."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -159,9 +168,12 @@ class GetStatsResponse(google.protobuf.message.Message):
         l2_errors: builtins.int = ...,
         forwarded: builtins.int = ...,
         namespaces: collections.abc.Iterable[Global___NamespaceStats] | None = ...,
+        near_holders: builtins.int = ...,
+        invalidation_waits: builtins.int = ...,
+        swept: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "sessions", b"sessions", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
 
@@ -184,6 +196,7 @@ class NamespaceStats(google.protobuf.message.Message):
     LOADS_FIELD_NUMBER: builtins.int
     LOAD_WAITS_FIELD_NUMBER: builtins.int
     LOAD_FAILURES_FIELD_NUMBER: builtins.int
+    INVALIDATIONS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -210,6 +223,8 @@ class NamespaceStats(google.protobuf.message.Message):
     """Reads that waited for another caller's load."""
     load_failures: builtins.int
     """Loads that failed."""
+    invalidations: builtins.int
+    """Keys and selectors that were declared untrue."""
     def __init__(
         self,
         *,
@@ -226,7 +241,221 @@ class NamespaceStats(google.protobuf.message.Message):
         loads: builtins.int = ...,
         load_waits: builtins.int = ...,
         load_failures: builtins.int = ...,
+        invalidations: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "sets", b"sets", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "sets", b"sets", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
+
+@typing.final
+class ExplainRequest(google.protobuf.message.Message):
+    """Which key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    key: builtins.bytes
+    """1 to 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace"]) -> None: ...
+
+Global___ExplainRequest: typing_extensions.TypeAlias = ExplainRequest
+
+@typing.final
+class ExplainResponse(google.protobuf.message.Message):
+    """What one node knows about a key: whether it acts for it, where its value is, and what stands in the way."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    FENCED_FIELD_NUMBER: builtins.int
+    GAINED_FIELD_NUMBER: builtins.int
+    LEASE_S_FIELD_NUMBER: builtins.int
+    L1_FIELD_NUMBER: builtins.int
+    L1_STATE_FIELD_NUMBER: builtins.int
+    L2_FIELD_NUMBER: builtins.int
+    L2_STATE_FIELD_NUMBER: builtins.int
+    BARRIERS_FIELD_NUMBER: builtins.int
+    FLOOR_FIELD_NUMBER: builtins.int
+    NEAR_HOLDERS_FIELD_NUMBER: builtins.int
+    LOADS_FIELD_NUMBER: builtins.int
+    LOAD_PAUSE_S_FIELD_NUMBER: builtins.int
+    WRITING_FIELD_NUMBER: builtins.int
+    CHANGING_FIELD_NUMBER: builtins.int
+    TOMBSTONE_FIELD_NUMBER: builtins.int
+    owner: builtins.str
+    """Id of the node that owns the key under the view in force; empty before the first view."""
+    ready: builtins.bool
+    """True if this node is in the view."""
+    fenced: builtins.bool
+    """True if the node's ownership lease is over: it finds nothing and writes nothing."""
+    gained: builtins.bool
+    """True if this node owns the key, but another may still act for it: reads pass through to L2, writes wait."""
+    lease_s: builtins.float
+    """Remaining ownership lease; not set if there is nobody to be fenced against."""
+    l1_state: builtins.str
+    """"served"; or "moved" or "barred", if it only waits for being removed; empty if there is nothing."""
+    l2_state: builtins.str
+    """"believed", "absent", "off" (no L2), "away" (the breaker is open), "failed" (the read), "lost" (L2 lost its history),
+    "adopting" (barriers are being learned), "missed" (L2 may lack a write of the key), "forgotten" (L2 may lack writes,
+    and it is not known of which keys), or "barred" (a barrier covers the value).
+    """
+    floor: builtins.int
+    """Everything in the namespace that began before this position counts as untrue."""
+    near_holders: builtins.int
+    """Sessions that may hold a copy in a near cache and whose lease is live."""
+    load_pause_s: builtins.float
+    """Seconds for which no load may begin, because the last one failed."""
+    writing: builtins.int
+    """Version of the newest write on its way to L2; 0 if there is none."""
+    changing: builtins.int
+    """Writes and removals under way."""
+    tombstone: builtins.int
+    """Version under which the key was removed lately; 0 if it was not."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def l1(self) -> Global___HeldEntry:
+        """What memory holds; not set if nothing."""
+
+    @property
+    def l2(self) -> Global___HeldEntry:
+        """What L2 holds as this node reads it; not set if nothing, or if it could not be read."""
+
+    @property
+    def barriers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___CoveringBarrier]:
+        """Barriers that cover the key, or a tag of the value, whenever they came: see their positions."""
+
+    @property
+    def loads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LoadUnderWay]:
+        """Loads under way."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        owner: builtins.str = ...,
+        ready: builtins.bool = ...,
+        fenced: builtins.bool = ...,
+        gained: builtins.bool = ...,
+        lease_s: builtins.float | None = ...,
+        l1: Global___HeldEntry | None = ...,
+        l1_state: builtins.str = ...,
+        l2: Global___HeldEntry | None = ...,
+        l2_state: builtins.str = ...,
+        barriers: collections.abc.Iterable[Global___CoveringBarrier] | None = ...,
+        floor: builtins.int = ...,
+        near_holders: builtins.int = ...,
+        loads: collections.abc.Iterable[Global___LoadUnderWay] | None = ...,
+        load_pause_s: builtins.float = ...,
+        writing: builtins.int = ...,
+        changing: builtins.int = ...,
+        tombstone: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_lease_s", b"_lease_s", "header", b"header", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_lease_s", b"_lease_s", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "near_holders", b"near_holders", "owner", b"owner", "ready", b"ready", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_lease_s", b"_lease_s"]) -> typing.Literal["lease_s"] | None: ...
+
+Global___ExplainResponse: typing_extensions.TypeAlias = ExplainResponse
+
+@typing.final
+class HeldEntry(google.protobuf.message.Message):
+    """An entry without its value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    TTL_MS_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """Orders the writes of the key."""
+    ttl_ms: builtins.int
+    """Remaining life; not set if it does not expire."""
+    size: builtins.int
+    """Bytes of the value."""
+    position: builtins.int
+    """L2: the position of the namespace's barriers at which its write or load began."""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Its tags."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        ttl_ms: builtins.int | None = ...,
+        size: builtins.int = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        position: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "ttl_ms", b"ttl_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "position", b"position", "size", b"size", "tags", b"tags", "ttl_ms", b"ttl_ms", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_ttl_ms", b"_ttl_ms"]) -> typing.Literal["ttl_ms"] | None: ...
+
+Global___HeldEntry: typing_extensions.TypeAlias = HeldEntry
+
+@typing.final
+class CoveringBarrier(google.protobuf.message.Message):
+    """A barrier that covers a key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    position: builtins.int
+    """What was declared untrue from then on is what began before this position."""
+    kind: cachenode_api.v1.common_pb2.Selector.ValueType
+    """What the text is."""
+    text: builtins.bytes
+    """A prefix, a pattern or a tag."""
+    def __init__(
+        self,
+        *,
+        position: builtins.int = ...,
+        kind: cachenode_api.v1.common_pb2.Selector.ValueType = ...,
+        text: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "position", b"position", "text", b"text"]) -> None: ...
+
+Global___CoveringBarrier: typing_extensions.TypeAlias = CoveringBarrier
+
+@typing.final
+class LoadUnderWay(google.protobuf.message.Message):
+    """A caller that loads the key, or was to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEASE_S_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    STORABLE_FIELD_NUMBER: builtins.int
+    lease_s: builtins.float
+    """Seconds until another caller may load."""
+    waiting: builtins.int
+    """Who waits for the value."""
+    storable: builtins.bool
+    """True if what it brings may be stored: the key was not written, removed or invalidated since it began."""
+    def __init__(
+        self,
+        *,
+        lease_s: builtins.float = ...,
+        waiting: builtins.int = ...,
+        storable: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lease_s", b"lease_s", "storable", b"storable", "waiting", b"waiting"]) -> None: ...
+
+Global___LoadUnderWay: typing_extensions.TypeAlias = LoadUnderWay

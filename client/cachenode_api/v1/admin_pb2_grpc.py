@@ -45,6 +45,11 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/cachenode.v1.AdminService/Explain',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -65,6 +70,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """What the node knows about one key, and never its value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class AdminService(object):
             '/cachenode.v1.AdminService/GetStats',
             cachenode__api_dot_v1_dot_admin__pb2.GetStatsRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/Explain',
+            cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

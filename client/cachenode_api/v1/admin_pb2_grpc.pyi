@@ -57,7 +57,23 @@ _AdminServiceGetStatsType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType]):
+_AdminServiceExplainType = typing_extensions.TypeVar(
+    '_AdminServiceExplainType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ExplainRequest,
+        cachenode_api.v1.admin_pb2.ExplainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ExplainRequest,
+        cachenode_api.v1.admin_pb2.ExplainResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ExplainRequest,
+        cachenode_api.v1.admin_pb2.ExplainResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -69,6 +85,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.GetStatsRequest,
             cachenode_api.v1.admin_pb2.GetStatsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ExplainRequest,
+            cachenode_api.v1.admin_pb2.ExplainResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -82,6 +102,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.GetStatsRequest,
             cachenode_api.v1.admin_pb2.GetStatsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ExplainRequest,
+            cachenode_api.v1.admin_pb2.ExplainResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetView: _AdminServiceGetViewType
@@ -89,6 +113,9 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
 
     GetStats: _AdminServiceGetStatsType
     """Counters and sizes of the node."""
+
+    Explain: _AdminServiceExplainType
+    """What the node knows about one key, and never its value."""
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -98,6 +125,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.GetStatsRequest,
         cachenode_api.v1.admin_pb2.GetStatsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ExplainRequest,
+        cachenode_api.v1.admin_pb2.ExplainResponse,
     ],
 ]
 
@@ -119,5 +150,13 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.GetStatsResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.GetStatsResponse]]:
         """Counters and sizes of the node."""
+
+    @abc.abstractmethod
+    def Explain(
+        self,
+        request: cachenode_api.v1.admin_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.ExplainResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.ExplainResponse]]:
+        """What the node knows about one key, and never its value."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -151,7 +151,9 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Tells of all that this node invalidates, in order, until the caller ends it.
+        """Tells of all that this node writes, removes or invalidates, in order and once it is done, until the caller ends it,
+        or the node ends it because it leaves and has told all. The initial metadata says from where: the incarnation
+        (cachenode-incarnation) and the number after which it begins (cachenode-sequence).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

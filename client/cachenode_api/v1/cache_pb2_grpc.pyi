@@ -346,7 +346,10 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
     """Declares values untrue, by key, prefix, pattern, tag or namespace: they go from every layer and every near cache."""
 
     Watch: _CacheServiceWatchType
-    """Tells of all that this node invalidates, in order, until the caller ends it."""
+    """Tells of all that this node writes, removes or invalidates, in order and once it is done, until the caller ends it,
+    or the node ends it because it leaves and has told all. The initial metadata says from where: the incarnation
+    (cachenode-incarnation) and the number after which it begins (cachenode-sequence).
+    """
 
     Touch: _CacheServiceTouchType
     """Gives a value a new TTL."""
@@ -476,7 +479,10 @@ class CacheServiceServicer(metaclass=abc.ABCMeta):
         request: cachenode_api.v1.cache_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[cachenode_api.v1.cache_pb2.WatchEvent], collections.abc.AsyncIterator[cachenode_api.v1.cache_pb2.WatchEvent]]:
-        """Tells of all that this node invalidates, in order, until the caller ends it."""
+        """Tells of all that this node writes, removes or invalidates, in order and once it is done, until the caller ends it,
+        or the node ends it because it leaves and has told all. The initial metadata says from where: the incarnation
+        (cachenode-incarnation) and the number after which it begins (cachenode-sequence).
+        """
 
     @abc.abstractmethod
     def Touch(

@@ -1,0 +1,219 @@
+"""``explain``: where a key's value is, and why a read finds what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cachenode.cli.errors import reports
+from cachenode.cli.keys import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Key
+from cachenode.cli.options import Address, Format, Namespace, Output, Timeout
+from cachenode.cli.output import console, count, new_table, print_json, seconds, shown, size, version
+
+if TYPE_CHECKING:
+    from cachenode.cli.admin import Asked
+    from cachenode_api.v1 import admin_pb2 as pb
+
+__all__ = ["explain"]
+
+_KINDS = {1: "prefix", 2: "pattern", 3: "tag", 4: "namespace"}
+_NOT_SERVED = {
+    "moved": "not served: the key moved away",
+    "barred": "not served: invalidated, and about to be removed",
+}
+_NOT_BELIEVED = {
+    "absent": "nothing",
+    "off": "not used",
+    "away": "not asked: it has failed, and is tried each second",
+    "failed": "did not answer",
+    "lost": "not asked: it lost its history, and is brought up to date",
+    "adopting": "not asked: invalidations before this node came are being learned",
+    "missed": "not believed: it may lack a write of this key",
+    "forgotten": "not believed: it may lack writes, of this key too",
+    "barred": "not believed: invalidated since",
+}
+
+Answers = Mapping[str, "pb.ExplainResponse | None"]
+
+
+@reports
+def explain(
+    key: Key,
+    address: Address = DEFAULT_ADDRESS,
+    namespace: Namespace = "default",
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show where a key's value is, and why a read finds what it finds; never the value itself.
+
+    Every node is asked: whether it acts for the key, what its memory holds, what it makes of L2, what was invalidated,
+    who may hold copies, and what is being loaded or written just now. Versions are those of `get --meta`, as
+    epoch:write.
+    """
+    from cachenode.cli.admin import ask_explanations
+    from cachenode_client._checks import checked_key, checked_namespace
+
+    raw = checked_key(key)
+    asked, answers = asyncio.run(ask_explanations(address, checked_namespace(namespace), raw, timeout))
+    if output is Format.JSON:
+        print_json(_document(key, namespace, asked, answers))
+    else:
+        _print(key, namespace, asked, answers)
+
+
+def _owner(asked: Asked, key: bytes) -> str:
+    from cachenode_api.ring import Ring
+
+    return Ring(asked.view).owner(key) or ""
+
+
+# For programs.
+
+
+def _document(key: str, namespace: str, asked: Asked, answers: Answers) -> dict[str, Any]:
+    nodes = [_of_node(name, answer) for name, answer in answers.items()]
+    owner = _owner(asked, key.encode())
+    return {"key": key, "namespace": namespace, "epoch": asked.view.epoch, "owner": owner, "nodes": nodes}
+
+
+def _of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
+    if answer is None:
+        return {"id": name, "answers": False}
+    return {
+        "id": name,
+        "answers": True,
+        "epoch": answer.header.view_epoch,
+        "owner": answer.owner == name,
+        "settled": not answer.gained,
+        "ready": answer.ready,
+        "fenced": answer.fenced,
+        "lease_s": round(answer.lease_s, 3) if answer.HasField("lease_s") else None,
+        "l1": _of_entry(answer.l1, answer.l1_state) if answer.HasField("l1") else None,
+        "l2": (_of_entry(answer.l2, answer.l2_state) | {"position": answer.l2.position})
+        if answer.HasField("l2")
+        else {"state": answer.l2_state},
+        "barriers": [
+            {"kind": _KINDS.get(each.kind, str(each.kind)), "text": shown(each.text), "position": each.position}
+            for each in answer.barriers
+        ],
+        "floor": answer.floor,
+        "near_holders": answer.near_holders,
+        "loads": [
+            {"lease_s": round(load.lease_s, 3), "waiting": load.waiting, "storable": load.storable}
+            for load in answer.loads
+        ],
+        "load_pause_s": round(answer.load_pause_s, 3),
+        "writing": answer.writing,
+        "changing": answer.changing,
+        "tombstone": answer.tombstone,
+    }
+
+
+def _of_entry(entry: pb.HeldEntry, state: str) -> dict[str, Any]:
+    return {
+        "state": state,
+        "version": entry.version,
+        "ttl_s": entry.ttl_ms / 1_000 if entry.HasField("ttl_ms") else None,
+        "size": entry.size,
+        "tags": list(entry.tags),
+    }
+
+
+# For people.
+
+
+def _print(key: str, namespace: str, asked: Asked, answers: Answers) -> None:
+    screen = console()
+    owner = _owner(asked, key.encode())
+    text = f"{shown(key.encode())} in namespace {namespace} belongs to {owner} (view {asked.view.epoch})."
+    screen.print(text, markup=False, soft_wrap=True)
+    table = new_table()
+    for heading in ("node", "role", "memory (L1)", "L2", "near copies"):
+        table.add_column(heading, justify="right" if heading == "near copies" else "left", no_wrap=heading == "node")
+    for name, answer in answers.items():
+        if answer is None:
+            table.add_row(name, "[red]does not answer[/]")
+            continue
+        copies = count(answer.near_holders) if answer.near_holders else "-"
+        table.add_row(name, _role(name, answer), _l1(answer), _l2(answer), copies)
+    screen.print(table)
+    for line in _notes(asked, answers):
+        screen.print(line, markup=False, soft_wrap=True)
+
+
+def _role(name: str, answer: pb.ExplainResponse) -> str:
+    if not answer.ready:
+        return "[yellow]not in the view: refuses calls[/]"
+    if answer.fenced:
+        return "[red]lease over: finds and writes nothing[/]"
+    if answer.gained:
+        return "[yellow]owner, not settled: reads go to L2, writes wait[/]"
+    return "[green]owner[/]" if answer.owner == name else f"passes on to {answer.owner}"
+
+
+def _entry(entry: pb.HeldEntry) -> str:
+    life = f"{seconds(entry.ttl_ms / 1_000)} left" if entry.HasField("ttl_ms") else "never expires"
+    return f"version {version(entry.version)}, {life}, {size(entry.size)}"
+
+
+def _l1(answer: pb.ExplainResponse) -> str:
+    if not answer.HasField("l1"):
+        return "-"
+    why = _NOT_SERVED.get(answer.l1_state)
+    return f"{_entry(answer.l1)}; [yellow]{why}[/]" if why else _entry(answer.l1)
+
+
+def _l2(answer: pb.ExplainResponse) -> str:
+    why = _NOT_BELIEVED.get(answer.l2_state, "")
+    if answer.l2_state in {"absent", "off"}:
+        return f"[dim]{why}[/]"
+    if not answer.HasField("l2"):
+        return f"[yellow]{why}[/]"
+    return f"{_entry(answer.l2)}; [yellow]{why}[/]" if why else _entry(answer.l2)
+
+
+def _notes(asked: Asked, answers: Answers) -> Iterator[str]:
+    known = {name: answer for name, answer in answers.items() if answer is not None}
+    held = [answer.l1 for answer in known.values()] + [answer.l2 for answer in known.values()]
+    tags = sorted({tag for entry in held for tag in entry.tags})
+    if tags:
+        yield f"Tags: {', '.join(shown(tag.encode()) for tag in tags)}."
+    yield from _barriers(known)
+    for name, answer in known.items():
+        for note in _under_way(answer):
+            yield f"{name}: {note}."
+    if {answer.header.view_epoch for answer in known.values()} - {asked.view.epoch}:
+        yield "The nodes hold different views: one is on its way. Look again in a few seconds."
+
+
+def _barriers(known: Mapping[str, pb.ExplainResponse]) -> Iterator[str]:
+    """Say what was invalidated; the value in L2 tells whether that came before it."""
+    positions = [answer.l2.position for answer in known.values() if answer.HasField("l2")]
+    barriers = {(each.position, each.kind, each.text) for answer in known.values() for each in answer.barriers}
+    for position, kind, text in sorted(barriers):
+        what = f"Invalidated by {_KINDS.get(kind, 'an unknown selector')} {shown(text)} at {version(position)}"
+        yield f"{what}{_compared(position, positions)}."
+    floor = max((answer.floor for answer in known.values()), default=0)
+    if floor:
+        yield f"Invalidated with all of the namespace at {version(floor)}{_compared(floor, positions)}."
+
+
+def _compared(position: int, positions: list[int]) -> str:
+    if not positions:
+        return ""
+    return " (after L2's value was written)" if position > min(positions) else " (before L2's value was written)"
+
+
+def _under_way(answer: pb.ExplainResponse) -> Iterator[str]:
+    for load in answer.loads:
+        note = f"being loaded, {count(load.waiting)} waiting; another may load in {load.lease_s:.1f} s"
+        yield note if load.storable else f"{note}; the value will not be stored, since the key changed meanwhile"
+    if answer.load_pause_s:
+        yield f"no load for {answer.load_pause_s:.1f} s, because the last one failed"
+    if answer.writing:
+        yield f"version {version(answer.writing)} is on its way to L2"
+    elif answer.changing:
+        yield f"{count(answer.changing)} {'change' if answer.changing == 1 else 'changes'} under way"
+    if answer.tombstone:
+        yield f"removed at {version(answer.tombstone)}; nothing older is stored"

@@ -1,0 +1,173 @@
+"""What this node knows about one key: who acts for it, where its value is, and what stands in the way.
+
+For people who wonder why a read finds what it finds. Nothing here changes anything: no hit is counted, no copy is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cachenode.core.entries import L2Entry
+from cachenode.node.l2_tier import Belief
+from cachenode_api.errors import InvalidTags
+from cachenode_api.records import HEADER, HEADER_BYTES, TAGGED
+from cachenode_api.selectors import Selector
+from cachenode_api.tags import split_tags
+
+if TYPE_CHECKING:
+    from cachenode.node.namespaces import Namespace
+    from cachenode.node.service import Node
+
+__all__ = ["Explanation", "HeldEntry", "UnderWay", "explain"]
+
+L1State = Literal["", "served", "moved", "barred"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEntry:
+    """An entry without its value.
+
+    Attributes:
+        version: Orders the writes of the key.
+        ttl_s: Remaining life, infinite if it does not expire.
+        size: Bytes of the value, without tags.
+        tags: Its tags.
+        position: L2: of the namespace's barriers when its write or load began.
+    """
+
+    version: int
+    ttl_s: float
+    size: int
+    tags: tuple[bytes, ...] = ()
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A load under way.
+
+    Attributes:
+        lease_s: After so long another caller may load.
+        waiting: Who waits for the value.
+        storable: Whether what it brings may be stored.
+    """
+
+    lease_s: float
+    waiting: int
+    storable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What one node knows about a key.
+
+    Attributes:
+        owner: Id of the owner under the view in force, empty before the first.
+        ready: Whether this node is in the view.
+        fenced: Whether its ownership lease is over.
+        gained: Whether it owns the key while another may still act for it.
+        lease_s: Remaining ownership lease; infinite if there is nobody to be fenced against.
+        l1: What memory holds.
+        l1_state: Empty if that is nothing; "moved" and "barred" only wait for being removed.
+        l2: What L2 holds, if it could be read.
+        l2_state: Whether that is believed, or why not.
+        barriers: Those that cover the key or a tag of its value, whenever they came.
+        floor: All that began below this position is untrue.
+        near_holders: Sessions that may hold a copy under a live lease.
+        loads: Loads under way.
+        load_pause_s: For so long no load may begin, because the last one failed.
+        writing: Version of the newest write on its way to L2, 0 if none.
+        changing: Writes and removals under way.
+        tombstone: Version under which the key was removed lately, 0 if it was not.
+    """
+
+    owner: str
+    ready: bool
+    fenced: bool
+    gained: bool
+    lease_s: float
+    l1: HeldEntry | None
+    l1_state: L1State
+    l2: HeldEntry | None
+    l2_state: Belief | Literal["off"]
+    barriers: tuple[tuple[int, Selector], ...]
+    floor: int
+    near_holders: int
+    loads: tuple[UnderWay, ...]
+    load_pause_s: float
+    writing: int
+    changing: int
+    tombstone: int
+
+
+async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
+    """Return what a node knows about a key. L2 is read as it would be for a read of the key."""
+    tier, placement = node.l2_for(namespace), node.placement
+    l2_state: Belief | Literal["off"] = "off"
+    entry: L2Entry | None = None
+    if tier is not None:
+        l2_state, entry = await tier.look(namespace.policy.name, key)
+    now = node.clock.now()
+    record: bytes | None = namespace.store.peek(key, now)
+    l1, l2 = _of_record(record, now), _of_entry(entry)
+    tags = {tag for held in (l1, l2) if held is not None for tag in held.tags}
+    return Explanation(
+        owner=placement.owner(key) or "",
+        ready=placement.ready,
+        fenced=placement.fenced(now),
+        gained=placement.unsettled and placement.gained(key),
+        lease_s=max(0.0, placement.lease_until - now),
+        l1=l1,
+        l1_state=_l1_state(node, namespace, key, record),
+        l2=l2,
+        l2_state=l2_state,
+        barriers=_covering(namespace, key, list(tags)),
+        floor=namespace.barriers.floor,
+        near_holders=sum(holder.until > now for holder in namespace.exposure.of(key)),
+        loads=tuple(
+            UnderWay(max(0.0, flight.deadline - now), len(flight.waiting), flight.attached)
+            for flight in namespace.flights.about(key)
+        ),
+        load_pause_s=namespace.load_backoff.left_s(key, now),
+        writing=namespace.writing.get(key, 0),
+        changing=namespace.changing.get(key, 0),
+        tombstone=namespace.tombstones.version_of(key, now),
+    )
+
+
+def _of_record(record: bytes | None, now: float) -> HeldEntry | None:
+    if record is None:
+        return None
+    _, flags, version, deadline = HEADER.unpack_from(record)
+    tags, size = _tags_and_size(record[HEADER_BYTES:], flags)
+    return HeldEntry(version, deadline - now, size, tags)
+
+
+def _of_entry(entry: L2Entry | None) -> HeldEntry | None:
+    if entry is None:
+        return None
+    tags, size = _tags_and_size(entry.value, entry.flags)
+    return HeldEntry(entry.version, max(0.0, entry.ttl_s), size, tags, entry.position)
+
+
+def _tags_and_size(value: bytes, flags: int) -> tuple[tuple[bytes, ...], int]:
+    if flags & TAGGED:
+        with contextlib.suppress(InvalidTags):  # damaged in L2: never believed
+            tags, rest = split_tags(value)
+            return tags, len(rest)
+    return (), len(value)
+
+
+def _l1_state(node: Node, namespace: Namespace, key: bytes, record: bytes | None) -> L1State:
+    if record is None:
+        return ""
+    if node.mover.moving and not node.mover.kept(key):
+        return "moved"
+    return "barred" if namespace.sweep.active and namespace.sweep.untrue(key, record) else "served"
+
+
+def _covering(namespace: Namespace, key: bytes, tags: Sequence[bytes]) -> tuple[tuple[int, Selector], ...]:
+    return tuple(barrier for barrier in namespace.barriers.barriers() if barrier[1].covers(key, tags))

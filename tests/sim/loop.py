@@ -1,0 +1,235 @@
+"""One event loop for many processes: its clock jumps to the next timer, and each process lives by a clock of its own.
+
+A *host* is one process. Its tasks carry it in a context variable, which tasks and callbacks inherit. What belongs to a
+paused host is held back until it goes on; what belongs to a dead one is dropped. Within a host `time` and `call_at`
+follow the host's clock, which may run fast or slow; the loop itself counts true time.
+
+A loop that has nothing to do and nothing to wait for is a deadlock, and one that goes round for ever without time
+passing is caught too: both are errors instead of a hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+__all__ = ["HOST", "Deadlock", "Host", "SimLoop"]
+
+_NUDGE_S = 1e-9
+"""A timer goes off this much late, so that rounding never lets it find that its time has not come."""
+_MOST_AT_ONCE = 500_000
+_PRUNE_FROM = 256
+
+
+class Deadlock(RuntimeError):
+    """Nothing can happen any more, or too much happens at one moment."""
+
+
+class Host:
+    """One process.
+
+    Args:
+        name: Of the machine; a process that is started again is another host of the same name.
+        rate: Seconds of its clock per true second.
+        offset: What its clock shows at the beginning of the simulation.
+
+    Attributes:
+        paused: True while none of its tasks run.
+        dead: True once none will run again.
+        context: For what is to run on this host.
+        stops: When it was paused, from and to in true time; the last may have no end yet.
+    """
+
+    __slots__ = ("born", "context", "dead", "held", "name", "offset", "paused", "rate", "stops", "tasks")
+
+    def __init__(self, name: str, rate: float = 1.0, offset: float = 0.0) -> None:
+        self.name = name
+        self.rate = rate
+        self.offset = offset
+        self.paused = False
+        self.dead = False
+        self.held: list[Any] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.stops: list[list[float]] = []
+        self.context = contextvars.Context()
+        self.context.run(HOST.set, self)
+
+    def local(self, true: float) -> float:
+        """Return what the host's clock shows at a true time."""
+        return self.offset + true * self.rate
+
+    def true(self, local: float) -> float:
+        """Return the true time at which the host's clock shows this."""
+        return (local - self.offset) / self.rate + _NUDGE_S
+
+    def paused_within(self, began: float, ended: float) -> float:
+        """Return for how long it stood still between two true times."""
+        return sum(max(0.0, min(ended, stop[1]) - max(began, stop[0])) for stop in self.stops)
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+
+HOST: contextvars.ContextVar[Host | None] = contextvars.ContextVar("host", default=None)
+
+
+class _Future(asyncio.Future[Any]):
+    """A future whose place in a set does not depend on its address."""
+
+    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._number = number
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _Task(asyncio.Task[Any]):
+    """The same for a task."""
+
+    def __init__(self, number: int, coro: Any, loop: asyncio.AbstractEventLoop, name: str | None, context: Any) -> None:
+        self._number = number
+        super().__init__(coro, loop=loop, name=name, context=context)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class SimLoop(asyncio.BaseEventLoop):
+    """The loop. Not to be entered twice, nor from a thread."""
+
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _stopping: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_debug(False)  # it would cost more than the rest
+        self.now = 0.0
+        self.handled = 0
+        self._numbers = itertools.count(1)
+        self._orphans: list[asyncio.Task[Any]] = []
+        self._outside = contextvars.Context()
+
+    # As a loop.
+
+    def time(self) -> float:
+        """Return the time of the present host, true time outside of all."""
+        host = HOST.get()
+        return self.now if host is None else host.offset + self.now * host.rate
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        """Call at a time of the present host's clock."""
+        host = HOST.get()
+        if host is not None:
+            when = (when - host.offset) / host.rate + _NUDGE_S
+        return self._arm(when, callback, args, context)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Return a new future."""
+        return _Future(next(self._numbers), self)
+
+    def create_task(
+        self, coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any], *, name: Any = None, context: Any = None
+    ) -> asyncio.Task[Any]:
+        """Begin a task, which is kept for `bury` even if nobody else knows it."""
+        task = _Task(next(self._numbers), coro, self, name or "task", context)
+        host = HOST.get() if context is None else context.get(HOST)
+        kept = self._orphans if host is None else host.tasks
+        kept.append(task)
+        if len(kept) >= _PRUNE_FROM and not len(kept) & (len(kept) - 1):
+            kept[:] = [each for each in kept if not each.done()]
+        return task
+
+    def _arm(self, when: float, callback: Callable[..., Any], args: Any, context: Any) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Do nothing: a cancelled timer leaves the heap when its time comes."""
+
+    def _run_once(self) -> None:
+        """Run what is ready; if nothing is, let time jump to the next timer."""
+        ready = self._ready
+        if not ready:
+            self._jump()
+        handled = 0
+        while ready and not self._stopping:
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            host = handle._context.get(HOST)
+            if host is not None and (host.paused or host.dead):
+                if not host.dead:
+                    host.held.append(handle)
+                continue
+            handle._run()
+            handled += 1
+            if handled > _MOST_AT_ONCE:
+                raise Deadlock(f"the loop goes round without end at {self.now:.6f}")
+        self.handled += handled
+
+    def _jump(self) -> None:
+        timers = self._scheduled
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)
+        if not timers:
+            raise Deadlock(f"every task is blocked and no timer is armed at {self.now:.6f}")
+        self.now = max(self.now, timers[0]._when)
+        while timers and timers[0]._when <= self.now:
+            self._ready.append(heapq.heappop(timers))
+
+    def _process_events(self, event_list: Any) -> None:
+        """Nothing comes from outside."""
+
+    def _write_to_self(self) -> None:
+        """Nobody sleeps who would have to be woken."""
+
+    # As a world of hosts.
+
+    def after(self, delay: float, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
+        """Call outside of all hosts, after so many true seconds."""
+        return self._arm(self.now + delay, callback, args, self._outside)
+
+    def spawn(self, host: Host | None, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin a task of a host, or outside of all."""
+        context = self._outside if host is None else host.context
+        return self.create_task(coro, context=context.copy())
+
+    def pause(self, host: Host) -> None:
+        """Let a host stand still."""
+        host.paused = True
+        host.stops.append([self.now, float("inf")])
+
+    def resume(self, host: Host) -> None:
+        """Let a host go on with all that has come up meanwhile."""
+        if not host.paused:
+            return
+        host.paused = False
+        host.stops[-1][1] = self.now
+        held, host.held = host.held, []
+        self._ready.extend(held)
+
+    def kill(self, host: Host) -> None:
+        """Let nothing of a host happen any more."""
+        host.dead = True
+        host.held.clear()
+
+    def bury(self, hosts: list[Host]) -> None:
+        """Close what never came to its end, without a word; to be called when nothing runs any more."""
+        for host in [None, *hosts]:
+            for task in self._orphans if host is None else host.tasks:
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    with contextlib.suppress(BaseException):  # whatever its last words are
+                        task.get_coro().close()
+        self._ready.clear()
+        self._scheduled.clear()

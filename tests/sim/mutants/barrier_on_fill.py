@@ -1,0 +1,15 @@
+"""What L2 holds is believed although a barrier covers it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from cachenode.node.service import Node
+from tests.sim.mutants.frame import Mutant, swap
+
+
+def apply(stack: ExitStack) -> None:
+    swap(stack, Node, "_covered", lambda *_: False)
+
+
+MUTANT = Mutant(apply, "calm")

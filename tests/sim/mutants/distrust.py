@@ -1,0 +1,26 @@
+"""The other nodes are not told what L2 could not take."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextlib import ExitStack
+from typing import Any
+
+from cachenode.node.service import Node
+from tests.sim.mutants.frame import Mutant, swap
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _tell_nobody(*_: Any) -> Awaitable[None]:
+    return _nothing()
+
+
+def apply(stack: ExitStack) -> None:
+    swap(stack, Node, "_tell_missed", _tell_nobody)
+    swap(stack, Node, "_hand_on", lambda *_: None)
+
+
+MUTANT = Mutant(apply, "stores")

@@ -1,0 +1,322 @@
+"""Runs one seed: a cluster, clients at work, faults, and then the check."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from random import Random
+
+
+from tests.sim.checker import Violation, check
+from tests.sim.faults import Fault, Nemesis, schedule
+from tests.sim.history import History, Kind, Op
+from tests.sim.loop import Deadlock
+from tests.sim.workload import Client, Mix, Origin
+from tests.sim.world import World, simulated
+
+__all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "profile_of", "report", "run_seed"]
+
+_WARM_S = 1.0
+_CALM_S = 3.0
+_LEAVE_S = 12.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What may go wrong in a run.
+
+    Attributes:
+        name: Of the profile.
+        weights: How often which fault is chosen.
+        count: How many faults there are.
+        strike_s: For how long they strike.
+        delay_s: Mean delay of a message.
+        spikes: Probability of a much longer one.
+        keeps: Nothing that is stored can be lost.
+        mix: How the clients work.
+        nodes: How many there are.
+    """
+
+    name: str
+    weights: dict[str, int] = field(default_factory=dict)
+    count: tuple[int, int] = (3, 8)
+    strike_s: float = 12.0
+    delay_s: float = 0.0005
+    spikes: float = 0.0
+    keeps: bool = False
+    mix: Mix = field(default_factory=Mix)
+    nodes: int = 3
+
+
+_STREAMS = {"break_stream": 8, "slow": 2, "evict": 1}
+_PAUSES = {"pause": 4, "pause_client": 4, "break_stream": 1, "evict": 1}
+_CRASHES = {"crash": 4, "crash_client": 3, "break_stream": 1}
+_MEMBERS = {"restart": 4, "evict": 1, "break_stream": 1}
+_CUTS = {"partition": 3, "one_way": 3, "isolate": 3, "slow": 1}
+_STORES = {"l2_outage": 3, "l2_freeze": 3, "l2_lossy": 3, "l2_evict": 1, "evict": 3}
+_FORGETS = {"l2_restart": 3, "l2_failover": 4, "l2_evict": 1, "evict": 2, "l2_freeze": 1}
+_REGISTRY = {"registry_outage": 3, "registry_lossy": 3, "pause": 1, "crash": 1, "restart": 1}
+_ALL = {
+    kind: weight
+    for some in (_STREAMS, _PAUSES, _CRASHES, _MEMBERS, _CUTS, _STORES, _FORGETS, _REGISTRY)
+    for kind, weight in some.items()
+}
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("calm", keeps=True),
+        Profile("delays", spikes=0.05, delay_s=0.002, keeps=True),
+        Profile("streams", _STREAMS, count=(5, 20), spikes=0.01, keeps=True),
+        Profile("pauses", _PAUSES),
+        Profile("crashes", _CRASHES),
+        Profile("members", _MEMBERS, count=(2, 6)),
+        Profile("cuts", _CUTS),
+        Profile("stores", _STORES, count=(4, 10)),
+        Profile("forgets", _FORGETS),
+        Profile("registry", _REGISTRY),
+        Profile("all", _ALL, count=(5, 12), spikes=0.01),
+        Profile("storm", _ALL, count=(15, 30), spikes=0.03),
+    )
+}
+
+_FEW = Mix(near=1.0, keys={"c": 2, "o": 1}, weights={"c": 3, "o": 1}, write_pause_s=0.06)
+
+AIMED = {
+    profile.name: profile
+    for profile in (
+        Profile("fills", {"evict": 10, "slow": 1}, count=(30, 60), delay_s=0.002, spikes=0.1, mix=_FEW, strike_s=8.0),
+        Profile("leases", {"pause_client": 4, "break_stream": 2, "slow": 2}, count=(6, 15), mix=_FEW, strike_s=8.0),
+        Profile("fences", {"one_way": 2, "isolate": 4, "pause": 3}, mix=_FEW),
+        Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
+    )
+}
+"""For the mutants: what shows one safeguard's absence soon."""
+
+
+def profile_of(seed: int) -> Profile:
+    """Return the profile of a seed: they take turns."""
+    return list(PROFILES.values())[seed % len(PROFILES)]
+
+
+@dataclass
+class Outcome:
+    """What a run brought.
+
+    Attributes:
+        seed: Its seed.
+        profile: Its profile's name.
+        violations: Broken promises.
+        defects: Errors that must never happen.
+        history: What the clients did and saw.
+        log: What happened.
+        planned: The faults of the schedule.
+        counts: For the summary.
+        faults: Faults done, by kind.
+        digest: Of all that was done and seen: two runs of one seed have the same.
+    """
+
+    seed: int
+    profile: str
+    violations: list[Violation]
+    defects: list[tuple[float, str]]
+    history: History
+    log: list[tuple[float, str]]
+    planned: list[Fault]
+    counts: Counter[str]
+    faults: Counter[str]
+    digest: str
+
+    @property
+    def good(self) -> bool:
+        """True if nothing was wrong."""
+        return not self.violations and not self.defects
+
+    @property
+    def clauses(self) -> list[str]:
+        """The clauses that were broken."""
+        names = [violation.clause for violation in self.violations] + ["defect"] * bool(self.defects)
+        return list(dict.fromkeys(names))
+
+
+class _Run:
+    """One run under way."""
+
+    def __init__(self, seed: int, profile: Profile, world: World, faults: list[Fault]) -> None:
+        self.history = History()
+        self.clients: dict[str, Client] = {}
+        self.former: list[Client] = []
+        self.left_early: list[str] = []
+        self._seed = seed
+        self._profile = profile
+        self._world = world
+        self._faults = faults
+        self._origin = Origin()
+        self._lives: Counter[str] = Counter()
+
+    async def main(self) -> None:
+        """Start everything, break it, mend it, and let the clients finish."""
+        world, profile = self._world, self._profile
+        world.network.delay_s, world.network.spikes = profile.delay_s, profile.spikes
+        await asyncio.gather(*(world.start_node(machine) for machine in world.machines))
+        if not await world.joined(world.machines):
+            world.defect("the cluster did not form")
+            return
+        for number in range(profile.mix.clients):
+            self._start_client(f"c{number}")
+        began = world.loop.now
+        nemesis = Nemesis(world, self.history, self.clients, self._start_client)
+        strikes = []
+        for fault in self._faults:
+            await world.pause(max(0.0, began + fault.at - world.loop.now))
+            strikes.append(world.loop.create_task(nemesis.strike(fault)))
+        await world.pause(max(0.0, began + _WARM_S + profile.strike_s - world.loop.now))
+        await asyncio.gather(*strikes)
+        await nemesis.mend()
+        if not await world.joined(world.machines):
+            world.defect("the cluster did not come together again")
+        await world.pause(_CALM_S)
+        await self._finish()
+
+    def _start_client(self, machine: str) -> None:
+        if machine in self.clients:
+            self.former.append(self.clients[machine])
+        life = self._lives[machine]
+        self._lives[machine] += 1
+        rng = Random(f"{self._seed} client {machine} {life}")
+        mix = self._profile.mix
+        client = Client(self._world, self.history, self._origin, mix, name=machine, life=life, rng=rng)
+        self.clients[machine] = client
+        client.start()
+
+    async def _finish(self) -> None:
+        world = self._world
+        for client in self.clients.values():
+            client.stop()
+        end = world.loop.now + _LEAVE_S
+        while world.loop.now < end and not all(client.finished for client in self.clients.values()):
+            await world.pause(0.5 * 1.0)
+        for client in [*self.clients.values(), *self.former]:
+            if not client.finished:
+                world.defect(f"{client.name} did not come to an end")
+            for error in client.failures():
+                world.defect(f"{client.name} failed: {type(error).__name__}: {error}")
+
+
+def run_seed(
+    seed: int,
+    profile: Profile | None = None,
+    *,
+    tracing: bool = False,
+    keep: list[int] | None = None,
+    mutant: Callable[[ExitStack], None] | None = None,
+) -> Outcome:
+    """Run one seed and check what its clients saw.
+
+    Args:
+        seed: The seed.
+        profile: What may go wrong; None for the seed's own.
+        tracing: Note more of what happens.
+        keep: Only these faults of the schedule, by position.
+        mutant: Switches a safeguard off.
+    """
+    profile = profile or profile_of(seed)
+    count = Random(f"{seed} count").randint(*profile.count) if profile.weights else 0
+    planned = schedule(seed, profile.weights, count=count, from_s=_WARM_S, to_s=_WARM_S + profile.strike_s)
+    faults = planned if keep is None else [planned[at] for at in keep]
+    world = World(seed, nodes=profile.nodes, tracing=tracing)
+    run = _Run(seed, profile, world, faults)
+    with ExitStack() as stack:
+        stack.enter_context(simulated(world, seed))
+        if mutant is not None:
+            mutant(stack)
+        try:
+            world.run(run.main)
+        except Deadlock as error:
+            world.defect(str(error))
+    gc.collect()
+    history = run.history
+    violations = check(history, keeps=profile.keeps, calm=not profile.weights)
+    return Outcome(
+        seed,
+        profile.name,
+        violations,
+        world.defects,
+        history,
+        world.log,
+        faults,
+        _counts(history, world),
+        world.faults,
+        _digest(history, world),
+    )
+
+
+def _counts(history: History, world: World) -> Counter[str]:
+    counts: Counter[str] = Counter(seeds=1, seconds=round(world.loop.now), messages=world.network.delivered)
+    counts["turns"] = world.loop.handled
+    for op in history.ops:
+        if op.kind is Kind.READ:
+            counts["reads"] += op.done
+            counts["misses"] += op.done and op.value is None
+            counts["failed reads"] += not op.done
+        else:
+            counts["acknowledged"] += op.done
+            counts["uncertain"] += not op.done
+    counts["loads"] = len(history.loads)
+    return counts
+
+
+def _digest(history: History, world: World) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for op in history.ops:
+        digest.update(f"{op} {op.began!r} {op.ended!r}\n".encode())
+    digest.update(repr(world.views).encode())
+    return digest.hexdigest()
+
+
+def shrink(outcome: Outcome, profile: Profile, mutant: Callable[[ExitStack], None] | None = None) -> Outcome:
+    """Return a run of the same seed that breaks the same clause with fewer faults, as far as that is cheap."""
+    clauses = set(outcome.clauses)
+    kept, best = list(range(len(outcome.planned))), outcome
+    for at in list(kept):
+        without = [other for other in kept if other != at]
+        tried = run_seed(outcome.seed, profile, keep=without, mutant=mutant)
+        if clauses & set(tried.clauses):
+            kept, best = without, tried
+    return best
+
+
+def report(outcome: Outcome, *, most: int = 3, window_s: float = 3.0) -> str:
+    """Return what went wrong, with what happened around it."""
+    lines = [f"seed {outcome.seed} ({outcome.profile}): {', '.join(outcome.clauses) or 'good'}"]
+    lines += [f"  planned {fault}" for fault in outcome.planned]
+    lines += [f"  defect at {at:.4f}: {text}" for at, text in outcome.defects[:10]]
+    for violation in outcome.violations[:most]:
+        lines.append(f"  {violation}")
+        since, until = violation.since - 0.5, violation.at + 0.2
+        around: list[tuple[float, str]] = [(at, text) for at, text in outcome.log if since - window_s <= at <= until]
+        for op in outcome.history.ops:
+            if op.key == violation.key and op.ended >= since and op.began <= until and _matters(op, violation):
+                around.append((op.began, str(op)))
+        around += [
+            (load.began, f"{load.client} loads {load.key} until {load.ended:.4f}: {load.value}")
+            for load in outcome.history.loads
+            if load.key == violation.key and load.ended >= since and load.began <= until
+        ]
+        lines += [f"    {at:9.4f} {text}" for at, text in sorted(around, key=lambda each: each[0])][-120:]
+    if len(outcome.violations) > most:
+        lines.append(f"  and {len(outcome.violations) - most} more")
+    return "\n".join(lines)
+
+
+def _matters(op: Op, violation: Violation) -> bool:
+    return op in violation.ops or op.kind is not Kind.READ or abs(op.began - violation.at) < 0.1 or op.ended == math.inf
+
+
+
