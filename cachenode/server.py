@@ -177,9 +177,7 @@ class Server:
             CacheService(node, max_batch_keys=self.config.limits.max_batch_keys), server
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminService(node, self.stats, self._links.silences), server
-        )
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(node, self.stats, self._links.silences), server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._placement.listeners.append(lambda _former, _view: self._report_health())

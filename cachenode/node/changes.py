@@ -24,9 +24,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
-from cachenode.core.failures import CONDITION_FAILED, NOT_A_COUNTER, NOT_OWNER, failed
+from cachenode.core.failures import CONDITION_FAILED, NOT_A_COUNTER, NOT_OWNER, UNCERTAIN, failed
 from cachenode.errors import L2Unavailable
 from cachenode.node.filler import new_record
+from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES, INT_FLAGS
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Changes"]
 
+_LOST_RIGHT = frozenset({Reason.NOT_OWNER, Reason.NOT_READY})
 _COUNTER = re.compile(rb"-?[0-9]{1,19}\Z")
 _LARGEST = (1 << 63) - 1
 
@@ -100,7 +102,7 @@ class Changes:
         write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s, namespace.barriers.position)
         stored = await node.writes.put(batch, namespace, [0], [write])
         if stored.failures:
-            return stored.failures[0]
+            return _failure(stored)
         return BatchResult(records=[HEADER.pack(0, INT_FLAGS, write.version, now + ttl_s) + value])
 
     async def _present(self, namespace: Namespace, key: bytes) -> bytes:
@@ -149,4 +151,13 @@ def _number(record: bytes) -> int | None:
 
 
 def _outcome(stored: BatchResult) -> BatchResult | Failure:
-    return stored.failures[0] if stored.failures else stored
+    return _failure(stored) if stored.failures else stored
+
+
+def _failure(stored: BatchResult) -> Failure:
+    """Return why a change failed; one that this node lost the right to acknowledge may have been done all the same.
+
+    Told otherwise, the caller would try again, and meet its own change (the simulation found this).
+    """
+    failure = stored.failures[0]
+    return UNCERTAIN if failure.reason in _LOST_RIGHT else failure

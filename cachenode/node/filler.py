@@ -2,6 +2,11 @@
 
 What L2 answers is worked off in portions, so that a batch of thousands of keys holds up nobody, and each is handed
 over before the next is begun: its reader works on the first values while this node still stores the others.
+
+What a write has brought to L2 while its answer is still on the way is kept although the write voids the token: it is
+the newest there is, and whoever reads next would otherwise find the one before in memory
+(``test_reads_do_not_go_back_while_a_write_is_under_way``; the simulation found this).
+
 A token is settled in the turn in which its key is stored, so a write between two portions voids it as one before.
 """
 
@@ -94,7 +99,8 @@ def _keep(
         records.append(new_record(entry, now))
         layers.append(Layer.L2)
         if entry is not None:
-            if may_store and owns(key):
+            newest = entry.version == namespace.writing.get(key)
+            if (may_store or newest) and owns(key):
                 store_entry(namespace, key, entry, now)
             else:
                 sure = False

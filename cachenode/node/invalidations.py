@@ -153,12 +153,16 @@ class Invalidations:
 
     def bar(self, namespace: Namespace, selectors: Sequence[Selector], by: Holder[Waiter] | None) -> Waiter | None:
         """Tell all who may hold anything of a namespace of barriers. Return what to wait for, None if nothing."""
-        name = namespace.policy.name
         if self.log.wanted:
-            self.log.add(name, (), selectors)
+            self.log.add(namespace.policy.name, (), selectors)
+        return self._tell_holders(namespace, selectors, by)
+
+    def _tell_holders(
+        self, namespace: Namespace, selectors: Sequence[Selector], by: Holder[Waiter] | None
+    ) -> Waiter | None:
         holders = list(namespace.exposure.holders)
         for holder in holders:
-            holder.tell(name, (), selectors)
+            holder.tell(namespace.policy.name, (), selectors)
         return self._wait(holder for holder in holders if holder is not by)
 
     def _wait(self, holders: Iterable[Holder[Waiter]]) -> Waiter | None:
@@ -175,7 +179,7 @@ class Invalidations:
         """Let nobody copy anything any more; return when no client serves a copy from here: this node stops."""
         self.ending = True
         whole = [make_selector(SelectorKind.NAMESPACE, EVERYTHING)]
-        waiters = [self.bar(namespace, whole, None) for namespace in self._node.namespaces]
+        waiters = [self._tell_holders(namespace, whole, None) for namespace in self._node.namespaces]
         waiting = [waiter for waiter in waiters if waiter is not None]
         if waiting:
             await asyncio.wait(waiting)

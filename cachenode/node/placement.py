@@ -205,6 +205,8 @@ class Placement:
         if ended.cancelled():
             return
         error = ended.exception()
+        if isinstance(error, asyncio.CancelledError):  # what a gather that was cancelled says
+            return
         if error is not None:
             _log.error("release_failed", epoch=epoch, error_type=type(error).__name__, exc_info=error)
         elif epoch == self.epoch:

@@ -24,6 +24,7 @@ USERS = NamespaceCounters(
     loads=21,
     load_waits=22,
     load_failures=23,
+    invalidations=24,
 )
 STATS = NodeStats(
     node_id="node-0",
@@ -40,6 +41,9 @@ STATS = NodeStats(
     members=3,
     namespaces=(USERS,),
     errors={"overloaded": 2, "internal": 1},
+    near_holders=14,
+    invalidation_waits=15,
+    swept=16,
 )
 
 
@@ -64,6 +68,7 @@ def test_counters_of_a_namespace() -> None:
     loads = ("cachenode_loads_total", "cachenode_load_waits_total", "cachenode_load_failures_total")
     assert [value(STATS, name, **users) for name in loads] == [21, 22, 23]
     assert value(STATS, "cache_operations_total", operation="delete", **users) == 4
+    assert value(STATS, "cache_invalidations_total", **users) == 24
     assert value(STATS, "cache_memory_bytes", **users) == 700
     assert value(STATS, "cache_keys_total", **users) == 7
     assert value(STATS, "cache_evictions_total", reason="capacity", **users) == 3
@@ -78,6 +83,9 @@ def test_numbers_of_the_node() -> None:
     assert value(STATS, "cachenode_l2_errors_total") == 11
     assert value(STATS, "cachenode_forwarded_total") == 13
     assert value(STATS, "cachenode_sessions") == 8
+    assert value(STATS, "cachenode_near_holders") == 14
+    assert value(STATS, "cachenode_invalidation_waits_total") == 15
+    assert value(STATS, "cachenode_swept_total") == 16
     assert value(STATS, "cachenode_view_epoch") == 17
     assert value(STATS, "cachenode_members") == 3
     assert value(STATS, "cachenode_memory_max_bytes") == 1_000
@@ -127,6 +135,10 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_loads_total": ["namespace"],
         "cachenode_load_waits_total": ["namespace"],
         "cachenode_load_failures_total": ["namespace"],
+        "cache_invalidations_total": ["namespace"],
+        "cachenode_near_holders": [],
+        "cachenode_invalidation_waits_total": [],
+        "cachenode_swept_total": [],
         "cache_hit_rate": ["namespace"],
         "cache_operations_total": ["namespace", "operation"],
         "cache_memory_bytes": ["namespace"],

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from cachenode.cli.main import app
+from cachenode.server import Server
+from tests.support.server import running_server
 
 Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A node of its own, joined."""
+    async with running_server() as started:
+        yield started
 
 
 @pytest.fixture

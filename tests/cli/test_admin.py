@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 from grpc import aio
 
 from cachenode.cli import stats, view
-from cachenode.cli.admin import Asked, ask_stats, ask_views
+from cachenode.cli.admin import Asked, ask_explanations, ask_stats, ask_views
 from cachenode.cli.errors import CliError
 from cachenode.cli.output import console
 from cachenode.wire import view_to_wire
@@ -38,14 +39,23 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
 
     async def GetStats(self, request: Any, context: Any) -> pb.GetStatsResponse:  # noqa: N802 - the wire's name
         space = pb.NamespaceStats(name="default", entries=2, used_bytes=2_048, l1_hits=6, l2_hits=3, misses=1, sets=2)
+        space.invalidations = 5
         return pb.GetStatsResponse(
             header=self.header(),
             uptime_s=61,
             max_bytes=1 << 20,
             used_bytes=2_048,
             l2_state="closed",
+            near_holders=21,
+            invalidation_waits=22,
+            swept=23,
             namespaces=[space],
         )
+
+    async def Explain(self, request: Any, context: Any) -> pb.ExplainResponse:  # noqa: N802 - the wire's name
+        if request.namespace == "unknown":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "namespace: the node has none of this name")
+        return pb.ExplainResponse(header=self.header(), owner="node-0", ready=True, l2_state="off")
 
 
 @asynccontextmanager
@@ -95,6 +105,20 @@ async def test_node_behind_a_forwarded_port_is_asked_there() -> None:
         admin.view = members(GONE)
         _, counters = await ask_stats(addresses[0], 2.0)
         assert counters["node-0"] is not None
+
+
+async def test_every_member_explains() -> None:
+    """Each member is asked about the key; what all of them refuse is an error."""
+    admin = Admin("node-0")
+    async with serving(admin) as addresses:
+        admin.view = members(*addresses, GONE)
+        asked, answers = await ask_explanations(addresses[0], "default", b"k", 2.0)
+        assert asked.node_id == "node-0"
+        assert answers["node-0"] is not None
+        assert (answers["node-0"].owner, answers["node-1"]) == ("node-0", None)
+        with pytest.raises(CliError, match="none of this name") as refused:
+            await ask_explanations(addresses[0], "unknown", b"k", 2.0)
+    assert refused.value.code == 2
 
 
 async def test_node_without_a_view_is_named() -> None:
@@ -163,9 +187,11 @@ async def test_stats_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
     stats._print_namespaces(screen, answers)
     lines = capsys.readouterr().out.splitlines()
     total = next(line.split() for line in lines if line.split()[:1] == ["all"])
-    assert total == ["all", "4", "4.0", "KiB", "12", "6", "2", "90.0%", "4", "0", "0", "0", "0"]
+    assert total == ["all", "4", "4.0", "KiB", "12", "6", "2", "90.0%", "4", "0", "10", "0", "0", "0"]
     assert any("node-2" in line and "does not answer" in line for line in lines)
     assert any("node-0" in line and "1m 1s" in line and "healthy" in line for line in lines)
     document = stats._document("node-0", answer)
     assert document["namespaces"][0]["hit_ratio"] == 0.9
+    assert document["namespaces"][0]["invalidations"] == 5
+    assert (document["near_holders"], document["invalidation_waits"], document["swept"]) == (21, 22, 23)
     assert stats._document("node-2", None) == {"id": "node-2", "answers": False}

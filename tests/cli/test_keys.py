@@ -14,7 +14,11 @@ from cachenode_client import Lookup
 NOBODY = ["--address", "127.0.0.1:1", "--timeout", "0.2"]
 
 
-@pytest.mark.parametrize("command", [["get", "k"], ["set", "k", "v"], ["delete", "k"]], ids=lambda part: part[0])
+@pytest.mark.parametrize(
+    "command",
+    [["get", "k"], ["set", "k", "v"], ["delete", "k"], ["invalidate", "k"], ["watch"], ["explain", "k"]],
+    ids=lambda part: part[0],
+)
 def test_nobody_there_is_exit_code_4(command: list[str]) -> None:
     """A cluster that cannot be reached has an exit code of its own, and the text says where it was tried."""
     result = CliRunner().invoke(app, [*command, *NOBODY])
@@ -35,6 +39,18 @@ def test_nobody_there_is_exit_code_4(command: list[str]) -> None:
         ["set", "k", "v", "--file", "-"],
         ["set", "k", "{", "--json"],
         ["set", "k", "v", "--ttl", "soon"],
+        ["set", "k", "v", "--tag", ""],
+        ["invalidate"],
+        ["invalidate", ""],
+        ["invalidate", "--prefix", ""],
+        ["invalidate", "--pattern", "[a"],
+        ["invalidate", "--tag", ""],
+        ["invalidate", "--all", "k"],
+        ["invalidate", "--all", "--tag", "t"],
+        ["invalidate", "k", "--ack", "some"],
+        ["watch", "--namespace", "NOT VALID"],
+        ["explain", ""],
+        ["explain", "k", "--namespace", "NOT VALID"],
         ["get", "k", "--address", "redis://user:secret@host"],
     ],
     ids=" ".join,

@@ -18,6 +18,9 @@ COMMANDS = [
     ["get"],
     ["set"],
     ["delete"],
+    ["invalidate"],
+    ["watch"],
+    ["explain"],
     ["view"],
     ["stats"],
     ["config"],
@@ -25,7 +28,7 @@ COMMANDS = [
     ["config", "print"],
     ["config", "fields"],
 ]
-SHOWS = ["get", "set", "delete", "view", "stats"]
+SHOWS = ["get", "set", "delete", "invalidate", "watch", "explain", "view", "stats"]
 
 
 def run(*arguments: str) -> tuple[int, str]:

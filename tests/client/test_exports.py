@@ -14,7 +14,7 @@ from cachenode_client import blocking
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
-OTHERS = {"ABSENT", "Absent", "CacheClient", "Lookup", "Serializer"}
+OTHERS = {"ABSENT", "Absent", "CacheClient", "Invalidated", "Lookup", "Reset", "Serializer"}
 METHODS = [
     "add",
     "contains",
@@ -32,6 +32,7 @@ METHODS = [
     "touch",
     "ttl",
     "view",
+    "watch",
 ]
 LOADING = ["get_or_load", "get_or_load_many", "cached"]
 
@@ -84,7 +85,7 @@ def test_clients_offer_the_same_methods() -> None:
     for name in METHODS:
         one, other = getattr(cachenode_client.CacheClient, name), getattr(blocking.CacheClient, name)
         assert inspect.signature(one).parameters == inspect.signature(other).parameters
-        assert inspect.iscoroutinefunction(one) == (name != "stats")
+        assert inspect.iscoroutinefunction(one) == (name not in {"stats", "watch"})
         assert not inspect.iscoroutinefunction(other)
         assert f"`{name}(" in README
     for name in LOADING:  # whose loaders differ in type

@@ -59,3 +59,11 @@ def test_never_forgets_too_early(removals: list[tuple[bytes, int]], limit: int) 
         for other, removed, at in noted:
             if now < at + 5:
                 assert tombstones.covers(other, removed, now)
+
+
+def test_version_of_a_removal() -> None:
+    """The version of a removal is known for as long as it is remembered."""
+    tombstones = Tombstones(keep_s=10)
+    tombstones.note(b"k", 5, now=0)
+    assert [tombstones.version_of(b"k", now) for now in (0, 9.9, 10)] == [5, 5, 0]
+    assert tombstones.version_of(b"other", 0) == 0

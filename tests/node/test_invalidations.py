@@ -457,3 +457,57 @@ async def test_writes_are_watched() -> None:
     event = await anext(events)
     assert (list(event.keys), [selector.text for selector in event.selectors]) == ([], [b"u"])
     await events.aclose()
+
+
+async def test_watchers_hear_when_it_is_done() -> None:
+    """A key is told once memory has the change, or the write has failed: who reads it upon that word finds it."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"old")
+    events: Any = node.invalidations.log.follow(node.invalidations.log.sequence)
+    hearing = asyncio.create_task(anext(events))
+    assert not await settled(hearing)
+    for change in (put(node, b"k", b"new"), drop(node, b"k")):
+        l2.gate.clear()
+        changing = asyncio.create_task(change)
+        assert not await settled(hearing)
+        l2.gate.set()
+        assert (await hearing).keys == [b"k"]
+        await changing
+        hearing = asyncio.create_task(anext(events))
+    l2.gate.clear()
+    given_up = asyncio.create_task(put(node, b"k", b"lost"))
+    assert not await settled(hearing)
+    given_up.cancel()
+    assert (await hearing).keys == [b"k"]
+    await events.aclose()
+
+
+async def test_closed_log_ends_after_what_is_remembered() -> None:
+    """A node that leaves tells its watchers the rest, and then nothing more."""
+    log = Watch()
+    events = follow(log, 0)
+    first = asyncio.create_task(some(events, 1))
+    assert not await settled(first)
+    log.add("n", [b"k"], ())
+    log.add("n", [b"k"], ())
+    log.close()
+    assert await first == [1]
+    assert [event.sequence async for event in events] == [2]
+    assert [event async for event in follow(log, 2)] == []
+
+
+async def test_leaving_is_not_told_as_an_invalidation() -> None:
+    """A node that leaves has its clients drop their copies; watchers are told nothing, since nothing is untrue."""
+    node, _ = node_with(l2=False)
+    session = NearSession(node)
+    await put(node, b"k", b"v")
+    assert await session.read(b"k")
+    node.invalidations.log.wanted = True
+    releasing = asyncio.create_task(node.invalidations.release())
+    assert not await settled(releasing)
+    assert session.told
+    session.acknowledge()
+    await releasing
+    assert node.invalidations.log.sequence == 0

@@ -291,3 +291,37 @@ async def test_version_of_a_record_is_that_of_the_write() -> None:
     version = (await put(node, b"k", b"v")).versions[0]
     record = (await run(node, Batch(Operation.GET, "default", [b"k"]))).records[0]
     assert version_of(record) == version
+
+
+async def test_overtaken_set_leaves_nothing_older() -> None:
+    """A set that a delete under way overtakes is answered, and from then on nobody finds what was there before it."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"before")
+    l2.gate.clear()
+    setting = asyncio.create_task(put(node, b"k", b"set"))
+    await l2.held.wait()
+    node.namespaces.get("default").tombstones.note(b"k", node.versions.next(), clock.now())  # a delete has begun
+    l2.gate.set()
+    assert not (await setting).failures
+    assert await fetch(node, b"k") != b"before"
+
+
+async def test_reads_do_not_go_back_while_a_write_is_under_way() -> None:
+    """Who has read from L2 what a write under way brought there does not find the one before in memory next."""
+    clock = ManualClock()
+    inner = MemoryL2(clock)
+    l2 = HeldL2(inner)
+    node = new_node("a", clock, l2=l2)
+    namespace = node.namespaces.get("default")
+    version = node.versions.next()
+    namespace.writing[b"k"] = version  # L2 has taken it, and its answer is on the way
+    await inner.write("default", [L2Write(b"k", b"newest", 0, version, math.inf)])
+    l2.gate.clear()
+    reading = asyncio.create_task(fetch(node, b"k"))
+    await l2.held.wait()
+    namespace.void(b"k")
+    l2.gate.set()
+    assert await reading == b"newest"
+    assert namespace.store.peek(b"k", clock.now()) is not None

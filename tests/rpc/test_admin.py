@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
 
 from cachenode import __version__
 from cachenode.core.stats import NodeStats
@@ -9,7 +14,7 @@ from cachenode.rpc.admin import AdminService
 from cachenode.server import Server
 from cachenode.wire import view_from_wire
 from cachenode_api.v1 import admin_pb2 as pb
-from cachenode_api.v1 import cache_pb2
+from cachenode_api.v1 import cache_pb2, common_pb2
 from tests.support.cluster import member, view_of
 
 
@@ -33,8 +38,65 @@ async def test_stats_count_what_was_done(server: Server, cache: Any, admin: Any)
     assert (default.l1_hits, default.l2_hits, default.misses) == (1, 0, 1)
     assert (stats.version, stats.incarnation) == (__version__, server.node.placement.me.incarnation)
     assert (stats.l2_state, stats.l2_errors, stats.sessions, stats.forwarded) == ("off", 0, 0, 0)
+    assert (stats.near_holders, stats.invalidation_waits, stats.swept, default.invalidations) == (0, 0, 0, 0)
     assert stats.uptime_s >= 0
     assert stats.max_bytes == 256 << 20
+
+
+async def test_stats_count_invalidations(cache: Any, admin: Any) -> None:
+    """Keys and selectors that were declared untrue are counted, and what went from memory because of the latter."""
+    for key in (b"user:1", b"user:2", b"page"):
+        await cache.Set(cache_pb2.SetRequest(key=key, value=b"v"))
+    await cache.Invalidate(cache_pb2.InvalidateRequest(keys=[b"page"]))
+    await cache.Invalidate(cache_pb2.InvalidateRequest(whole_namespace=True))
+    stats = await admin.GetStats(pb.GetStatsRequest())
+    (default,) = stats.namespaces
+    assert (default.invalidations, default.deletes, stats.swept) == (2, 0, 2)
+
+
+async def test_key_is_explained(cache: Any, admin: Any) -> None:
+    """Explain shows all that the node knows about a key, and never its value."""
+    await cache.Set(cache_pb2.SetRequest(key=b"k", value=b"secret", ttl_ms=60_000, tags=["red", "blue"]))
+    answer = await admin.Explain(pb.ExplainRequest(key=b"k"))
+    assert (answer.header.node_id, answer.owner, answer.ready, answer.fenced, answer.gained) == (
+        "n0",
+        "n0",
+        True,
+        False,
+        False,
+    )
+    assert not answer.HasField("lease_s")
+    assert (answer.l1_state, answer.l1.size, list(answer.l1.tags)) == ("served", 6, ["blue", "red"])
+    assert 50_000 < answer.l1.ttl_ms <= 60_000
+    assert (answer.l2_state, answer.HasField("l2"), list(answer.barriers), answer.floor) == ("off", False, [], 0)
+    assert b"secret" not in answer.SerializeToString()
+    invalidated = await cache.Invalidate(cache_pb2.InvalidateRequest(prefixes=[b"k"], tags=["other"]))
+    assert invalidated.found == 0
+    answer = await admin.Explain(pb.ExplainRequest(key=b"k", namespace="default"))
+    assert [(each.kind, each.text) for each in answer.barriers] == [(common_pb2.SELECTOR_PREFIX, b"k")]
+
+
+async def test_load_under_way_is_explained(cache: Any, admin: Any) -> None:
+    """Explain shows who loads a key, and whether what it brings may be stored."""
+    await cache.GetOrLease(cache_pb2.GetOrLeaseRequest(key=b"k", lease_ms=30_000))
+    (load,) = (await admin.Explain(pb.ExplainRequest(key=b"k"))).loads
+    assert 20 < load.lease_s <= 30
+    assert (load.waiting, load.storable) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (pb.ExplainRequest(), "INVALID_ARGUMENT"),
+        (pb.ExplainRequest(key=b"k" * 2_000), "INVALID_ARGUMENT"),
+        (pb.ExplainRequest(key=b"k", namespace="no such!"), "NOT_FOUND"),
+    ],
+)
+async def test_what_cannot_be_explained(admin: Any, request_: pb.ExplainRequest, code: str) -> None:
+    """A key that cannot be one, or a namespace that does not exist, fails the call."""
+    with pytest.raises(aio.AioRpcError) as failed:
+        await admin.Explain(request_)
+    assert failed.value.code() is grpc.StatusCode[code]
 
 
 async def test_peers_are_linked_while_heard_from() -> None:
@@ -44,8 +106,8 @@ async def test_peers_are_linked_while_heard_from() -> None:
         raise AssertionError
 
     silences = {"c": 2.5, "b": 0.5, "d": -1.0}
-    placement = Placement(member("a"))
-    service = AdminService(placement, no_stats, lambda: silences)
+    node: Any = SimpleNamespace(placement=Placement(member("a")))
+    service = AdminService(node, no_stats, lambda: silences)
     context: Any = None
     answer = await service.GetView(pb.GetViewRequest(), context)
     assert not answer.HasField("view")
@@ -54,6 +116,6 @@ async def test_peers_are_linked_while_heard_from() -> None:
         ("c", False, 2.5),
         ("d", False, -1.0),
     ]
-    placement.apply(view_of(4, "a", "b"))
+    node.placement.apply(view_of(4, "a", "b"))
     answer = await service.GetView(pb.GetViewRequest(), context)
     assert (answer.view.epoch, answer.header.view_epoch) == (4, 4)

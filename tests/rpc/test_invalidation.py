@@ -11,6 +11,7 @@ from grpc import aio
 
 from cachenode.rpc.status import REASON_KEY
 from cachenode.server import Server
+from cachenode_api.metadata import INCARNATION_KEY, SEQUENCE_KEY
 from cachenode_api.records import TAGGED
 from cachenode_api.v1 import cache_pb2 as pb
 from cachenode_api.v1 import common_pb2
@@ -194,6 +195,49 @@ async def test_watch_goes_on_where_it_left_off(server: Server, cache: Any) -> No
     event = await asyncio.wait_for(again.read(), 10)
     assert (event.reset, list(event.invalidation.keys)) == (False, [b"l"])
     again.cancel()
+
+
+async def test_watch_says_from_where_it_begins(server: Server, cache: Any) -> None:
+    """The initial metadata comes at once, with incarnation and number: what happens from then on is told."""
+    call = cache.Watch(pb.WatchRequest())
+    metadata = dict(await asyncio.wait_for(call.initial_metadata(), 10))
+    assert (metadata[INCARNATION_KEY], metadata[SEQUENCE_KEY]) == (server.node.placement.me.incarnation, "0")
+    await store(cache, b"k")
+    event = await asyncio.wait_for(call.read(), 10)
+    assert (event.sequence, list(event.invalidation.keys)) == (1, [b"k"])
+    call.cancel()
+
+
+async def test_watch_of_an_unknown_namespace_is_refused(cache: Any) -> None:
+    """A namespace that cannot be there has nothing to tell."""
+    with pytest.raises(aio.AioRpcError) as failed:
+        await cache.Watch(pb.WatchRequest(namespace="no such!")).read()
+    assert (failed.value.code(), reason_of(failed.value)) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_NAMESPACE")
+
+
+async def test_node_that_leaves_ends_the_watch(server: Server, cache: Any) -> None:
+    """A node that stops tells all that it has to tell and ends the stream without an error."""
+    call = cache.Watch(pb.WatchRequest())
+    await call.initial_metadata()
+    await store(cache, b"k")
+    stopping = asyncio.create_task(server.stop())
+    events = [event async for event in call]
+    await stopping
+    assert [event.sequence for event in events] == [1]
+    assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_defect_in_a_watch_is_hidden(server: Server, cache: Any, monkeypatch: Any) -> None:
+    """A defect ends a watch with INTERNAL, without the exception's text."""
+
+    def fail(_after: int) -> None:
+        raise ValueError("secret-canary")
+
+    monkeypatch.setattr(server.node.invalidations.log, "follow", fail)
+    with pytest.raises(aio.AioRpcError) as failed:
+        await cache.Watch(pb.WatchRequest()).read()
+    assert (failed.value.code(), reason_of(failed.value)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "canary" not in repr(failed.value)
 
 
 @pytest.mark.parametrize("fields", [{"incarnation": "another", "after": 7}, {"after": 99}])

@@ -4,10 +4,10 @@ It knows nothing of how the cache works. A write whose outcome its client does n
 moment, so its value may be read at any time. A miss is always allowed; the cache promises no durability.
 
 - **C1** The versions of one key's writes rise in the order of those that do not overlap.
-- **C3** A read that began after a write or removal was acknowledged does not return what was surely older. For origin
-  keys that is **C2** too: what was loaded before the invalidation is not returned.
-- **C4** Of one client's reads of a key, the later returns nothing that is surely older. (A value that was loaded and not
-  stored has no place in that order, so origin keys are not asked.)
+- **C3** A read that began after a write or removal was acknowledged does not return what was surely older. For
+  origin keys that is **C2** too: what was loaded before the invalidation is not returned.
+- **C4** Of one client's reads of a key, the later returns nothing that is surely older. (A value that was loaded and
+  not stored has no place in that order, so origin keys are not asked.)
 - **C5** Nothing is read past its life.
 - **C6** A key is not loaded twice at a time, unless it was written or removed, a lease ended, or something was broken.
 - **one-winner** Of several replacements of the same version one is done.
@@ -21,9 +21,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from tests.sim.history import History, Kind, Load, Op, Outcome
@@ -36,6 +36,8 @@ _NEAR_S = 2.3
 _DRIFT = 1.11
 _SLACK_S = 0.15
 _OVERTIME_S = 0.35
+_LEAST_LEASE_S = 0.9
+"""The shortest lease of a load, less the clocks' drift; it begins when the owner grants it, after it was asked for."""
 
 
 @dataclass
@@ -90,6 +92,23 @@ def check(history: History, *, keeps: bool = False, calm: bool = False) -> list[
     return sorted(found, key=lambda violation: violation.at)
 
 
+def _highest(ops: Iterable[Op], rank: Callable[[Op], float]) -> list[Op]:
+    """Return for each position the highest of the operations up to there."""
+
+    def higher(one: Op, other: Op) -> Op:
+        return max(one, other, key=rank)
+
+    return list(accumulate(ops, higher))
+
+
+def _by_began(op: Op) -> float:
+    return op.began
+
+
+def _by_version(op: Op) -> float:
+    return op.version
+
+
 def _writes(ops: Iterable[Op]) -> list[Op]:
     """Return the writes that were done or may have been."""
     return [op for op in ops if op.kind in {Kind.WRITE, Kind.SWAP} and (not op.done or op.version)]
@@ -108,8 +127,8 @@ class _Newest(NamedTuple):
         done = sorted((op for op in ops if op.done), key=lambda op: op.ended)
         return cls(
             [op.ended + lag_s for op in done],
-            list(accumulate(done, lambda one, other: max(one, other, key=lambda op: op.began))),
-            list(accumulate(done, lambda one, other: max(one, other, key=lambda op: op.version))),
+            _highest(done, _by_began),
+            _highest(done, _by_version),
         )
 
     def newer(self, written: Op, before: float) -> Op | None:
@@ -197,7 +216,7 @@ def _origin_reads(key: str, ops: list[Op]) -> Iterator[Violation]:
     ):
         ordered = sorted(group, key=lambda op: op.ended)
         ends = [op.ended + lag_s for op in ordered]
-        newest = list(accumulate(ordered, lambda one, other: max(one, other, key=_number)))
+        newest = _highest(ordered, _number)
         for read in ops:
             if read.kind is not Kind.READ or not read.done or read.value is None:
                 continue
@@ -216,7 +235,7 @@ def _number(op: Op) -> int:
 def _versions(key: str, ops: list[Op]) -> Iterator[Violation]:
     done = sorted((op for op in _writes(ops) if op.done), key=lambda op: op.ended)
     ends = [op.ended for op in done]
-    highest = list(accumulate(done, lambda one, other: max(one, other, key=lambda op: op.version)))
+    highest = _highest(done, _by_version)
     for op in done:
         at = bisect_left(ends, op.began)
         if at and highest[at - 1].version >= op.version:
@@ -271,29 +290,28 @@ def _counts(key: str, ops: list[Op], *, keeps: bool) -> Iterator[Violation]:
 
 
 def _loads(history: History, *, calm: bool) -> Iterator[Violation]:
+    """Yield loads of a key that overlap for no reason; only asked where nothing was broken."""
     if not calm:
         return
-    removed: dict[str, list[Op]] = defaultdict(list)
-    by_tag: dict[bool, list[Op]] = defaultdict(list)
-    for op in history.ops:
-        if op.kind is Kind.REMOVE:
-            removed[op.key].append(op)
-            if op.tagged:  # what a load brings may have any tags
-                by_tag[op.key[0] == "s"].append(op)
-    longest = 0.9  # of the shortest lease, less drift; it begins when the owner grants it, after it was asked for
     by_key: dict[str, list[Load]] = defaultdict(list)
     for load in history.loads:
         by_key[load.key].append(load)
     for key, loads in by_key.items():
-        for load, following in zip(loads, loads[1:], strict=False):
-            if following.began >= min(load.ended, load.asked + longest):
+        excuses = [op for op in history.ops if op.kind is Kind.REMOVE and _detaches(op, key)]
+        for load, following in pairwise(loads):
+            asked, until = min(load.asked, following.asked), following.began
+            if until >= min(load.ended, load.asked + _LEAST_LEASE_S):
                 continue
-            excuses = removed[key] + by_tag[key[0] == "s"]
-            asked = min(load.asked, following.asked)
-            if any(op.began < following.began and op.ended > asked for op in excuses):
-                continue
-            text = f"{load}\n    while {following}"
-            yield Violation("C6", text, following.began, load.asked, key)
+            removed = any(op.began < until and op.ended > asked for op in excuses)
+            # What another load brought was being stored, which is a write.
+            landed = any(other.ended < until and other.landed > asked for other in loads if other is not load)
+            if not removed and not landed:
+                yield Violation("C6", f"{load}\n    while {following}", until, load.asked, key)
+
+
+def _detaches(op: Op, key: str) -> bool:
+    """Return True if a removal may have ended a key's load; what a load brings may have any tags."""
+    return op.key == key or (op.tagged and (op.key[0] == "s") == (key[0] == "s"))
 
 
 def _times(history: History) -> Iterator[Violation]:

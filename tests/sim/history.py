@@ -74,23 +74,28 @@ class Op:
 
     def __str__(self) -> str:
         ended = f"{self.ended:.4f}" if self.ended < math.inf else "never"
-        what = f" {str(self.value):.40}" if self.value is not None else ""
+        what = f" {self.value}"[:40] if self.value is not None else ""
         version = f" v{self.version >> 40}.{self.version & 0xFFFFFFFFFF}" if self.version else ""
         rest = f" {self.error}" if self.error else ""
-        return (
-            f"{self.began:9.4f}-{ended:9} {self.client:5} {self.how} {self.key}{what}{version} {self.outcome.value}{rest}"
-        )
+        did = f"{self.client:5} {self.how} {self.key}{what}{version} {self.outcome.value}{rest}"
+        return f"{self.began:9.4f}-{ended:9} {did}"
 
 
 @dataclass(slots=True)
 class Load:
-    """One run of a loader: for which key, by whom, from when to when, and when its caller had asked for the value."""
+    """One run of a loader: for which key, by whom, and when.
+
+    Attributes:
+        asked: When its caller asked for the value.
+        landed: When its caller had it, so that it was stored.
+    """
 
     key: str
     client: str
     asked: float
     began: float
     ended: float = math.inf
+    landed: float = math.inf
     value: int = 0
 
 

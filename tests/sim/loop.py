@@ -17,7 +17,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
 __all__ = ["HOST", "Deadlock", "Host", "SimLoop"]
 
@@ -25,6 +25,7 @@ _NUDGE_S = 1e-9
 """A timer goes off this much late, so that rounding never lets it find that its time has not come."""
 _MOST_AT_ONCE = 500_000
 _PRUNE_FROM = 256
+_Args = TypeVarTuple("_Args")
 
 
 class Deadlock(RuntimeError):
@@ -124,7 +125,13 @@ class SimLoop(asyncio.BaseEventLoop):
         host = HOST.get()
         return self.now if host is None else host.offset + self.now * host.rate
 
-    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[_Args]], object],
+        *args: *_Args,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
         """Call at a time of the present host's clock."""
         host = HOST.get()
         if host is not None:

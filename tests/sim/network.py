@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from grpc import aio
@@ -159,12 +159,13 @@ class Stream:
 
     @property
     def ended(self) -> bool:
-        return self.call.over and (self.context is None or self.context.over)
+        return bool(self.call.over and (self.context is None or self.context.over))
 
     def _to_server(self, item: Any) -> bool:
-        if item == "cancel" and self.context is not None:
+        cancelled = bool(item == "cancel")
+        if cancelled and self.context is not None:
             self.context.lost()
-        return item == "cancel"
+        return cancelled
 
     def _to_client(self, item: Any) -> bool:
         code, details = item
@@ -434,7 +435,7 @@ class _Channel:
         self._address = address
         self._calls: list[_ClientEnd] = []
 
-    async def __aenter__(self) -> _Channel:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, MutableSet
 from contextlib import ExitStack
 from random import Random
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
 
 import cachenode.adapters.peer_links
@@ -71,7 +71,7 @@ class OrderedSet(MutableSet[Any]):
             joined.update(other)
         return joined
 
-    def __ior__(self, other: Iterable[Any]) -> OrderedSet:  # type: ignore[override, misc]
+    def __ior__(self, other: Iterable[Any]) -> Self:
         self.update(other)
         return self
 
@@ -90,7 +90,7 @@ class OrderedSet(MutableSet[Any]):
 def _numbered(kind: type, numbers: Iterator[int]) -> type:
     """Return a class whose objects hash by a number of their own."""
 
-    class Numbered(kind):  # type: ignore[misc, valid-type]
+    class Numbered(kind):
         __slots__ = ("_number",)
 
         def __init__(self, *args: Any, **named: Any) -> None:

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from random import Random
 
-
 from tests.sim.checker import Violation, check
 from tests.sim.faults import Fault, Nemesis, schedule
 from tests.sim.history import History, Kind, Op
@@ -20,11 +19,13 @@ from tests.sim.loop import Deadlock
 from tests.sim.workload import Client, Mix, Origin
 from tests.sim.world import World, simulated
 
-__all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "profile_of", "report", "run_seed"]
+__all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "profile_of", "report", "run_seed", "shrink"]
 
 _WARM_S = 1.0
 _CALM_S = 3.0
 _LEAVE_S = 12.0
+_WINDOW_S = 1.0
+_MOST_LINES = 150
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class Outcome:
     counts: Counter[str]
     faults: Counter[str]
     digest: str
+    kept: list[int] | None = None
+    """Which faults of the seed's schedule were done, by position; None for all."""
 
     @property
     def good(self) -> bool:
@@ -254,6 +257,7 @@ def run_seed(
         _counts(history, world),
         world.faults,
         _digest(history, world),
+        keep,
     )
 
 
@@ -280,43 +284,52 @@ def _digest(history: History, world: World) -> str:
     return digest.hexdigest()
 
 
-def shrink(outcome: Outcome, profile: Profile, mutant: Callable[[ExitStack], None] | None = None) -> Outcome:
-    """Return a run of the same seed that breaks the same clause with fewer faults, as far as that is cheap."""
-    clauses = set(outcome.clauses)
-    kept, best = list(range(len(outcome.planned))), outcome
+def shrink(outcome: Outcome) -> Outcome:
+    """Return a run of the same seed that breaks the same clause with fewer faults."""
+    profile, clauses, best = (PROFILES | AIMED)[outcome.profile], set(outcome.clauses), outcome
+    kept = list(range(len(outcome.planned)))
     for at in list(kept):
         without = [other for other in kept if other != at]
-        tried = run_seed(outcome.seed, profile, keep=without, mutant=mutant)
+        tried = run_seed(outcome.seed, profile, keep=without)
         if clauses & set(tried.clauses):
             kept, best = without, tried
+    best.kept = kept
     return best
 
 
-def report(outcome: Outcome, *, most: int = 3, window_s: float = 3.0) -> str:
-    """Return what went wrong, with what happened around it."""
+def report(outcome: Outcome, *, most: int = 2, tracing: bool = False) -> str:
+    """Return what went wrong, with what happened around it; with every message if that is wanted."""
+    if tracing:
+        profile = (PROFILES | AIMED)[outcome.profile]
+        outcome = run_seed(outcome.seed, profile, tracing=True, keep=outcome.kept)
     lines = [f"seed {outcome.seed} ({outcome.profile}): {', '.join(outcome.clauses) or 'good'}"]
     lines += [f"  planned {fault}" for fault in outcome.planned]
     lines += [f"  defect at {at:.4f}: {text}" for at, text in outcome.defects[:10]]
     for violation in outcome.violations[:most]:
         lines.append(f"  {violation}")
-        since, until = violation.since - 0.5, violation.at + 0.2
-        around: list[tuple[float, str]] = [(at, text) for at, text in outcome.log if since - window_s <= at <= until]
-        for op in outcome.history.ops:
-            if op.key == violation.key and op.ended >= since and op.began <= until and _matters(op, violation):
-                around.append((op.began, str(op)))
-        around += [
-            (load.began, f"{load.client} loads {load.key} until {load.ended:.4f}: {load.value}")
-            for load in outcome.history.loads
-            if load.key == violation.key and load.ended >= since and load.began <= until
-        ]
-        lines += [f"    {at:9.4f} {text}" for at, text in sorted(around, key=lambda each: each[0])][-120:]
+        lines += [f"    {at:9.4f} {text}" for at, text in _around(outcome, violation)][-_MOST_LINES:]
     if len(outcome.violations) > most:
         lines.append(f"  and {len(outcome.violations) - most} more")
     return "\n".join(lines)
 
 
+def _around(outcome: Outcome, violation: Violation) -> list[tuple[float, str]]:
+    """Return what happened around a violation: to its key, and to the cluster."""
+    since, until, key = violation.since - _WINDOW_S, violation.at + 0.2, violation.key
+    history = outcome.history
+    around = [(at, text) for at, text in outcome.log if since <= at <= until and (key in text or ">" not in text)]
+    around += [
+        (op.began, str(op))
+        for op in history.ops
+        if op.key == key and op.ended >= since and op.began <= until and _matters(op, violation)
+    ]
+    around += [
+        (load.began, f"{load.client} loads {key} until {load.ended:.4f}: {load.value}")
+        for load in history.loads
+        if load.key == key and load.ended >= since and load.began <= until
+    ]
+    return sorted(around, key=lambda each: each[0])
+
+
 def _matters(op: Op, violation: Violation) -> bool:
     return op in violation.ops or op.kind is not Kind.READ or abs(op.began - violation.at) < 0.1 or op.ended == math.inf
-
-
-

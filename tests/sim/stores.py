@@ -290,7 +290,7 @@ class L2Link:
 
     async def close(self) -> None:
         for batcher in (self._reads, self._scripts, self._looks):
-            await batcher.close()  # type: ignore[attr-defined]
+            await batcher.close()
 
 
 class RedisClient:

@@ -214,11 +214,14 @@ class Client:
         rng = self._rng
         timeout_s, lease_s = rng.choice((2.0, 5.0)), rng.choice(self._mix.lease_s)
         more = {"namespace": SIDE} if key[0] == "s" else {}
-        op = self._op(Kind.READ, "get_or_load", key, timeout_s)
+        op, begun = self._op(Kind.READ, "get_or_load", key, timeout_s), len(self._history.loads)
         call = self._client.get_or_load(
             key, self._loader(key, op.began), tags=_tags(key), timeout_s=timeout_s, lease_s=lease_s, **more
         )
         op.value = await self._do([op], call)
+        for run in self._history.loads[begun:]:
+            if run.key == key and run.client == self.name and run.asked == op.began:
+                run.landed = op.ended
 
     def _loader(self, key: str, asked: float) -> Callable[[], Awaitable[int]]:
         async def load() -> int:

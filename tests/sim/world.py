@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from random import Random
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import structlog
@@ -196,7 +196,7 @@ class World:
         error = context.get("exception")
         self.defect(f"loop: {context.get('message')} {type(error).__name__}: {error} {context.get('future')!r}"[:600])
 
-    def logged(self, _logger: Any, method: str, event: dict[str, Any]) -> Any:
+    def logged(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> NoReturn:
         """Take what the nodes log: an error is a defect."""
         host = HOST.get()
         name = host.name if host is not None else "?"

@@ -6,7 +6,7 @@ Real gRPC with no cache behind it, for schedules that a real node cannot be brou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -162,10 +162,19 @@ class ScriptedNode(session_pb2_grpc.SessionServiceServicer):
 
 
 @asynccontextmanager
-async def scripted_node(name: str = "node-0") -> AsyncIterator[ScriptedNode]:
-    """Run a scripted node until the block ends."""
+async def scripted_node(
+    name: str = "node-0", *, also: Callable[[aio.Server], None] | None = None
+) -> AsyncIterator[ScriptedNode]:
+    """Run a scripted node until the block ends.
+
+    Args:
+        name: Its id.
+        also: Adds other services.
+    """
     node = ScriptedNode(name)
     server = aio.server()
+    if also is not None:
+        also(server)
     session_pb2_grpc.add_SessionServiceServicer_to_server(node, server)
     node.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, assert_type
 
+from cachenode_api.selectors import Selector
 from cachenode_api.view import View
 from cachenode_client import (
     ABSENT,
@@ -16,9 +17,11 @@ from cachenode_client import (
     CacheError,
     CacheTimeout,
     InvalidArgument,
+    Invalidated,
     InvalidKey,
     Lookup,
     ManyFailed,
+    Reset,
     Serializer,
     Unserializable,
 )
@@ -120,6 +123,12 @@ async def asyncio_client() -> None:
         assert_type(kept.key(number=5), str)
         kept("five")  # type: ignore[arg-type]
         assert_type(await cache.view(), View)
+        async with cache.watch(namespace="*", timeout_s=5) as events:
+            async for event in events:
+                assert_type(event, Invalidated | Reset)
+                break
+        async for event in cache.watch():
+            told(event)
         assert_type(cache.stats(), dict[str, int])
     await cache.aclose()
 
@@ -147,6 +156,9 @@ def blocking_client() -> None:
         assert_type(cache.get_or_load_many(texts, load_many), dict[str, Any])
         assert_type(cache.cached("user:{number}")(load_user).key(5), str)
         assert_type(cache.view(), View)
+        with cache.watch() as events:
+            for event in events:
+                told(event)
         assert_type(cache.stats(), dict[str, int])
     cache.close()
 
@@ -161,6 +173,18 @@ def results(found: Lookup) -> None:
     assert_type(found.stale, bool)
     assert_type(found.flags, int)
     found.version = 5  # type: ignore[misc]
+
+
+def told(event: Invalidated | Reset) -> None:
+    """An event's fields."""
+    assert_type(event.node_id, str)
+    if isinstance(event, Invalidated):
+        assert_type(event.sequence, int)
+        assert_type(event.namespace, str)
+        assert_type(event.keys, tuple[bytes, ...])
+        assert_type(event.selectors, tuple[Selector, ...])
+        assert_type(event.selectors[0].covers(b"k", ()), bool)
+    event.node_id = ""  # type: ignore[misc]
 
 
 def failures(error: CacheError, many: ManyFailed) -> None:

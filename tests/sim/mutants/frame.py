@@ -20,12 +20,14 @@ class Mutant:
         profile: The profile under which it shows.
         clauses: What it should break; any of these.
         seeds: So many runs at most until it is found.
+        first: The first seed.
     """
 
     apply: Callable[[ExitStack], None]
     profile: str
     clauses: tuple[str, ...] = ("C3",)
     seeds: int = 40
+    first: int = 0
 
 
 def swap(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
