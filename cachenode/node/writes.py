@@ -221,7 +221,10 @@ class Writes:
         return True
 
     def _overtaken(self, namespace: Namespace, write: L2Write, now: float) -> bool:
-        """Return True if a later write or removal by this node explains why this one was refused."""
+        """Return True if a later write or removal by this node explains why this one was refused.
+
+        Or it is there: a reader found it in L2 before L2's answer came (``test_set_that_a_reader_has_stored_is_done``).
+        """
         if namespace.writing.get(write.key, 0) > write.version:
             return True
         if namespace.tombstones.covers(write.key, write.version, now):
@@ -230,7 +233,7 @@ class Writes:
         if current is None:
             return False
         version: int = HEADER.unpack_from(current)[2]
-        return version > write.version
+        return version >= write.version
 
     def _touched(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write | None]:
         """Return for each key in memory its value with the new TTL, None where there is nothing to touch."""

@@ -325,3 +325,19 @@ async def test_reads_do_not_go_back_while_a_write_is_under_way() -> None:
     l2.gate.set()
     assert await reading == b"newest"
     assert namespace.store.peek(b"k", clock.now()) is not None
+
+
+async def test_set_that_a_reader_has_stored_is_done() -> None:
+    """A reader finds in L2 what a set has just brought there, and keeps it, before the set hears that L2 took it."""
+    clock = ManualClock()
+    inner = MemoryL2(clock)
+    node = new_node("a", clock, l2=inner)
+    taken = inner.write
+
+    async def late(namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        done = await taken(namespace, writes)
+        assert await fetch(node, b"k") == b"v"
+        return done
+
+    inner.write = late  # type: ignore[method-assign]
+    assert not (await put(node, b"k", b"v")).failures
