@@ -15,9 +15,11 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``, 6 in ``te
    the older one (``test_delete_during_set_is_not_undone``).
 5. A touch meets a set under way: the set brings its own TTL, so the touch is ordered before it and does nothing
    (``test_touch_during_set_does_not_undo_it``).
-6. A barrier covers what L2 is taking just now: a value that was loaded or touched before must not appear in memory
+6. A touch meets a removal under way: there is nothing any more, although memory still has it. It would bring the old
+   value back under a newer version (``test_touch_during_delete_brings_nothing_back``; the simulation found this).
+7. A barrier covers what L2 is taking just now: a value that was loaded or touched before must not appear in memory
    after it. L2 and memory take the write as the older one (``test_barrier_during_set_is_not_undone``).
-7. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
+8. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
    dropped it and memory has the new value (``test_write_waits_for_holders``, see `Invalidations`).
 """
 
@@ -242,7 +244,7 @@ class Writes:
         for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True):
             key = batch.keys[index]
             record = self._node.present(namespace, key, now)
-            if record is None:
+            if record is None or namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
                 writes.append(None)
                 continue
             flags: int = HEADER.unpack_from(record)[1]

@@ -341,3 +341,20 @@ async def test_set_that_a_reader_has_stored_is_done() -> None:
 
     inner.write = late  # type: ignore[method-assign]
     assert not (await put(node, b"k", b"v")).failures
+
+
+async def test_touch_during_delete_brings_nothing_back() -> None:
+    """A touch that meets a delete under way finds nothing, and when both are done there is nothing."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"old")
+    l2.gate.clear()
+    deleting = asyncio.create_task(drop(node, b"k"))
+    await l2.held.wait()
+    touching = asyncio.create_task(touch(node, b"k", 60_000))
+    await asyncio.sleep(0)
+    l2.gate.set()
+    assert (await deleting).versions[0]
+    assert (await touching).versions == [0]
+    assert await fetch(node, b"k") is None

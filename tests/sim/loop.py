@@ -106,7 +106,6 @@ class SimLoop(asyncio.BaseEventLoop):
     """The loop. Not to be entered twice, nor from a thread."""
 
     _ready: deque[Any]
-    _scheduled: list[Any]
     _stopping: bool
 
     def __init__(self) -> None:
@@ -115,6 +114,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.now = 0.0
         self.handled = 0
         self._numbers = itertools.count(1)
+        self._timers: list[tuple[float, int, Any]] = []
         self._orphans: list[asyncio.Task[Any]] = []
         self._outside = contextvars.Context()
 
@@ -156,8 +156,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def _arm(self, when: float, callback: Callable[..., Any], args: Any, context: Any) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True  # type: ignore[attr-defined]
+        heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -178,21 +177,24 @@ class SimLoop(asyncio.BaseEventLoop):
                 if not host.dead:
                     host.held.append(handle)
                 continue
-            handle._run()
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except Exception as error:  # noqa: BLE001 - a callback must not end the others
+                self.call_exception_handler({"message": f"{handle!r} failed", "exception": error, "handle": handle})
             handled += 1
             if handled > _MOST_AT_ONCE:
                 raise Deadlock(f"the loop goes round without end at {self.now:.6f}")
         self.handled += handled
 
     def _jump(self) -> None:
-        timers = self._scheduled
-        while timers and timers[0]._cancelled:
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
         if not timers:
             raise Deadlock(f"every task is blocked and no timer is armed at {self.now:.6f}")
-        self.now = max(self.now, timers[0]._when)
-        while timers and timers[0]._when <= self.now:
-            self._ready.append(heapq.heappop(timers))
+        self.now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= self.now:
+            self._ready.append(heapq.heappop(timers)[2])
 
     def _process_events(self, event_list: Any) -> None:
         """Nothing comes from outside."""
@@ -239,4 +241,4 @@ class SimLoop(asyncio.BaseEventLoop):
                     with contextlib.suppress(BaseException):  # whatever its last words are
                         task.get_coro().close()
         self._ready.clear()
-        self._scheduled.clear()
+        self._timers.clear()

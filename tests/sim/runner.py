@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import math
 from collections import Counter
@@ -243,7 +242,6 @@ def run_seed(
             world.run(run.main)
         except Deadlock as error:
             world.defect(str(error))
-    gc.collect()
     history = run.history
     violations = check(history, keeps=profile.keeps, calm=not profile.weights)
     return Outcome(

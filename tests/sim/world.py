@@ -306,10 +306,13 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         structlog.configure(processors=[world.logged])
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", RuntimeWarning)  # coroutines of dead processes are awaited by nobody
+        gc.freeze()  # what was there before need not be looked at
         gc.disable()  # what the collector finds, and when, would differ from run to run
         try:
             yield
         finally:
             world.close()
+            gc.collect()
             gc.enable()
+            gc.unfreeze()
             structlog.configure(**logging)
