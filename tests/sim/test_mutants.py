@@ -28,7 +28,9 @@ def _mutant(name: str) -> Mutant:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name for name in _NAMES if (name not in _NOT_FOUND_YET if _ONLY is None else name == _ONLY)])
+@pytest.mark.parametrize(
+    "name", [name for name in _NAMES if (name not in _NOT_FOUND_YET if _ONLY is None else name == _ONLY)]
+)
 def test_mutant_is_found(name: str) -> None:
     """Some run breaks a promise that this safeguard stands for."""
     mutant = _mutant(name)

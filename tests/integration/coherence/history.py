@@ -117,11 +117,15 @@ def _older_than_written(reads: list[tuple[str, Operation]], writes: list[Operati
     """Yield the reads that began after a newer write was acknowledged."""
     by_end = sorted(writes, key=lambda write: write.ended)
     ends = [write.ended for write in by_end]
-    newest = list(accumulate(by_end, lambda one, other: max(one, other, key=lambda write: write.value)))
+    newest = list(accumulate(by_end, _newer))
     for client, read in reads:
         before = bisect_left(ends, read.began)
         if before and newest[before - 1].value > read.value:
             yield Stale("C3", client, read, newest[before - 1])
+
+
+def _newer(one: Operation, other: Operation) -> Operation:
+    return max(one, other, key=lambda write: write.value)
 
 
 def _going_back(reads: list[tuple[str, Operation]]) -> Iterator[Stale]:
