@@ -68,6 +68,8 @@ class Router:
         """The session that every key goes to, if there is one member."""
         self._changed = asyncio.Event()
         self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Those of former members, for a moment: what is under way there may still be answered."""
         self._sessions: set[Session] = set()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._last_error = "no node has answered yet"
@@ -78,7 +80,7 @@ class Router:
 
     async def close(self) -> None:
         """End all sessions."""
-        dialers = list(self._dialers.values())
+        dialers = [*self._dialers.values(), *self._leaving]
         self._dialers.clear()
         for task in dialers:
             task.cancel()
@@ -282,7 +284,10 @@ class Router:
                 self._dialers[name] = asyncio.create_task(self._keep(member))
         wanted = {f"{m.id} {m.incarnation} {m.address}" for m in view.members} | {"seeds"}
         for name in set(self._dialers) - wanted:
-            asyncio.get_running_loop().call_later(_LEAVE_S, self._dialers.pop(name).cancel)
+            dialer = self._dialers.pop(name)
+            self._leaving.add(dialer)
+            dialer.add_done_callback(self._leaving.discard)
+            asyncio.get_running_loop().call_later(_LEAVE_S, dialer.cancel)
 
     def __repr__(self) -> str:
         epoch = self.view.epoch if self.view else 0
