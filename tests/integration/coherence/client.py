@@ -21,7 +21,7 @@ from tests.integration.coherence.history import ACKNOWLEDGED, MISS, READ, RECORD
 
 KEYS = 60
 GROUP = 6
-_READS_AT_ONCE = 20
+_READS_AT_ONCE = 50
 _FLUSH_EVERY = 200
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.coherence.run import run
 
 SEED = int(os.environ.get("SEED", "20261123"))
-FAULTS = int(os.environ.get("FAULTS", "32"))
+FAULTS = int(os.environ.get("FAULTS", "30"))
 READS = 200_000
 
 
