@@ -19,7 +19,6 @@ PARALLEL := -n 2 --dist loadfile
 COHERENCE := tests/integration/coherence
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-test test-core test-sim test-integration cov: export PYTHONASYNCIODEBUG := 1
 test test-core test-sim test-integration cov: export PYTHONWARNINGS := default
 
 .DEFAULT_GOAL := help

@@ -99,7 +99,8 @@ class Child:
         """Send a signal; nothing happens if the process has ended."""
         if self.running and self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                # Not its send_signal, which looks whether the process has ended and takes the exit code from asyncio.
+                os.kill(self._process.pid, number)
 
     async def wait(self) -> int:
         """Return the exit code when the process has ended; negative for a signal."""

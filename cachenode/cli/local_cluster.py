@@ -29,8 +29,6 @@ _START_S = 30.0
 _STOP_S = 8.0
 _POLL_S = 0.05
 _CALL_S = 1.0
-_NOT_PASSED_ON = {"CACHENODE_L2__URL", "PYTHONASYNCIODEBUG"}
-"""Of the environment: the debug mode of a test run halves the speed of a node, and any text turns it on, "0" too."""
 _NOT_SHARED = frozenset({"CACHENODE_L2__URL", "CACHENODE_L2__REGISTRY_URL", "CACHENODE_NODE__ADVERTISE"})
 """Settings that the launcher makes itself, or that cannot be the same for every node."""
 

@@ -5,7 +5,8 @@ over before the next is begun: its reader works on the first values while this n
 
 What a write has brought to L2 while its answer is still on the way is kept although the write voids the token: it is
 the newest there is, and whoever reads next would otherwise find the one before in memory
-(``test_reads_do_not_go_back_while_a_write_is_under_way``; the simulation found this).
+(``test_reads_do_not_go_back_while_a_write_is_under_way``; the simulation found this). Unless a removal or a barrier has
+undone it meanwhile (``test_write_under_way_that_was_undone_is_not_kept``; the external checker found this).
 
 A token is settled in the turn in which its key is stored, so a write between two portions voids it as one before.
 """
@@ -99,10 +100,16 @@ def _keep(
         records.append(new_record(entry, now))
         layers.append(Layer.L2)
         if entry is not None:
-            newest = entry.version == namespace.writing.get(key)
-            if (may_store or newest) and owns(key):
+            if (may_store or _newest(namespace, key, entry, now)) and owns(key):
                 store_entry(namespace, key, entry, now)
             else:
                 sure = False
     node.namespaces.memory.make_room()
     return records, layers, sure
+
+
+def _newest(namespace: Namespace, key: bytes, entry: L2Entry, now: float) -> bool:
+    """Return True if a write that is under way brought the entry, and nothing has undone it."""
+    if entry.version != namespace.writing.get(key) or namespace.tombstones.covers(key, entry.version, now):
+        return False
+    return not namespace.barred(key, entry.value, entry.flags, entry.position)

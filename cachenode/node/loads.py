@@ -21,8 +21,7 @@ from cachenode.core.failures import NOT_OWNER, NOT_READY, load_failed
 from cachenode.core.flights import Flight
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
-from cachenode_api.records import HEADER, TAGGED
-from cachenode_api.tags import split_tags
+from cachenode_api.records import HEADER
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -200,11 +199,8 @@ class Loads:
         """Return True unless the key was written or removed since the load began, or a barrier covers the value."""
         if not flight.attached:
             return False
-        if flight.position >= namespace.barriers.position:
-            return True
         flags = batch.flags[index] if batch.flags else 0
-        tags = split_tags(batch.values[index])[0] if flags & TAGGED else ()
-        return not namespace.barriers.covers(flight.key, tags, flight.position)
+        return not namespace.barred(flight.key, batch.values[index], flags, flight.position)
 
     def _landing(self, batch: Batch, namespace: Namespace, index: int) -> Flight[Waiter] | None:
         flight = namespace.flights.of(batch.keys[index], batch.tokens[index])

@@ -18,8 +18,10 @@ from cachenode.core.policy import NamespacePolicy
 from cachenode.core.store import Store
 from cachenode.core.sweep import Sweep
 from cachenode.core.tombstones import Tombstones
-from cachenode_api.errors import InvalidNamespace
+from cachenode_api.errors import InvalidNamespace, InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
+from cachenode_api.records import TAGGED
+from cachenode_api.tags import split_tags
 
 __all__ = ["Namespace", "Namespaces"]
 
@@ -103,6 +105,16 @@ class Namespace:
             del self.writing[key]
             if self.settled and (settled := self.settled.pop(key, None)) and not settled.done():
                 settled.set_result(None)
+
+    def barred(self, key: bytes, value: bytes, flags: int, position: int) -> bool:
+        """Return True if a barrier covers a value whose write or load began at this position."""
+        if position >= self.barriers.position:
+            return False
+        try:
+            tags = split_tags(value)[0] if flags & TAGGED else ()
+        except InvalidTags:
+            return True
+        return self.barriers.covers(key, tags, position)
 
     def void(self, key: bytes) -> None:
         """What is being read or loaded for the key must not be stored: the key is written or removed."""

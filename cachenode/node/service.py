@@ -28,12 +28,9 @@ from cachenode.node.placement import Placement
 from cachenode.node.reads import Reads
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Peers
-from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE, seat_of
 from cachenode_api.reasons import Reason
-from cachenode_api.records import TAGGED
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
-from cachenode_api.tags import split_tags
 from cachenode_api.view import Member, View
 
 __all__ = ["Node", "Reply"]
@@ -193,13 +190,7 @@ class Node:
     def _covered(self, name: str, key: bytes, entry: L2Entry) -> bool:
         """Return True if a barrier covers an entry of the shared store whose write or load began before it."""
         namespace = self.namespaces.get(name)
-        if namespace is None or entry.position >= namespace.barriers.position:
-            return False
-        try:
-            tags = split_tags(entry.value)[0] if entry.flags & TAGGED else ()
-        except InvalidTags:
-            return True
-        return namespace.barriers.covers(key, tags, entry.position)
+        return namespace is not None and namespace.barred(key, entry.value, entry.flags, entry.position)
 
     async def _tell_missed(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         keys, versions = [key for key, _ in missed], [version for _, version in missed]

@@ -199,7 +199,7 @@ class Writes:
         removed = namespace.tombstones.covers
         for at, (write, accepted) in enumerate(zip(writes, taken, strict=True)):
             namespace.void(write.key)
-            if write.position < namespace.barriers.position and self._barred(namespace, write, now):
+            if self._barred(namespace, write, now):
                 continue
             stored = accepted and not removed(write.key, write.version, now)
             if stored and store_entry(namespace, write.key, write, now):
@@ -216,8 +216,7 @@ class Writes:
 
     def _barred(self, namespace: Namespace, write: L2Write, now: float) -> bool:
         """Return True if a barrier covers a write that began before it: then it has been done, and undone by that."""
-        tags = split_tags(write.value)[0] if write.flags & TAGGED else ()
-        if not namespace.barriers.covers(write.key, tags, write.position):
+        if not namespace.barred(write.key, write.value, write.flags, write.position):
             return False
         _forget_older(namespace, write, now)  # it may bear other tags
         return True

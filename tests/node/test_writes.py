@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 
 from cachenode.adapters.l2_memory import MemoryL2
-from cachenode.core.entries import Batch, L2Write, Operation
+from cachenode.core.entries import Batch, L2Entry, L2Write, Layer, Operation
 from cachenode.core.policy import NamespacePolicy
+from cachenode.node.filler import fill
 from cachenode_api.reasons import Reason
 from cachenode_api.records import NO_TTL_MS
+from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
 from cachenode_api.version import make_version
 from tests.support.clock import ManualClock
 from tests.support.cluster import (
@@ -325,6 +327,60 @@ async def test_reads_do_not_go_back_while_a_write_is_under_way() -> None:
     l2.gate.set()
     assert await reading == b"newest"
     assert namespace.store.peek(b"k", clock.now()) is not None
+
+
+async def test_write_under_way_that_was_undone_is_not_kept() -> None:
+    """What a reader found in L2 of a write under way, which was removed before the reader's turn, stays out."""
+    clock = ManualClock()
+    l2 = MemoryL2(clock)
+    node = new_node("a", clock, l2=l2)
+    write, read = l2.write, l2.read
+    written, found, read_on, write_on = (asyncio.Event() for _ in range(4))
+
+    async def late_write(namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        taken = await write(namespace, writes)
+        written.set()
+        await write_on.wait()
+        return taken
+
+    async def late_read(namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        entries = await read(namespace, keys)
+        found.set()
+        await read_on.wait()
+        return entries
+
+    l2.write, l2.read = late_write, late_read  # type: ignore[method-assign]
+    setting = asyncio.create_task(put(node, b"k", b"undone"))
+    await written.wait()
+    reading = asyncio.create_task(fetch(node, b"k"))
+    await found.wait()
+    assert not (await run(node, Batch(Operation.INVALIDATE, "default", [b"k"]))).failures
+    read_on.set()
+    assert await reading == b"undone", "it began before"
+    assert await fetch(node, b"k") is None
+    write_on.set()
+    assert not (await setting).failures
+    assert await fetch(node, b"k") is None
+
+
+async def test_write_under_way_that_was_barred_is_not_kept() -> None:
+    """The same for a barrier that comes between two portions of what was read."""
+    clock = ManualClock()
+    l2 = MemoryL2(clock)
+    node = new_node("a", clock, l2=l2)
+    namespace = node.namespaces.get("default")
+    assert namespace is not None
+    keys = [b"%d" % n for n in range(200)]
+    version = node.versions.next()
+    namespace.writing[keys[-1]] = version
+    await l2.write("default", [L2Write(keys[-1], b"undone", 0, version, math.inf)])
+
+    def bar(first: int, _records: list[bytes], _layers: list[Layer], _sure: bool) -> None:
+        if first == 0:
+            node.barriers.note(namespace, node.versions.next(), make_selector(SelectorKind.NAMESPACE, EVERYTHING))
+
+    await fill(node, namespace, keys, bar)
+    assert namespace.store.peek(keys[-1], clock.now()) is None
 
 
 async def test_set_that_a_reader_has_stored_is_done() -> None:
