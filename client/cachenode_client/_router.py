@@ -3,6 +3,10 @@
 The first session to any seed brings a view; from then on there is a session to each member, redialled for as long as
 it is one. A key goes to its owner's session; while that is down, to any other: that node asks the owner, or L2 in its
 place. If every session is lost, the seeds are dialled again.
+
+Who leaves the view is not dialled again: a node that restarts is there at once, at the same address, as another member
+with a dialler of its own. A session of the former one would be ended with it, and the calls under way
+(``test_member_that_restarts_is_dialled_as_the_new_one``).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cachenode_api.errors import InvalidView
 from cachenode_api.ring import Ring
@@ -70,7 +74,8 @@ class Router:
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         """Those of former members, for a moment: what is under way there may still be answered."""
-        self._sessions: set[Session] = set()
+        self._sessions: dict[Session, asyncio.Task[Any] | None] = {}
+        """Each with the dialler that holds it."""
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._last_error = "no node has answered yet"
 
@@ -184,7 +189,7 @@ class Router:
     async def _keep(self, member: Member) -> None:
         """Hold a session to a member for as long as it is one."""
         attempt = 0
-        while True:
+        while _name(member) in self._dialers:
             if member.id not in self._ready:
                 lasted = await self._hold(member.address)
                 attempt = 0 if lasted else attempt + 1
@@ -201,14 +206,14 @@ class Router:
             on_reply=self._on_reply,
             near=self.near,
         )
-        self._sessions.add(session)
+        self._sessions[session] = asyncio.current_task()
         greeted = False
         try:
             await session.run()
         except CacheError as error:
             self._last_error = str(error).rstrip(".")
         finally:
-            self._sessions.discard(session)
+            del self._sessions[session]
             greeted = bool(session.node_id)
         return greeted
 
@@ -279,19 +284,24 @@ class Router:
     def _adjust(self, view: View) -> None:
         """Hold a session to each member, and to no others."""
         for member in view.members:
-            name = f"{member.id} {member.incarnation} {member.address}"
-            if name not in self._dialers:
-                self._dialers[name] = asyncio.create_task(self._keep(member))
-        wanted = {f"{m.id} {m.incarnation} {m.address}" for m in view.members} | {"seeds"}
-        for name in set(self._dialers) - wanted:
+            if _name(member) not in self._dialers:
+                self._dialers[_name(member)] = asyncio.create_task(self._keep(member))
+        for name in set(self._dialers) - {_name(member) for member in view.members} - {"seeds"}:
             dialer = self._dialers.pop(name)
             self._leaving.add(dialer)
             dialer.add_done_callback(self._leaving.discard)
-            asyncio.get_running_loop().call_later(_LEAVE_S, dialer.cancel)
+            if any(held_by is dialer and session.node_id for session, held_by in self._sessions.items()):
+                asyncio.get_running_loop().call_later(_LEAVE_S, dialer.cancel)
+            else:
+                dialer.cancel()
 
     def __repr__(self) -> str:
         epoch = self.view.epoch if self.view else 0
         return f"<Router epoch={epoch} ready={len(self._ready)}>"
+
+
+def _name(member: Member) -> str:
+    return f"{member.id} {member.incarnation} {member.address}"
 
 
 def _moved_from(node_id: str, ring: Ring) -> Covers:

@@ -180,6 +180,24 @@ async def test_draining_node_gets_no_new_calls(scripted: ScriptedNode) -> None:
         assert [await before, await after] == [b"before", b"after"]
 
 
+async def test_member_that_restarts_is_dialled_as_the_new_one(scripted: ScriptedNode) -> None:
+    """Who dials a member that has left stops, so that the session to its successor at the same address is not its."""
+    async with scripted_node("node-1") as other, CacheClient(scripted.address, timeout_s=10) as client:
+        other.greets.clear()
+        scripted.view = view_message(1, (scripted.name, scripted.address), (other.name, other.address))
+        await client.view()
+        router = router_of(client)
+        await eventually(lambda: other.sessions == 1)
+        former = router._dialers[f"node-1 1 {other.address}"]
+        other.view = view_message(2, (scripted.name, scripted.address), (other.name, other.address))
+        other.view.members[1].incarnation = "2"
+        await scripted.send(view=other.view)
+        await eventually(former.done)
+        other.greets.set()
+        await eventually(lambda: router.ready_count == 2)
+        assert router._sessions[router._ready["node-1"]] is router._dialers[f"node-1 2 {other.address}"]
+
+
 async def test_owner_out_of_reach_is_replaced(scripted: ScriptedNode) -> None:
     """While the owner of a key has no session, any other node is asked."""
     scripted.view = view_message(1, (scripted.name, scripted.address), ("node-1", f"127.0.0.1:{free_port()}"))
