@@ -20,9 +20,14 @@ from cachenode.demo.timeline import FLOOR, Timeline, sparkline
 __all__ = ["Display", "Moment", "print_report"]
 
 _COLUMNS = 60
-_LABEL = 10
+_LABEL = 12
 _PLAIN_EVERY_S = 2.0
-_NAMES = {"l1": "L1  memory of the nodes", "l2": "L2  Valkey, shared", "origin": "origin  SQLite"}
+_NAMES = {
+    "near": "near  memory of the clients",
+    "l1": "L1  memory of the nodes",
+    "l2": "L2  Valkey, shared",
+    "origin": "origin  SQLite",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +117,10 @@ def _curves(timeline: Timeline, killed_at_s: float | None, node_id: str, console
     lines = [
         Text.assemble(
             (f"{label:<{_LABEL}}", "dim"),
-            (sparkline(timeline.ratios(_COLUMNS, l1_only=l1_only), unicode=unicode), style),
+            (sparkline(timeline.ratios(_COLUMNS, memory_only=memory_only), unicode=unicode), style),
             no_wrap=True,
         )
-        for label, l1_only, style in (("L1 + L2", False, "green"), ("L1 alone", True, "cyan"))
+        for label, memory_only, style in (("all layers", False, "green"), ("near + L1", True, "cyan"))
     ]
     if killed_at_s is not None:
         text = f"{'▲' if unicode else '^'} {node_id} killed"

@@ -14,7 +14,7 @@ __all__ = ["KillReport", "LayerReport", "NodeReport", "Report", "Tally", "kill_r
 
 _RECOVERED_SHARE = 0.8
 _LEVEL_S = 4.0
-_LAYERS = ("l1", "l2", "origin")
+_LAYERS = ("near", "l1", "l2", "origin")
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Tally:
     @property
     def hits(self) -> int:
         """Requests that the cache answered."""
-        return len(self.waited_us["l1"]) + len(self.waited_us["l2"])
+        return sum(len(waits) for layer, waits in self.waited_us.items() if layer != "origin")
 
     def add(self, line: Mapping[str, Any], at_s: float) -> None:
         """Add one report of one process."""
@@ -58,10 +58,10 @@ class Tally:
         self.errors += line["errors"]
         self.not_stored += line["not_stored"]
         self.problem = self.problem or line["problem"]
-        l1, l2 = len(line["l1"]), len(line["l2"])
-        requests = l1 + l2 + len(line["origin"]) + line["failed"]
+        memory, l2 = len(line["near"]) + len(line["l1"]), len(line["l2"])
+        requests = memory + l2 + len(line["origin"]) + line["failed"]
         if requests:
-            self.timeline.add(at_s, l1=l1, l2=l2, requests=requests)
+            self.timeline.add(at_s, memory=memory, l2=l2, requests=requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ class Report:
             "timeline": {
                 "slice_s": SLICE_S,
                 "hit_ratios": _rounded_all(tally.timeline.ratios(columns)),
-                "l1_hit_ratios": _rounded_all(tally.timeline.ratios(columns, l1_only=True)),
+                "memory_hit_ratios": _rounded_all(tally.timeline.ratios(columns, memory_only=True)),
             },
         }
 

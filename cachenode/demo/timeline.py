@@ -38,14 +38,14 @@ def _level(ratio: float) -> int:
 class Timeline:
     """Requests, and those that the cache answered, by slices of time since the start."""
 
-    _l1: list[int] = field(default_factory=list)
+    _memory: list[int] = field(default_factory=list)
     _hits: list[int] = field(default_factory=list)
     _requests: list[int] = field(default_factory=list)
 
-    def add(self, at_s: float, *, l1: int, l2: int, requests: int) -> None:
-        """Count requests that were answered at this time."""
+    def add(self, at_s: float, *, memory: int, l2: int, requests: int) -> None:
+        """Count requests that were answered at this time, and how many of them from memory and from L2."""
         index = int(at_s / SLICE_S)
-        for counts, count in ((self._l1, l1), (self._hits, l1 + l2), (self._requests, requests)):
+        for counts, count in ((self._memory, memory), (self._hits, memory + l2), (self._requests, requests)):
             counts.extend([0] * (index + 1 - len(counts)))
             counts[index] += count
 
@@ -54,11 +54,11 @@ class Timeline:
         """Length of the time line."""
         return len(self._requests) * SLICE_S
 
-    def ratio(self, from_s: float, to_s: float, *, l1_only: bool = False) -> float | None:
+    def ratio(self, from_s: float, to_s: float, *, memory_only: bool = False) -> float | None:
         """Return the hit ratio of the slices that lie within these times; None without a request."""
         first, last = max(0, math.ceil(from_s / SLICE_S)), max(0, math.floor(to_s / SLICE_S))
         requests = sum(self._requests[first:last])
-        return sum((self._l1 if l1_only else self._hits)[first:last]) / requests if requests else None
+        return sum((self._memory if memory_only else self._hits)[first:last]) / requests if requests else None
 
     def rate(self, now_s: float) -> float:
         """Return the requests a second in the last whole slices before this time."""
@@ -70,11 +70,11 @@ class Timeline:
         """Return the seconds that a column stands for if there are at most so many."""
         return max(1, math.ceil(len(self._requests) / columns)) * SLICE_S
 
-    def ratios(self, columns: int, *, l1_only: bool = False) -> list[float | None]:
+    def ratios(self, columns: int, *, memory_only: bool = False) -> list[float | None]:
         """Return the hit ratios in at most so many columns."""
         width = self.column_s(columns)
         starts = [column * width for column in range(math.ceil(self.seconds / width))]
-        return [self.ratio(start, start + width, l1_only=l1_only) for start in starts]
+        return [self.ratio(start, start + width, memory_only=memory_only) for start in starts]
 
     def lowest(self, from_s: float) -> float | None:
         """Return the lowest hit ratio of a slice that begins at this time or later."""

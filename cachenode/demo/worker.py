@@ -64,6 +64,7 @@ class Task:
 class _Tally:
     """What happened since the last report: microseconds that callers waited for a value, by where it came from."""
 
+    near: list[int] = field(default_factory=list)
     l1: list[int] = field(default_factory=list)
     l2: list[int] = field(default_factory=list)
     origin: list[int] = field(default_factory=list)
@@ -122,8 +123,8 @@ class _Worker:
         value: Any = found.value if found.found else await self._load(icao)
         waited_us = (time.perf_counter_ns() - began) // 1000
         tally = self._tally
-        layer = {"l1": tally.l1, "l2": tally.l2}.get(found.layer, tally.origin)
-        layer.append(waited_us)
+        layers = {"near": tally.near, "l1": tally.l1, "l2": tally.l2, "": tally.origin}
+        layers[found.layer if found.found else ""].append(waited_us)
         if value != self._truth[icao]:
             tally.wrong += 1
         if not found.found and not await self._client.set(key, value, ttl_s=self._task.ttl_s):

@@ -18,9 +18,9 @@ from cachenode.demo.run import Plan
 from cachenode.demo.timeline import SLICE_S, Timeline
 
 
-def line(l1: int = 0, l2: int = 0, origin: int = 0, **more: Any) -> dict[str, Any]:
+def line(near: int = 0, l1: int = 0, l2: int = 0, origin: int = 0, **more: Any) -> dict[str, Any]:
     """Return one report of a client process, a millisecond for each L1 hit, two for L2, ten for the origin."""
-    base = {"l1": [1000] * l1, "l2": [2000] * l2, "origin": [10_000] * origin}
+    base = {"near": [1] * near, "l1": [1000] * l1, "l2": [2000] * l2, "origin": [10_000] * origin}
     return base | {"failed": 0, "wrong": 0, "errors": 0, "not_stored": 0, "problem": ""} | more
 
 
@@ -47,7 +47,7 @@ def report_of(*lines: dict[str, Any], kill: KillReport | None = None) -> Report:
 def killed_timeline(*percents: int) -> Timeline:
     timeline = Timeline()
     for index, percent in enumerate(percents):
-        timeline.add(index * SLICE_S, l1=percent, l2=0, requests=100)
+        timeline.add(index * SLICE_S, memory=percent, l2=0, requests=100)
     return timeline
 
 
@@ -59,9 +59,10 @@ def shown(report: Report) -> str:
 
 def test_layers_add_up() -> None:
     """Shares are of all requests, latencies of the layer's own."""
-    report = report_of(line(l1=60, l2=20), line(origin=20))
+    report = report_of(line(near=20, l1=40, l2=20), line(origin=20))
     assert [(layer.requests, layer.share, layer.p50_ms) for layer in report.layers] == [
-        (60, 0.6, 1.0),
+        (20, 0.2, 0.001),
+        (40, 0.4, 1.0),
         (20, 0.2, 2.0),
         (20, 0.2, 10.0),
     ]
@@ -73,7 +74,7 @@ def test_layers_add_up() -> None:
 def test_a_layer_without_requests_has_no_latency() -> None:
     """Nothing measured is null in JSON, not a number that looks measured."""
     layers = json.loads(json.dumps(report_of(line(l1=1)).to_dict(), allow_nan=False))["layers"]
-    assert layers[1]["p50_ms"] is None
+    assert layers[0]["p50_ms"] is None
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_progress_on_a_terminal_shows_the_loss() -> None:
     text = buffer.getvalue()
     assert "✗ node-1" in text
     assert "1,000 of 2,000" in text
-    assert "L1 alone" in text
+    assert "near + L1" in text
 
 
 def test_quiet_shows_nothing() -> None:

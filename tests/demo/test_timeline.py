@@ -14,7 +14,7 @@ def timeline_of(*hits: int | None, requests: int = 100) -> Timeline:
     timeline = Timeline()
     for index, count in enumerate(hits):
         if count is not None:
-            timeline.add(index * SLICE_S, l1=count, l2=0, requests=requests)
+            timeline.add(index * SLICE_S, memory=count, l2=0, requests=requests)
     return timeline
 
 
@@ -45,10 +45,10 @@ def test_sparkline_without_unicode() -> None:
 def test_ratio_counts_requests_not_slices() -> None:
     """A busy slice weighs more than a quiet one."""
     timeline = Timeline()
-    timeline.add(0.1, l1=80, l2=10, requests=100)
-    timeline.add(0.6, l1=0, l2=0, requests=20)
+    timeline.add(0.1, memory=80, l2=10, requests=100)
+    timeline.add(0.6, memory=0, l2=0, requests=20)
     assert timeline.ratio(0, 1) == pytest.approx(90 / 120)
-    assert timeline.ratio(0, 1, l1_only=True) == pytest.approx(80 / 120)
+    assert timeline.ratio(0, 1, memory_only=True) == pytest.approx(80 / 120)
 
 
 def test_ratio_takes_whole_slices_only() -> None:

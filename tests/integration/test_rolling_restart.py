@@ -70,10 +70,7 @@ class Reader:
 async def test_rolling_restart_costs_no_call(
     tmp_path: Path, near_cache: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No failed call, no stale read, and never a second in which less than 80 % of the reads find their value.
-
-    On a starved machine a stream may end before a write is answered: one write of unknown outcome is let pass.
-    """
+    """No failed call, no stale read, and never a second in which less than 80 % of the reads find their value."""
     monkeypatch.setenv("CACHENODE_L2__TIMEOUT_S", "1.0")  # two busy cores; this is not about a slow L2
     async with (
         LocalCluster(nodes=3, directory=tmp_path, memory="64MiB") as cluster,
@@ -91,8 +88,6 @@ async def test_rolling_restart_costs_no_call(
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
-    unknown = [text for _, text in load.errors if "may or may not have happened" in text]
-    assert [(round(at - began, 2), text) for at, text in load.errors if text not in unknown] == []
-    assert len(unknown) <= 1
+    assert [(round(at - began, 2), text) for at, text in load.errors] == []
     assert load.stale == 0
     assert load.worst_hit_ratio(began) >= 0.8
