@@ -9,7 +9,7 @@ from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write
 from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
 
-__all__ = ["LOST_HISTORY_STRIDE", "Clock", "L2Store", "PeerEvents", "Peers", "Registry", "Renewal"]
+__all__ = ["LOST_HISTORY_STRIDE", "Clock", "Copies", "L2Store", "PeerEvents", "Peers", "Registry", "Renewal"]
 
 
 class Clock(Protocol):
@@ -114,6 +114,16 @@ class Peers(Protocol):
         Raises:
             PeerUnavailable: There is no link to the owner, it was lost, or the batch's time limit passed.
         """
+
+
+class Copies(Protocol):
+    """Copies of hot keys of other nodes, kept under leases as a client's near cache keeps its own."""
+
+    def find(self, namespace: str, key: bytes) -> bytes:
+        """Return a copy that may be served now, its deadline on this node's clock; empty if there is none."""
+
+    def want(self, owner: str, namespace: str, keys: Sequence[bytes]) -> None:
+        """Get copies of an owner's keys, for some seconds. Returns at once; whether they come is uncertain."""
 
 
 class PeerEvents(Protocol):

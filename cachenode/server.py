@@ -31,6 +31,7 @@ from prometheus_client import CollectorRegistry
 
 from cachenode import __version__
 from cachenode.adapters.clock import BootClock
+from cachenode.adapters.copies import PeerCopies
 from cachenode.adapters.http import HttpServer
 from cachenode.adapters.logs import configure as configure_logs
 from cachenode.adapters.metrics import NodeCollector
@@ -147,6 +148,10 @@ class Server:
         )
         placement.listeners.append(self._links.view_changed)
         placement.release_listeners.append(self._links.epoch_settled)
+        self._copies = None
+        if config.memory.copies_bytes:
+            self._copies = PeerCopies(me.id, config.memory.copies_bytes)
+            placement.listeners.append(self._copies.view_changed)
         self._node = Node(
             placement=placement,
             namespaces=namespaces,
@@ -155,6 +160,8 @@ class Server:
             clock=clock,
             versions=versions,
             call_timeout_s=config.limits.call_timeout_s,
+            copies=self._copies,
+            hot_reads_per_s=config.cluster.hot_reads_per_s,
         )
         self._membership = make_membership(config, placement, clock, self._links)
         self._links.events = self._membership
@@ -234,6 +241,8 @@ class Server:
             near_holders=len(node.invalidations),
             invalidation_waits=node.invalidations.waits,
             swept=sum(namespace.sweep.removed for namespace in node.namespaces),
+            copies=len(self._copies) if self._copies is not None else 0,
+            copy_hits=node.copy_hits,
         )
 
     def _metrics(self) -> CollectorRegistry:
@@ -249,6 +258,8 @@ class Server:
         grace_s = self.config.limits.stop_grace_s
         _log.info("stopping", grace_s=grace_s)
         await self._set_health(ready=False)
+        if self._copies is not None:
+            await _within(_STEP_S, self._copies.stop())
         await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet
         await _within(grace_s / 2, self._membership.stop())
         self._node.loads.resign()

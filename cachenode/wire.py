@@ -133,12 +133,18 @@ def _slice(result: BatchResult, first: int, last: int) -> BatchResult:
         now_s=result.now_s,
         tokens=result.tokens[first:last],
         near=result.near,
+        hot=result.hot,
     )
 
 
 def _reply(batch_id: int, result: BatchResult) -> pb.Reply:
     reply = pb.Reply(
-        id=batch_id, records=result.records, versions=result.versions, now_s=result.now_s, near=result.near
+        id=batch_id,
+        records=result.records,
+        versions=result.versions,
+        now_s=result.now_s,
+        near=result.near,
+        hot=result.hot,
     )
     if result.indices is not None:
         reply.indices.extend(result.indices)
@@ -163,6 +169,7 @@ def merge_reply(into: BatchResult, reply: pb.Reply, count: int) -> int:
     """
     indices: Sequence[int] = reply.indices or range(count)
     into.now_s = reply.now_s
+    into.hot = reply.hot
     _spread(into.records, indices, reply.records)
     _spread(into.versions, indices, reply.versions)
     _spread(into.tokens, indices, reply.tokens)

@@ -88,6 +88,9 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     yield info
     yield CounterMetricFamily("cachenode_l2_errors", "Calls to L2 that failed.", value=stats.l2_errors)
     yield CounterMetricFamily("cachenode_forwarded", "Keys sent on to their owner.", value=stats.forwarded)
+    yield GaugeMetricFamily("cachenode_copies", "Copies of other nodes' hot keys.", value=stats.copies)
+    hits = "Reads of other nodes' hot keys that were answered from copies."
+    yield CounterMetricFamily("cachenode_copy_hits", hits, value=stats.copy_hits)
     waits = "Writes that waited until nobody served an older copy."
     yield CounterMetricFamily("cachenode_invalidation_waits", waits, value=stats.invalidation_waits)
     yield CounterMetricFamily("cachenode_swept", "Entries that barriers removed from memory.", value=stats.swept)

@@ -130,6 +130,12 @@ class ClusterConfig(_Section):
         4.0, description="A node that has not renewed for this long is out; it renews four times a lease"
     )
     heartbeat_s: Seconds = Field(0.5, description="Time between heartbeats of linked nodes")
+    hot_reads_per_s: Count = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="Reads a second, sent on by other nodes, from which on those keep copies of a key; 0: never",
+    )
     bootstrap_wait_s: Annotated[float, BeforeValidator(_not_bool)] = Field(
         2.0, ge=0, le=600, allow_inf_nan=False, description="How long a starting node waits for others before it serves"
     )
@@ -139,6 +145,9 @@ class MemoryConfig(_Section):
     """L1, this node's memory."""
 
     max_bytes: Bytes = Field(256 * _MIB, ge=_MIB, description="Memory for entries, bookkeeping included")
+    copies_bytes: Bytes = Field(
+        16 * _MIB, ge=0, description="Memory for copies of other nodes' hot keys, beside max_bytes; 0: none"
+    )
     policy: Literal["s3fifo", "lru", "sieve"] = Field(
         "s3fifo", description="Which entries go first when memory is short"
     )

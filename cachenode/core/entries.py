@@ -128,6 +128,7 @@ class BatchResult:
         now_s: GET: the clock against which the records' deadlines count.
         tokens: LEASE: the token per answered key; 0 where the caller is not to load. None means all 0.
         near: GET, LEASE: the records may be copied: they are this node's own, and nothing is changing them.
+        hot: GET of a peer: the keys are asked for so often that the peer had better keep a copy.
     """
 
     indices: Sequence[int] | None = None
@@ -138,3 +139,4 @@ class BatchResult:
     now_s: float = 0.0
     tokens: Sequence[int] = ()
     near: bool = False
+    hot: bool = False

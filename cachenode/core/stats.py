@@ -49,3 +49,5 @@ class NodeStats:
     near_holders: int = 0
     invalidation_waits: int = 0
     swept: int = 0
+    copies: int = 0
+    copy_hits: int = 0

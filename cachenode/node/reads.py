@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, L2Entry, Layer, Operation
 from cachenode.core.failures import BAD_KEY, NOT_OWNER, UNANSWERABLE, UNREACHABLE
+from cachenode.core.hot_keys import HotKeys
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -18,6 +19,7 @@ from cachenode_api.reasons import Reason
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
     from cachenode.node.service import Node, Reply, Rest
+    from cachenode.ports import Copies
 
 __all__ = ["Reads"]
 
@@ -27,8 +29,9 @@ _PASS_THROUGH = frozenset({Reason.NOT_OWNER, Reason.NOT_READY})
 class Reads:
     """The reading half of a node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, hot_reads_per_s: int) -> None:
         self._node = node
+        self._hot_keys = HotKeys(hot_reads_per_s)
 
     def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         """Answer what is in memory; return the rest (see `Node.execute`)."""
@@ -40,11 +43,36 @@ class Reads:
         if all(records):
             namespace.l1_hits += len(records)
             near = batch.near is not None and namespace.changing.keys().isdisjoint(keys)
-            reply(BatchResult(records=records, now_s=now, near=near))
+            hot = from_peer and self._hot(batch, now)
+            reply(BatchResult(records=records, now_s=now, near=near, hot=hot))
             return None
         missing = [index for index, record in enumerate(records) if not record]
         namespace.l1_hits += len(records) - len(missing)
         return self._begin_missing(batch, namespace, reply, from_peer, holder, records, missing)
+
+    def _hot(self, batch: Batch, now: float) -> bool:
+        """Count reads that a peer has forwarded. Return True if all of the keys are hot."""
+        name, count = batch.namespace, self._hot_keys.count
+        return all([count((name, key), now) for key in batch.keys])  # noqa: C419  (each is to be counted)
+
+    def _take_copies(
+        self, copies: Copies, namespace: Namespace, batch: Batch, away: dict[str, list[int]], records: list[bytes]
+    ) -> dict[str, list[int]]:
+        """Answer hot keys of other nodes from copies; return what is left. Unary reads only.
+
+        A session has an order of its own: a write under way is seen at the owner before the copy here is dropped, and
+        who has read the new value there must not find the older one here. A unary call has no before.
+        """
+        name, left = namespace.policy.name, {}
+        for owner, indices in away.items():
+            for index in indices:
+                records[index] = copies.find(name, batch.keys[index])
+            if not_here := [index for index in indices if not records[index]]:
+                left[owner] = not_here
+            found = len(indices) - len(not_here)
+            self._node.copy_hits += found
+            namespace.l1_hits += found
+        return left
 
     def hit(self, namespace: Namespace, key: bytes, now: float) -> bytes:
         """Return the record of one key if it is in memory, else nothing; a hit counts as it does in `begin`."""
@@ -73,6 +101,8 @@ class Reads:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
             away = {}
         tier, leasing = node.l2_for(namespace), batch.operation is Operation.LEASE
+        if away and holder is None and not leasing and node.copies is not None:
+            away = self._take_copies(node.copies, namespace, batch, away, records)
         if own and not leasing and (tier is None or not tier.available):
             namespace.misses += len(own)
             own = []
@@ -172,6 +202,8 @@ class Reads:
         except PeerUnavailable:
             await self._pass_through(namespace, batch, indices, reply)
             return
+        if result.hot and self._node.copies is not None:
+            self._node.copies.want(owner, namespace.policy.name, [batch.keys[index] for index in indices])
         refused = [at for at, failure in result.failures.items() if failure.reason in _PASS_THROUGH]
         if not refused:
             result.indices = indices

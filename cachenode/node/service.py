@@ -27,7 +27,7 @@ from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.reads import Reads
 from cachenode.node.writes import Writes
-from cachenode.ports import Clock, Peers
+from cachenode.ports import Clock, Copies, Peers
 from cachenode_api.keys import DEFAULT_NAMESPACE, seat_of
 from cachenode_api.reasons import Reason
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
@@ -54,6 +54,8 @@ class Node:
         tier: The shared store; None if there is none.
         clock: The clock of all deadlines in memory.
         call_timeout_s: Longest wait for a peer or L2, whatever the caller would allow.
+        copies: Copies of other nodes' hot keys; None for none.
+        hot_reads_per_s: Reads a second, forwarded by other nodes, that make a key hot; 0: none is.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Node:
         clock: Clock,
         versions: VersionSource,
         call_timeout_s: float = 5.0,
+        copies: Copies | None = None,
+        hot_reads_per_s: int = 0,
     ) -> None:
         self.placement = placement
         self.namespaces = namespaces
@@ -77,7 +81,10 @@ class Node:
         self.failures: Counter[Reason] = Counter()
         self._peers = peers
         self._call_timeout_s = call_timeout_s
-        self._reads = Reads(self)
+        self.copies = copies
+        self.copy_hits = 0
+        """Reads answered from copies of other nodes' keys."""
+        self._reads = Reads(self, hot_reads_per_s)
         self.invalidations = Invalidations(self)
         self.writes = Writes(self)
         self.barriers = Barriers(self)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,6 +13,7 @@ from cachenode.adapters.l2_chaos import ChaosL2
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, L2Write, Layer, Operation
 from cachenode_api.reasons import Reason
+from cachenode_api.records import HEADER, HEADER_BYTES
 from cachenode_api.version import make_version
 from tests.support.clock import ManualClock
 from tests.support.cluster import DirectPeers, HeldL2, fetch, new_node, owned_by, put, run, view_of
@@ -42,6 +45,47 @@ async def test_l2_hit_is_kept_in_memory() -> None:
     assert (namespace.l1_hits, namespace.l2_hits, namespace.misses) == (1, 1, 0)
     clock.advance(10.1)
     assert await fetch(node, b"k") is None
+
+
+class FixedCopies:
+    """Copies that do not change."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys = keys
+        self.wanted: list[bytes] = []
+
+    def find(self, namespace: str, key: bytes) -> bytes:
+        return HEADER.pack(0, 0, 1, math.inf) + b"copy" if namespace == "default" and key in self.keys else b""
+
+    def want(self, owner: str, namespace: str, keys: Sequence[bytes]) -> None:
+        assert (owner, namespace) == ("b", "default")
+        self.wanted += keys
+
+
+async def test_hot_keys_of_other_nodes_are_copied() -> None:
+    """The owner says which keys are asked for often; their copies answer unary reads, and only those."""
+    clock = ManualClock()
+    peers, both = DirectPeers(), view_of(1, "a", "b")
+    a = new_node("a", clock, peers=peers, view=both)
+    b = new_node("b", clock, peers=peers, view=both, hot_reads_per_s=3)
+    hot, cold = owned_by(both, "b", 2)
+    a.copies = copies = FixedCopies()
+    for key in (hot, cold):
+        await put(b, key, b"v")
+    for _ in range(3):
+        assert copies.wanted == []
+        await fetch(a, hot)
+    assert copies.wanted == [hot]
+    await run(a, Batch(Operation.GET, "default", [hot, cold]))
+    assert copies.wanted == [hot], "a batch is hot if all of it is"
+
+    copies.keys = (hot, *owned_by(both, "a", 1))
+    batch = Batch(Operation.GET, "default", [cold, hot, copies.keys[1]])
+    unary = await run(a, batch)
+    assert [record[HEADER_BYTES:] for record in unary.records] == [b"v", b"copy", b""]
+    assert a.copy_hits == 1
+    session = await run(a, batch, holder=object())
+    assert [record[HEADER_BYTES:] for record in session.records] == [b"v", b"v", b""]
 
 
 async def test_wrong_node_asks_the_owner_once() -> None:

@@ -137,6 +137,7 @@ def new_node(
     max_bytes: int = 1 << 24,
     view: View | None = None,
     journal_limit: int = 100_000,
+    hot_reads_per_s: int = 0,
 ) -> Node:
     """Return a node of its own or of a cluster of direct peers."""
     peers = peers or DirectPeers()
@@ -154,6 +155,7 @@ def new_node(
         tier=tier,
         clock=clock,
         versions=versions,
+        hot_reads_per_s=hot_reads_per_s,
     )
     peers.join(node)
     placement.apply(view or view_of(1, name))
@@ -170,9 +172,11 @@ async def run(node: Node, batch: Batch, *, from_peer: bool = False, holder: obje
     failures = {}
     answered: list[int] = []
     now_s = 0.0
+    hot = False
 
     def reply(part: BatchResult) -> None:
-        nonlocal now_s
+        nonlocal now_s, hot
+        hot = part.hot
         now_s = part.now_s or now_s
         for at, index in enumerate(range(count) if part.indices is None else part.indices):
             answered.append(index)
@@ -196,6 +200,7 @@ async def run(node: Node, batch: Batch, *, from_peer: bool = False, holder: obje
         layers=layers if is_get else None,
         now_s=now_s,
         tokens=tokens if any(tokens) else (),
+        hot=hot,
     )
 
 

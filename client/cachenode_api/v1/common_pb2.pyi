@@ -456,12 +456,15 @@ class Reply(google.protobuf.message.Message):
     NOW_S_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
     NEAR_FIELD_NUMBER: builtins.int
+    HOT_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Id of the batch."""
     now_s: builtins.float
     """GET, LEASE, INCR: the clock against which the records' deadlines count."""
     near: builtins.bool
     """GET, LEASE: the records may be kept in the client's near cache: the node has noted that this session holds them."""
+    hot: builtins.bool
+    """GET between nodes: these keys are asked for so often that the node that asks had better keep a copy."""
     @property
     def indices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Positions of the answered keys in the batch; none means all of them, in order."""
@@ -509,8 +512,9 @@ class Reply(google.protobuf.message.Message):
         now_s: builtins.float = ...,
         tokens: collections.abc.Iterable[builtins.int] | None = ...,
         near: builtins.bool = ...,
+        hot: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["details", b"details", "id", b"id", "indices", b"indices", "layers", b"layers", "near", b"near", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "tokens", b"tokens", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "hot", b"hot", "id", b"id", "indices", b"indices", "layers", b"layers", "near", b"near", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "tokens", b"tokens", "versions", b"versions"]) -> None: ...
 
 Global___Reply: typing_extensions.TypeAlias = Reply
 
