@@ -189,6 +189,13 @@ class NamespaceConfig(_Section):
         None, description="Largest value; unset: limits.max_value_bytes"
     )
     l2: bool = Field(True, description="Whether entries are kept in L2 too")
+    holdoff_s: Annotated[float, BeforeValidator(_not_bool)] = Field(
+        0.0,
+        ge=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="How long after a removal loaded values are not kept: as long as replicas of the origin may lag",
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 
 
@@ -229,6 +236,7 @@ class NodeConfig(_Section):
                 max_value_bytes=section.max_value_bytes or self.limits.max_value_bytes,
                 l2=section.l2,
                 share=section.share,
+                holdoff_s=section.holdoff_s,
             )
             for name, section in self.namespaces.items()
         )

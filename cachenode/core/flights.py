@@ -37,19 +37,21 @@ class Flight(Generic[W]):
         holder: Who loads, or None if nobody knows when it is gone.
         deadline: When the lease ends.
         position: Of the namespace's barriers when the load began: what a later one covers must not be stored.
+        began: When that was.
         attached: True while the loaded value may be stored.
         landing: True once the holder has come with the value.
         waiting: Who waits, with whatever the caller needs to tell them.
     """
 
-    __slots__ = ("attached", "deadline", "holder", "key", "landing", "position", "token", "waiting")
+    __slots__ = ("attached", "began", "deadline", "holder", "key", "landing", "position", "token", "waiting")
 
-    def __init__(self, key: bytes, token: int, holder: Hashable, deadline: float, position: int) -> None:
+    def __init__(self, key: bytes, token: int, holder: Hashable, deadline: float, position: int, began: float) -> None:
         self.key = key
         self.token = token
         self.holder = holder
         self.deadline = deadline
         self.position = position
+        self.began = began
         self.attached = True
         self.landing = False
         self.waiting: list[W] = []
@@ -69,10 +71,12 @@ class Flights(Generic[W]):
         """Return the flight that a caller for the key should wait for; None if it should lead."""
         return self._by_key.get(key)
 
-    def lead(self, key: bytes, token: int, holder: Hashable, deadline: float, position: int = 0) -> Flight[W]:
+    def lead(
+        self, key: bytes, token: int, holder: Hashable, deadline: float, position: int = 0, began: float = 0.0
+    ) -> Flight[W]:
         """Begin a flight for a key that has none."""
         assert key not in self._by_key, "a key has one flight"
-        flight = self._by_key[key] = self._by_token[token] = Flight(key, token, holder, deadline, position)
+        flight = self._by_key[key] = self._by_token[token] = Flight(key, token, holder, deadline, position, began)
         self._next_end = min(self._next_end, deadline)
         return flight
 

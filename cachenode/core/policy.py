@@ -19,10 +19,11 @@ class NamespacePolicy:
         max_value_bytes: Largest value that a write may bring.
         l2: Whether entries are also kept in the shared store.
         share: Weight when memory is short: a namespace with share 2 may keep twice as much as one with share 1.
+        holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
         InvalidNamespace: The name is not a namespace's.
-        ValueError: A number is not above 0.
+        ValueError: A number is not above 0, or `holdoff_s` below.
     """
 
     name: str
@@ -30,6 +31,7 @@ class NamespacePolicy:
     max_value_bytes: int
     l2: bool
     share: float
+    holdoff_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
@@ -38,3 +40,5 @@ class NamespacePolicy:
             # Negated, so that NaN is refused too: a NaN deadline would compare false to everything and never expire.
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
+        if not self.holdoff_s >= 0:
+            raise ValueError("holdoff_s: must not be below 0")

@@ -149,6 +149,7 @@ class Barriers:
             return
         namespace.invalidations += 1
         namespace.sweep.bar(selector, self._node.versions.next())
+        namespace.holdoff.note_barrier(selector, self._node.clock.now())
         namespace.fills.void_all()
         if selector.kind is SelectorKind.TAG:  # what a load under way brings may have any tags
             namespace.flights.detach_if(lambda _key: True)

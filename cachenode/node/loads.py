@@ -21,7 +21,8 @@ from cachenode.core.failures import NOT_OWNER, NOT_READY, load_failed
 from cachenode.core.flights import Flight
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
-from cachenode_api.records import HEADER
+from cachenode_api.records import HEADER, TAGGED
+from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -126,7 +127,7 @@ class Loads:
             else:
                 tokens[index] = token = node.versions.next()
                 lease_s = min(batch.lease_s or DEFAULT_LEASE_S, MAX_LEASE_S)
-                namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position)
+                namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position, now)
                 namespace.loads += 1
         namespace.misses += len(indices) - len(found)
         self._tell(found, left, reply, layers)
@@ -196,11 +197,16 @@ class Loads:
         reply(BatchResult(indices=own, versions=list(versions.values()), failures=at_fault))
 
     def _storable(self, batch: Batch, namespace: Namespace, index: int, flight: Flight[Waiter]) -> bool:
-        """Return True unless the key was written or removed since the load began, or a barrier covers the value."""
+        """Return True unless the key was written or removed since the load began, or a barrier covers the value.
+
+        Or it was removed so shortly before that the origin may not know it everywhere.
+        """
         if not flight.attached:
             return False
-        flags = batch.flags[index] if batch.flags else 0
-        return not namespace.barred(flight.key, batch.values[index], flags, flight.position)
+        value, flags = batch.values[index], batch.flags[index] if batch.flags else 0
+        tags = split_tags(value)[0] if flags & TAGGED else ()
+        held_off = namespace.holdoff.covers(flight.key, tags, flight.began)
+        return not held_off and not namespace.barriers.covers(flight.key, tags, flight.position)
 
     def _landing(self, batch: Batch, namespace: Namespace, index: int) -> Flight[Waiter] | None:
         flight = namespace.flights.of(batch.keys[index], batch.tokens[index])
@@ -292,7 +298,9 @@ class Loads:
             _send_round(namespace.flights.end_all())
 
     def _view_changed(self, _former: View | None, _view: View) -> None:
+        now = self._node.clock.now()
         for namespace in self._node.namespaces:
+            namespace.holdoff.note_all(now)
             _send_round(namespace.flights.end_all())
 
 

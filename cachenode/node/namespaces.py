@@ -12,6 +12,7 @@ from cachenode.core.barriers import BarrierLog
 from cachenode.core.fills import FillTokens
 from cachenode.core.flights import Flights
 from cachenode.core.holders import Exposure
+from cachenode.core.holdoff import Holdoff
 from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.memory import Memory
 from cachenode.core.policy import NamespacePolicy
@@ -40,6 +41,7 @@ class Namespace:
         "exposure",
         "fills",
         "flights",
+        "holdoff",
         "invalidations",
         "l1_hits",
         "l2_hits",
@@ -63,6 +65,7 @@ class Namespace:
         self.fills = FillTokens()
         self.flights: Flights[Any] = Flights()
         self.load_backoff = LoadBackoff()
+        self.holdoff = Holdoff(policy.holdoff_s)
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
         self.sweep = Sweep(store)

@@ -181,8 +181,10 @@ class Writes:
         return BatchResult(indices=indices, versions=versions)
 
     def _forget(self, batch: Batch, namespace: Namespace, key: bytes) -> bool:
-        record = self._node.present(namespace, key, self._node.clock.now())
+        now = self._node.clock.now()
+        record = self._node.present(namespace, key, now)
         namespace.void(key)
+        namespace.holdoff.note(key, now)
         namespace.store.remove(key)
         if batch.operation is Operation.INVALIDATE:
             namespace.invalidations += 1

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, Self
 from cachenode_api.records import HEADER_BYTES
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
+from cachenode_client._after_commit import AfterCommit, Pending
 from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Group
 from cachenode_client._checks import (
     Ack,
@@ -415,6 +416,20 @@ class CacheClient(ClientCore):
         if texts:
             await engine.bar(self._group(BARRIER, namespace, timeout_s, ack=ack), texts, kinds)
         return found
+
+    def after_commit(self) -> AfterCommit:
+        """Collect invalidations while a transaction runs, and do them when the block is left.
+
+        Invalidated before the commit, a value is loaded again from the old state by whoever asks next, and kept. They
+        are done however the block is left, since an error does not say that the commit was not done; the end waits as
+        `invalidate` does. Of several that fail the first one's error is raised, or noted on the block's own error.
+
+        Example:
+            >>> async with cache.after_commit() as later, database.begin() as transaction:
+            ...     await transaction.execute(...)
+            ...     later.invalidate(f"user:{user_id}", tags=["users"])
+        """
+        return AfterCommit(self, Pending(self._check_selection))
 
     async def touch(
         self,

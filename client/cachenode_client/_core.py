@@ -17,6 +17,7 @@ from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Group
 from cachenode_client._checks import (
     Ack,
     Key,
+    check_any,
     checked_ack,
     checked_key,
     checked_namespace,
@@ -201,6 +202,20 @@ class ClientCore:
             "near_evictions": 0 if near is None else near.evictions,
             "near_invalidations": 0 if near is None else near.invalidated,
         }
+
+    def _check_selection(
+        self,
+        raws: list[bytes],
+        prefix: Key | None,
+        pattern: Key | None,
+        tags: Iterable[str] | None,
+        namespace: str | None,
+        *,
+        whole: bool,
+    ) -> None:
+        """Raise what `invalidate` would raise of these arguments."""
+        texts, _ = self._barrier(prefix, pattern, tags, namespace, whole=whole)
+        check_any(raws, texts)
 
     def _barrier(
         self,

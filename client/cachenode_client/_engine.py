@@ -156,8 +156,8 @@ class Engine:
         """
         deadline, seat, retry = self.loop.time() + group[2], seat_of(group[1]), -1
         while True:
-            left = deadline - self.loop.time()
-            session = await self.router.wait_route(seat, left)
+            session = await self.router.wait_route(seat, deadline - self.loop.time())
+            left = deadline - self.loop.time()  # the way may have taken a while
             future: asyncio.Future[ManyResult] = self.loop.create_future()
             batch = ManyBatch((*group[:2], max(0.01, left), *group[3:]), future)
             batch.keys, batch.flags = texts, kinds

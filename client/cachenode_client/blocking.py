@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
+from cachenode_client._after_commit import BlockingAfterCommit, Pending
 from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Group
 from cachenode_client._checks import (
     Ack,
@@ -313,6 +314,10 @@ class CacheClient(ClientCore):
             group = self._group(BARRIER, namespace, timeout_s, ack=ack)
             self._run(engine.bar(group, texts, kinds), group[2])
         return found
+
+    def after_commit(self) -> BlockingAfterCommit:
+        """Collect invalidations, and do them when the block is left (see the asyncio client)."""
+        return BlockingAfterCommit(self, Pending(self._check_selection))
 
     def touch(
         self,

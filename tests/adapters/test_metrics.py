@@ -149,6 +149,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_build_info": ["node_id", "version"],
         "cachenode_l2_errors_total": [],
         "cachenode_forwarded_total": [],
+        "cachenode_copies": [],
+        "cachenode_copy_hits_total": [],
         "cachenode_sessions": [],
         "cachenode_view_epoch": [],
         "cachenode_members": [],

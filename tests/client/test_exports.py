@@ -17,6 +17,7 @@ README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
 OTHERS = {"ABSENT", "Absent", "CacheClient", "Invalidated", "Lookup", "Reset", "Serializer"}
 METHODS = [
     "add",
+    "after_commit",
     "contains",
     "decr",
     "delete",
@@ -85,7 +86,7 @@ def test_clients_offer_the_same_methods() -> None:
     for name in METHODS:
         one, other = getattr(cachenode_client.CacheClient, name), getattr(blocking.CacheClient, name)
         assert inspect.signature(one).parameters == inspect.signature(other).parameters
-        assert inspect.iscoroutinefunction(one) == (name not in {"stats", "watch"})
+        assert inspect.iscoroutinefunction(one) == (name not in {"after_commit", "stats", "watch"})
         assert not inspect.iscoroutinefunction(other)
         assert f"`{name}(" in README
     for name in LOADING:  # whose loaders differ in type

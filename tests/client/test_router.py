@@ -208,6 +208,19 @@ async def test_owner_out_of_reach_is_replaced(scripted: ScriptedNode) -> None:
         assert await call == b"v"
 
 
+async def test_invalidation_waits_for_a_node_within_its_time(scripted: ScriptedNode) -> None:
+    """What it took to reach a node is no longer there for the answer."""
+    scripted.greets.clear()
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        call = asyncio.create_task(client.invalidate(prefix="k"))
+        await eventually(lambda: scripted.sessions == 1)
+        scripted.greets.set()
+        batch = await scripted.next_batch()
+        assert 0 < batch.timeout_ms < 10_000
+        await scripted.reply(batch, versions=[1])
+        await call
+
+
 async def test_many_keys_go_to_their_owners(scripted: ScriptedNode) -> None:
     """A call with many keys is a batch per owner, and the results are put together again."""
     async with scripted_node("node-1") as other, CacheClient(scripted.address, timeout_s=10) as client:

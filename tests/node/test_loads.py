@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+import pytest
+
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, L2Write, Operation
 from cachenode.core.policy import NamespacePolicy
@@ -13,6 +15,7 @@ from cachenode.node.loops import Loops
 from cachenode.node.service import Node
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER_BYTES
+from cachenode_api.selectors import SelectorKind
 from tests.support.clock import ManualClock
 from tests.support.cluster import DirectPeers, HeldL2, drop, fetch, new_node, owned_by, put, run, version_of, view_of
 from tests.support.eventually import eventually
@@ -135,6 +138,34 @@ async def test_delete_during_a_load_makes_the_next_caller_load_again() -> None:
     assert await fetch(node, K) is None
     assert (await fulfil(node, new, b"new")).versions[0] > new
     assert await fetch(node, K) == b"new"
+
+
+@pytest.mark.parametrize("how", [Operation.DELETE, Operation.INVALIDATE, Operation.BARRIER])
+async def test_load_shortly_after_a_removal_is_held_off(how: Operation) -> None:
+    """Scenario 14: what a lagging replica may have given is handed out and not stored, until it must have caught up."""
+    clock = ManualClock()
+    policy = NamespacePolicy(name="lagging", ttl_s=60, max_value_bytes=100, l2=False, share=1, holdoff_s=2.0)
+    node = new_node("a", clock, policies=[policy])
+
+    async def load(value: bytes) -> int:
+        token = (await run(node, Batch(Operation.LEASE, "lagging", [K]))).tokens[0]
+        clock.advance(1.0)
+        batch = Batch(Operation.FULFILL, "lagging", [K], [value], tokens=[token])
+        return (await run(node, batch)).versions[0]
+
+    clock.advance(2.1)  # since the view
+    assert await load(b"old")
+    flags = [SelectorKind.PREFIX.value] if how is Operation.BARRIER else []
+    await run(node, Batch(how, "lagging", [K], flags=flags))
+    assert await load(b"old") == 0
+    assert await fetch(node, K, "lagging") is None
+    assert await load(b"old") == 0, "it began 1 s after"
+    clock.advance(1.0)
+    assert await load(b"new")
+    assert await fetch(node, K, "lagging") == b"new"
+    node.placement.apply(view_of(2, "a", "b"))
+    mine = owned_by(view_of(2, "a", "b"), "a")[0]
+    assert not (await run(node, Batch(Operation.SET, "lagging", [mine], [b"set"]))).failures, "a write brings the value"
 
 
 async def test_delete_while_a_load_lands_wins() -> None:
