@@ -15,8 +15,8 @@ PROJECTS := -e 'client[lz4,msgspec,orjson,zstd]' -e '.[demo,reflection]' --group
 PYTEST := $(PY) -m pytest
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := -n 2 --dist loadfile
-# Alone: it keeps both cores busy, and tests beside it would miss their time limits.
-COHERENCE := tests/integration/coherence
+# Alone: they keep both cores busy, and what is beside them misses its time limits.
+ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 test test-core test-sim test-integration cov: export PYTHONWARNINGS := default
@@ -71,9 +71,9 @@ test: setup  ## Run every test (not the benchmarks)
 	echo "Unit, property and simulation tests:"; \
 	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
-	$(PYTEST) $(PARALLEL) -q tests/integration --ignore=$(COHERENCE) $(ARGS) || status=$$?; \
+	$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS) || status=$$?; \
 	echo; echo "What clients see while nodes, L2 and clients are killed and frozen:"; \
-	$(PYTEST) -q $(COHERENCE) $(ARGS) || status=$$?; \
+	$(PYTEST) -q $(ALONE) $(ARGS) || status=$$?; \
 	exit $$status
 
 test-core: setup  ## Run the tests without input or output: core, contract, SDK
@@ -89,8 +89,8 @@ soak-coherence: setup  ## Kill and freeze real processes for longer than CI does
 	@$(PY) -m tests.integration.coherence.run $(ARGS)
 
 test-integration: setup  ## Run the tests with real processes
-	@$(PYTEST) $(PARALLEL) -q tests/integration --ignore=$(COHERENCE) $(ARGS)
-	@$(PYTEST) -q $(COHERENCE) $(ARGS)
+	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS)
+	@$(PYTEST) -q $(ALONE) $(ARGS)
 
 cov: setup  ## Run every test and report which lines and branches none of them reached
 	@mkdir -p build/coverage

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cachenode.core.entries import Batch, BatchResult, Operation
 from cachenode.errors import PeerUnavailable
@@ -41,6 +41,8 @@ SILENCE_S = 2.0
 _FRAME_SOFT_BYTES = 1 << 20
 _MAX_KEYS = 100_000
 _MAX_BEATS = 16
+_RETIRE_S = 0.5
+_RETIRE_LOOKS = 10
 
 
 class LinkOwner(Protocol):
@@ -93,13 +95,20 @@ class Link:
         owner: The node it belongs to.
         write: Writes a frame to the stream.
         dialled: True on the side that opened the stream.
+        held_by: The task that ends the link when it is cancelled, if there is one.
     """
 
     def __init__(
-        self, owner: LinkOwner, write: Callable[[peer_pb2.PeerFrame], Awaitable[object]], *, dialled: bool
+        self,
+        owner: LinkOwner,
+        write: Callable[[peer_pb2.PeerFrame], Awaitable[object]],
+        *,
+        dialled: bool,
+        held_by: asyncio.Task[Any] | None = None,
     ) -> None:
         self.peer: Member | None = None
         self.dialled = dialled
+        self.held_by = held_by
         self.heard_at = owner.clock.now()
         self.closed = False
         self._owner = owner
@@ -291,6 +300,27 @@ class Link:
         """Tell the peer that this node leaves."""
         self._leaving = True
         await self._pump_or_close()
+
+    def retire(self) -> None:
+        """Close the link once nothing is under way on it. New requests should go elsewhere."""
+        self._retire_after(_RETIRE_LOOKS)
+
+    def _retire_after(self, looks: int) -> None:
+        # Not at once, although nothing is under way here: something may be on its way from the peer.
+        asyncio.get_running_loop().call_later(_RETIRE_S, self._close_if_idle, looks)
+
+    def _close_if_idle(self, looks: int) -> None:
+        if self.closed:
+            return
+        if looks and (self._waiting or self._tasks or self._replies):
+            self._retire_after(looks - 1)
+        else:
+            self.close()
+
+    async def drained(self) -> None:
+        """Return when the peer has the answers to all that it has asked so far."""
+        while self._tasks and not self.closed:
+            await asyncio.wait(self._tasks)
 
     def close(self) -> None:
         """End the link. Whoever waits for a reply gets `PeerUnavailable`. Safe to call twice."""

@@ -80,6 +80,8 @@ class PeerLinks:
         self._links: dict[str, Link] = {}
         self._heard: dict[str, float] = {}
         self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Dialers of former members, as long as something is under way."""
         self._seeds: set[str] = set()
         self._own_addresses = {self.me.address}
         self._beating: asyncio.Task[None] | None = None
@@ -118,12 +120,15 @@ class PeerLinks:
         """End all links. Whether this node leaves on purpose is said by `say_leaving`, by whoever knows."""
         if self._beating is not None:
             self._beating.cancel()
-        dialers = list(self._dialers.values())
-        for task in dialers:
+        drained = [asyncio.create_task(link.drained()) for link in self._links.values()]
+        if drained:
+            await asyncio.wait(drained, timeout=_FAREWELL_S)
+        dialers = [*self._dialers.values(), *self._leaving]
+        for task in [*drained, *dialers]:
             task.cancel()
         for link in list(self._links.values()):
             link.close()
-        await asyncio.gather(*dialers, return_exceptions=True)
+        await asyncio.gather(*drained, *dialers, return_exceptions=True)
 
     async def say_leaving(self) -> None:
         """Tell the peers that this node leaves, with nothing left that it or its clients might serve."""
@@ -169,7 +174,9 @@ class PeerLinks:
         if other is not None and not other.closed and other.peer == peer and self._rank(other) <= self._rank(link):
             return False
         self._links[peer.id] = link
-        if other is not None:
+        if other is not None and other.peer == peer:
+            other.retire()
+        elif other is not None:
             other.close()
         if self.events is not None:
             self.events.peer_up(peer)
@@ -248,12 +255,19 @@ class PeerLinks:
         for address in wanted - set(self._dialers):
             self._dialers[address] = asyncio.create_task(self._keep_dialled(address))
         for address in set(self._dialers) - wanted:
-            self._dialers.pop(address).cancel()
+            dialer = self._dialers.pop(address)
+            link = next((link for link in self._links.values() if link.held_by is dialer), None)
+            if link is None:
+                dialer.cancel()
+            else:  # its last answers may be on the way
+                self._leaving.add(dialer)
+                dialer.add_done_callback(self._leaving.discard)
+                link.retire()
 
     async def _keep_dialled(self, address: str) -> None:
         """Keep a link to an address, whoever dialled it."""
         wait_s, longest_s = _REDIAL_S
-        while address not in self._own_addresses:
+        while address not in self._own_addresses and self._dialers.get(address) is asyncio.current_task():
             if any(member.address == address for member in self.linked()):
                 await asyncio.sleep(self._heartbeat_s)
                 wait_s = _REDIAL_S[0]
@@ -270,7 +284,7 @@ class PeerLinks:
             except TimeoutError:
                 return
             call = peer_pb2_grpc.PeerServiceStub(channel).Link()
-            link = Link(self, call.write, dialled=True)
+            link = Link(self, call.write, dialled=True, held_by=asyncio.current_task())
             try:
                 await link.run(call)
             except Exception as error:  # noqa: BLE001 - whatever a peer sends or gRPC raises, the address is dialled again

@@ -9,7 +9,9 @@ of its versions, so positions rise across coordinators as versions do across own
    sessions have acknowledged or lost their leases.
 2. Meanwhile the shared store gets it, so that a node which starts later knows it. If it cannot take it now, every
    member remembers that, and brings it there later.
-3. The coordinator answers when all have answered, and it still is the coordinator.
+3. The coordinator answers when all have answered, and it still is the coordinator. Who becomes a member before the
+   shared store has it must be told: it may have looked there in vain
+   (``test_newcomer_is_told_while_the_shared_store_takes_its_time``).
 
 A member that cannot be reached is asked again until it answers or is no member any more: then its leases are over.
 An order from a coordinator of an older view is refused: another may have taken its place
@@ -100,7 +102,7 @@ class Barriers:
         order = Batch(Operation.APPLY, name, batch.keys, flags=kinds, tokens=positions, timeout_s=batch.timeout_s)
         order.acknowledged = batch.acknowledged
         waiter = self._begin(order, namespace, selectors, batch.near)
-        _, refused = await asyncio.gather(self._keep(namespace, positions, selectors), node.tell_all(order))
+        refused = await node.tell_all(order, until=self._keep(namespace, positions, selectors))
         if waiter is not None:
             await waiter
         if refused is not None:

@@ -265,16 +265,27 @@ class Node:
         placement = self.placement
         return placement.owns(key) and not (placement.unsettled and placement.gained(key))
 
-    async def tell_all(self, batch: Batch) -> Failure | None:
+    async def tell_all(self, batch: Batch, *, until: Awaitable[None] | None = None) -> Failure | None:
         """Have every other member execute a batch; return when each has, or is no member any more.
 
         Whoever cannot be reached is asked again: as long as it is a member it may serve its clients, and must know. So
         must those who become members meanwhile (``test_newcomer_is_told_of_what_is_under_way``).
 
+        Args:
+            batch: What they are to do.
+            until: Something that takes its time; who becomes a member before its end is told too.
+
         Returns:
             Why one refused, if one did: this node's view is no longer the newest, or it has heard of later orders.
         """
-        placement, told = self.placement, {self.placement.me}
+        told = {self.placement.me}
+        if until is None:
+            return await self._tell_members(batch, told)
+        _, refused = await asyncio.gather(until, self._tell_members(batch, told))
+        return refused or await self._tell_members(batch, told)
+
+    async def _tell_members(self, batch: Batch, told: set[Member]) -> Failure | None:
+        placement = self.placement
         while others := [member for member in (placement.view.members if placement.view else ()) if member not in told]:
             refusals = await asyncio.gather(*(self._tell(member, batch) for member in others))
             for refused in (NOT_OWNER, ORDER_TOO_LATE):

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from cachenode.adapters.link import Link
 from cachenode.adapters.peer_links import PeerLinks
-from cachenode.core.entries import Batch, Operation
+from cachenode.core.entries import Batch, BatchResult, Operation
 from cachenode.errors import PeerUnavailable
 from cachenode.node.service import Node
 from cachenode.rpc.peer import PeerService
@@ -282,6 +282,34 @@ async def test_two_links_between_a_pair_end_as_one(start: Any) -> None:
     assert (a.links.unanswered_seeds(), b.links.unanswered_seeds()) == (set(), set())
 
 
+@pytest.mark.parametrize("ends", ["view", "stop"])
+async def test_what_is_under_way_is_answered(start: Any, ends: str) -> None:
+    """A node that leaves the view, or stops, answers what it was asked before; then the link ends."""
+    a, b = await start("a"), await start("b")
+    await join(1, a, b)
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def answer(batch: Batch, reply: Any) -> None:
+        asked.set()
+        await go.wait()
+        reply(BatchResult(records=[b"late"], now_s=1.0))
+
+    b.links.execute = answer
+    asking = asyncio.create_task(a.links.forward("b", Batch(Operation.GET, "default", [b"k"])))
+    await asked.wait()
+    if ends == "view":
+        a.placement.apply(View(2, SEED, (a.me,)))
+        stopping = None
+    else:
+        stopping = asyncio.create_task(b.links.stop())
+    await asyncio.sleep(0)
+    go.set()
+    assert (await asking).records == [b"late"]
+    await eventually(lambda: a.linked() == [])
+    if stopping is not None:
+        await stopping
+
+
 async def test_lesser_link_is_closed_when_the_better_comes() -> None:
     """Whichever of two links comes first, the one that the smaller id dialled stays open, and the other ends."""
     me, peer = Member("a", "1", "a:1"), Member("b", "1", "b:1")
@@ -293,8 +321,13 @@ async def test_lesser_link_is_closed_when_the_better_comes() -> None:
     accepted, dialled, late = (Link(links, write, dialled=mine) for mine in (False, True, False))
     accepted.peer = dialled.peer = late.peer = peer
     assert links.greeted(accepted)
+    asked = asyncio.create_task(accepted.request(Batch(Operation.GET, "default", [b"k"])))
+    await asyncio.sleep(0)
     assert links.greeted(dialled)
-    assert accepted.closed
+    await asyncio.sleep(0)
+    assert not accepted.closed, "something is under way on it"
+    asked.cancel()
+    await eventually(lambda: accepted.closed)
     assert not links.greeted(late)
     assert not dialled.closed
     assert links.linked() == [peer]

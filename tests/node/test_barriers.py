@@ -514,6 +514,29 @@ async def test_new_node_adopts_barriers_before_it_believes_l2() -> None:
     assert [await fetch(node, key) for key in keys] == [None, b"old"]
 
 
+async def test_newcomer_is_told_while_the_shared_store_takes_its_time() -> None:
+    """Who comes when the members have a barrier and L2 has not yet is told too; it refuses what is of an older view."""
+    cluster = Cluster("a", "b")
+    first = cluster.coordinator
+    new = next(name for name in "cdefgh" if Ring(view_of(2, "a", "b", name)).owner(seat_of("default")) == first)
+    (key,) = owned_by(view_of(2, "a", "b", new), new)
+    await cluster.put(key, b"old")
+    held = cluster.held[first]
+    held.gate.clear()
+    barring = asyncio.create_task(cluster.bar(PREFIX, key))
+    await held.held.wait()
+    assert not await settled(barring, turns=50), "b has been told by now"
+    view = cluster.change(2, "a", "b", new)
+    node = cluster.nodes[new] = cluster.start(new, view)
+    assert node.tier is not None
+    assert await node.tier.recover()
+    assert await fetch(node, key) == b"old", "nothing has been acknowledged yet"
+    held.gate.set()
+    assert await barring is Reason.NOT_OWNER, "so the client orders it again"
+    assert await cluster.bar(PREFIX, key) is Reason.OK
+    assert await fetch(node, key) is None
+
+
 async def test_new_node_does_not_believe_l2_that_cannot_be_asked() -> None:
     """While the barriers cannot be read nothing else of L2 counts."""
     cluster = Cluster("a", "b")
