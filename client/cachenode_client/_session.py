@@ -17,7 +17,8 @@ A check that itself comes late proves only that *this* process was held up, so i
 With a near cache the heartbeats ask for the lease, and their answers bring it. The lease counts from the moment of the
 question: an answer may have lain on the way for any time. What a frame says to drop is dropped before its records are
 kept, and what it covers is not kept at all, since the frame does not tell which came first. Then the view, then the
-lease; at last the node is told up to which number this client has acted.
+lease; at last the node is told up to which number this client has acted. Should that fail, for whatever reason, the
+session ends and its copies with it, and nothing is acknowledged (``test_failed_drop_ends_the_session``).
 
 A node that leaves says so: from then on calls go elsewhere (`Router`), and when the last one here is answered, the
 stream is ended from this side. So no call is lost on its way to a node that has gone.
@@ -54,7 +55,7 @@ from cachenode_client._batches import (
     malformed,
 )
 from cachenode_client._near import MAX_AGE_S, NearCache, Shelf, boot_clock, everything
-from cachenode_client.errors import CacheTimeout, CacheUnavailable
+from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
 if TYPE_CHECKING:
     from cachenode_api.v1.session_pb2 import ServerFrame
@@ -277,7 +278,8 @@ class Session:
         """Hold the stream until it ends, then fail what is under way.
 
         Raises:
-            CacheUnavailable: The stream ended for another reason than `close`.
+            CacheUnavailable: The stream ended for another reason than `close`. A defect here is one too; the loop's
+                handler of exceptions is told.
         """
         tasks: list[asyncio.Task[None]] = []
         channel = aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
@@ -293,6 +295,11 @@ class Session:
                 task.result()
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as error:
             raise CacheUnavailable(f"The session with a node ended ({_status(error)}).") from None
+        except CacheError:
+            raise
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "A cachenode session failed", "exception": error})
+            raise CacheUnavailable(f"The session with a node ended ({type(error).__name__}).") from error
         finally:
             leased = boot_clock() < self.shelf.lease.until
             self.shelf.lose()
@@ -446,7 +453,6 @@ class Session:
         if self._sequence + len(frame.invalidations) != frame.sequence:  # some were lost
             self.shelf.bar(everything)
             doomed = None
-        self._sequence = frame.sequence
         for invalidation in frame.invalidations:
             namespace = invalidation.namespace
             self._near.drop_many(namespace, invalidation.keys)
@@ -455,6 +461,7 @@ class Session:
                 doomed = None
             elif doomed is not None:
                 doomed.update([(namespace, key) for key in invalidation.keys])
+        self._sequence = frame.sequence  # last: what this client has not acted on it does not acknowledge
         return doomed
 
     def _keep(self, near: NearCache, batch: PendingBatch, reply: common_pb2.Reply, doomed: _Keys | None) -> None:

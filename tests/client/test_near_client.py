@@ -467,7 +467,7 @@ async def test_dropped_keys_are_acknowledged(scripted: ScriptedNode, near: Cache
 
 
 async def test_gap_in_the_sequence_drops_everything(scripted: ScriptedNode, near: CacheClient) -> None:
-    """A number that does not follow means that a word was lost: nothing of that node is served any more."""
+    """A number that does not follow means that a word was lost: nothing of that node is served any more. Scenario 9."""
     await read(scripted, near, "a", "b")
     await scripted.send(invalidations=[dropping(b"x")], sequence=2)
     await eventually(lambda: scripted.acknowledged == [2])
@@ -500,7 +500,10 @@ async def test_records_beside_a_gap_are_not_kept(scripted: ScriptedNode, near: C
 async def test_records_beside_their_invalidation_are_not_kept(
     scripted: ScriptedNode, near: CacheClient, invalidation: pb.Invalidation, kept: str
 ) -> None:
-    """The frame does not tell which came first, so what it drops is not kept; with selectors nothing of it is."""
+    """The frame does not tell which came first, so what it drops is not kept; with selectors nothing of it is.
+
+    Scenario 6.
+    """
     asking = asyncio.create_task(near.get_many(["a", "b"]))
     batch = await scripted.next_batch()
     reply = pb.Reply(id=batch.id, records=[record(b"a"), record(b"b")], near=True)
@@ -518,13 +521,55 @@ async def test_unknown_selector_covers_the_namespace(scripted: ScriptedNode, nea
 
 
 async def test_lost_session_drops_its_copies(scripted: ScriptedNode, near: CacheClient) -> None:
-    """What came over a stream that has ended is not served, nor after the next one has begun."""
+    """What came over a stream that has ended is not served, nor after the next one has begun. Scenario 10."""
     await read(scripted, near, "a")
     scripted.hang_up()
     await eventually(lambda: copies(near, "a") == "")
     asking = asyncio.create_task(near.get("a"))
     await scripted.answer([b"new"], near=True)
     assert await asking == b"new"
+
+
+async def test_failed_drop_ends_the_session(
+    scripted: ScriptedNode, near: CacheClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that fails to drop what it is told drops all of that node, and acknowledges nothing. Scenario 17.
+
+    It says what has failed, and opens its session to the node again, whichever of its tasks held the former one.
+    """
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    drop_many = NearCache.drop_many
+
+    def fail(self: NearCache, namespace: str, keys: Any) -> None:
+        if b"x" in keys:
+            raise ValueError("a defect")
+        drop_many(self, namespace, keys)
+
+    monkeypatch.setattr(NearCache, "drop_many", fail)
+    router = near._engine.router
+
+    async def fail_once() -> None:
+        await eventually(lambda: router.ready_count == 2)
+        await leased(near)
+        session, sessions = router._ready[scripted.name], scripted.sessions
+        asking = asyncio.create_task(near._started().many(near._group(1, None, None), [b"b"]))
+        await scripted.answer([b"v"], near=True)
+        await asking
+        assert copies(near, "b") == "b"
+        await scripted.send(invalidations=[dropping(b"x", b"b")], sequence=1)
+        await eventually(lambda: router._ready.get(scripted.name) is not session)
+        assert copies(near, "b") == ""
+        await eventually(lambda: scripted.sessions > sessions)
+
+    async with scripted_node("node-1") as other:  # with another node at hand nobody looks for nodes anew
+        scripted.view = other.view = view_message(2, (scripted.name, scripted.address), (other.name, other.address))
+        other.lease_ms = LEASE_MS
+        await scripted.send(view=scripted.view)
+        for _ in range(3):
+            await fail_once()
+    assert scripted.acknowledged == []
+    assert [type(context["exception"]) for context in failures] == [ValueError] * 3
 
 
 async def test_copies_of_before_the_own_write_are_gone(scripted: ScriptedNode, near: CacheClient) -> None:
@@ -579,7 +624,7 @@ def boot(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 async def test_lease_counts_from_the_question(scripted: ScriptedNode, boot: ManualClock) -> None:
-    """However late the answer comes: the lease is over when its time since the question is."""
+    """However late the answer comes: the lease is over when its time since the question is. Scenario 7."""
     scripted.beats = False
     async with CacheClient(scripted.address, timeout_s=10) as client:
         await client.view()

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, Operation
@@ -33,9 +34,12 @@ class Context:
         self.frames: list[session_pb2.ServerFrame] = []
         self.free = asyncio.Event()
         self.free.set()
+        self.waiting = False
 
     async def write(self, frame: session_pb2.ServerFrame) -> None:
+        self.waiting = True
         await self.free.wait()
+        self.waiting = False
         self.frames.append(frame)
 
 
@@ -272,8 +276,54 @@ async def test_sequence_numbers_have_no_gaps(rig: Rig) -> None:
         assert frame.sequence == last
 
 
+async def test_failed_word_leaves_a_gap(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word to drop that cannot be sent has a number all the same: the client sees that it is missing. Scenario 17."""
+    client = await rig.client()
+    await put(rig.node, b"k", b"v")
+    await client.read(b"k")
+
+    def fail(*_: object) -> None:
+        raise ValueError("a defect")
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(session, "invalidation_to_wire", fail)
+        writing = asyncio.create_task(put(rig.node, b"k", b"w"))
+        assert not await settled(writing)
+    assert [line["event"] for line in logs] == ["invalidation_failed"]
+    client.send(heartbeat=common_pb2.Heartbeat(nonce=2))
+    await eventually(lambda: client.frames[-1].heartbeat.nonce == 2)
+    assert (client.frames[-1].sequence, client.told()) == (1, [])
+    assert not await settled(writing), "the client may serve its copy until it has seen the gap"
+    client.send(acknowledged=1)
+    assert not (await writing).failures
+
+
+async def test_lease_does_not_overtake_an_invalidation(rig: Rig) -> None:
+    """What was invalidated before a heartbeat was answered is told before the answer, or with it. Scenario 8."""
+    client = await rig.client()
+    for number in range(50):
+        key = b"k%d" % number
+        await put(rig.node, key, b"v")
+        await client.read(key)
+        client.hold()
+        waits_at = len(client.frames)
+        client.send(batches=[common_pb2.Batch(id=1, operation=GET, keys=[key])])  # its reply is held
+        await eventually(lambda: client.context.waiting)
+        writing = asyncio.create_task(put(rig.node, key, b"w"))
+        assert not await settled(writing)
+        client.send(heartbeat=common_pb2.Heartbeat(nonce=number + 2))
+        client.let_go()
+        await eventually(partial(answered, client, waits_at))
+        frames = client.frames[waits_at:]
+        told_at = next(at for at, frame in enumerate(frames) if frame.invalidations)
+        granted_at = next(at for at, frame in enumerate(frames) if frame.heartbeat.answer)
+        assert told_at <= granted_at
+        client.send(acknowledged=client.frames[-1].sequence)
+        await writing
+
+
 async def test_replies_before_an_invalidation_leave_with_it(rig: Rig) -> None:
-    """A record that was read before its key changed never comes in a frame after the word to drop it."""
+    """A record that was read before its key changed never comes in a frame after the word to drop it. Scenario 6."""
     client = await rig.client()
     await put(rig.node, b"k", b"v")
     client.hold()
