@@ -63,7 +63,10 @@ async def test_heavy_items_are_split() -> None:
 
 
 async def test_a_cancelled_caller_leaves_the_others_right() -> None:
-    """Cancelled before the batch leaves, while it is under way, or not at all: each caller's results are its own."""
+    """Cancelled before the batch leaves, while it is under way, or not at all: each caller's results are its own.
+
+    Scenario 43.
+    """
     runs = Runs()
     runs.gate.clear()
     batch = batcher(runs)
@@ -150,7 +153,7 @@ async def test_a_slow_store_gets_the_next_batch_before_the_last_has_come_back() 
 
 
 async def test_slots_bound_the_batches_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more batches run at once than there are slots; what comes meanwhile leaves as one."""
+    """No more batches run at once than there are slots; what comes meanwhile leaves as one. Scenario 39."""
     monkeypatch.setattr(batching, "_PATIENCE_S", 0.0)
     runs = Runs()
     runs.gate.clear()

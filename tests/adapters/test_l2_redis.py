@@ -110,7 +110,7 @@ async def test_a_big_call_is_split(store: RedisL2) -> None:
 
 
 async def test_cancelled_callers_leave_the_others_right(store: RedisL2) -> None:
-    """Cancelling callers in the middle of round trips never gives anybody another's reply."""
+    """Cancelling callers in the middle of round trips never gives anybody another's reply. Scenario 43."""
     await store.write(NS, [put(b"%d" % number, b"%d" % number, 1) for number in range(50)])
     for attempt in range(40):
         tasks = [asyncio.create_task(store.read(NS, [b"%d" % number])) for number in range(50)]
@@ -187,7 +187,7 @@ async def test_lost_scripts_are_loaded_again(store: RedisL2) -> None:
 
 
 async def test_full_server_forgets_instead_of_failing(own: RedisServer) -> None:
-    """A server without room takes a write as a drop: it holds nothing older than what was acknowledged."""
+    """A server without room takes a write as a drop: it holds nothing older than what was acknowledged. Scenario 40."""
     l2 = store_at(own.url)
     await l2.write(NS, [put(b"k", b"old", 1, ttl_s=math.inf)])
     await l2._client.config_set("maxmemory-policy", "noeviction")
@@ -201,7 +201,10 @@ async def test_full_server_forgets_instead_of_failing(own: RedisServer) -> None:
 
 
 async def test_frozen_server_costs_the_limit(own: RedisServer) -> None:
-    """All calls to a frozen server end with `L2Unavailable` at about the limit, and work again when it thaws."""
+    """All calls to a frozen server end with `L2Unavailable` at about the limit, and work again when it thaws.
+
+    Scenario 39.
+    """
     l2 = store_at(own.url, timeout_s=0.2)
     await until_it_works(l2)
     own.freeze()

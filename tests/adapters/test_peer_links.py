@@ -247,7 +247,7 @@ async def test_another_cluster_is_refused(start: Any) -> None:
 
 
 async def test_twin_is_refused(start: Any) -> None:
-    """Another process with this node's id is not taken for a peer, and the log says where it is."""
+    """Another process with this node's id is not taken for a peer, and the log says where it is. Scenario 31."""
     a, twin = await start("a"), await start("a", incarnation="2")
     with capture_logs() as logs:
         a.links.set_seeds([twin.me.address])

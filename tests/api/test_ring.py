@@ -83,7 +83,7 @@ def test_the_order_of_members_is_irrelevant(order: list[str], some: list[bytes])
 
 @pytest.mark.parametrize("count", range(1, 9))
 def test_a_joining_member_takes_its_share_and_nothing_else_moves(count: int) -> None:
-    """Every key that moves goes to the new member, and no more of them than 1.25 times the ideal share."""
+    """Every key that moves goes to the new member, and no more of them than 1.25 times the ideal share. Scenario 25."""
     before, after = ring(even(count)), ring(even(count + 1))
     moved = [key for key in KEYS if before.owner(key) != after.owner(key)]
     assert {after.owner(key) for key in moved} == {f"node-{count}"}

@@ -43,7 +43,10 @@ def test_a_delay_lies_between_zero_and_its_limit_and_before_the_deadline(retry: 
 
 
 def test_jitter_is_full() -> None:
-    """Delays fill the whole range from zero, so that clients that failed together do not come back together."""
+    """Delays fill the whole range from zero, so that clients that failed together do not come back together.
+
+    Scenario 11.
+    """
     rng = Random(1)
     schedule = Schedule(first_s=1.0)
     delays = [schedule.delay_s(0, rng, now=0.0, deadline=math.inf) for _ in range(1000)]

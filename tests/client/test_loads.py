@@ -168,7 +168,7 @@ async def test_client_that_dies_is_replaced(server: Server) -> None:
 
 
 async def test_slow_leader_is_replaced_at_the_leases_end(server: Server, cache: CacheClient) -> None:
-    """A load that outlives its lease is not waited for, and what it brings then is not stored."""
+    """A load that outlives its lease is not waited for, and what it brings then is not stored. Scenario 4."""
     slow, quick = Origin("old"), Origin("new")
     slow.go.clear()
     leader = asyncio.create_task(cache.get_or_load("k", slow, lease_s=0.05))

@@ -69,7 +69,7 @@ async def test_server_starts_after_the_client() -> None:
 
 
 async def test_server_restarts_on_its_port() -> None:
-    """The next life of a cluster, whose epochs begin anew, is taken; what the first one kept is gone."""
+    """The next life of a cluster, whose epochs begin anew, is taken; what the first one kept is gone. Scenario 10."""
     port = free_port()
     async with CacheClient(f"127.0.0.1:{port}", timeout_s=20) as client:
         async with running_server(node__listen=f"127.0.0.1:{port}"):

@@ -146,7 +146,7 @@ async def test_own_expiry_alone_is_no_change(meeting: Meeting) -> None:
 
 
 async def test_twin_is_refused_with_the_address_of_the_other(meeting: Meeting) -> None:
-    """A live member with the same id elsewhere is named; the view is not touched."""
+    """A live member with the same id elsewhere is named; the view is not touched. Scenario 31."""
     view = await meeting.renew(member("a", "1", address="10.0.0.1:7401"))
     with pytest.raises(RegistryError, match=r"10\.0\.0\.1:7401"):
         await meeting.renew(member("a", "2", address="10.0.0.2:7401"))
@@ -215,7 +215,10 @@ async def test_epoch_and_seed_outlive_all_members(meeting: Meeting) -> None:
 
 
 async def test_lost_history_goes_on_from_what_a_node_knows(meeting: Meeting) -> None:
-    """An empty registry takes the known members over: nobody becomes a cluster of one, no epoch is given out twice."""
+    """An empty registry takes the known members over: nobody becomes a cluster of one, no epoch is given out twice.
+
+    Scenario 33.
+    """
     await meeting.renew(member("b"))
     known = await meeting.renew(member("a"))
     await meeting.forget()

@@ -13,7 +13,7 @@ from cachenode.core.load_backoff import LoadBackoff
 
 
 def test_detached_flight_does_not_end_its_successor() -> None:
-    """After a write the next caller leads a flight of its own, which the end of the first leaves alone."""
+    """After a write the next caller leads a flight of its own, which the end of the first leaves alone. Scenario 5."""
     flights: Flights[str] = Flights()
     first = flights.lead(b"k", 1, None, math.inf)
     flights.detach(b"k")

@@ -73,7 +73,10 @@ def owned(view: View, name: str = "a") -> set[bytes]:
 
 
 def test_paused_former_owner() -> None:
-    """A member that stands still is waited for until its lease must be over, counted from the first tick."""
+    """A member that stands still is waited for until its lease must be over, counted from the first tick.
+
+    Scenario 24.
+    """
     node = One("a", "b", "c").settled(1, "a", "b", "c")
     node.sees(2, "a", "b")
     node.settling.left(("c", "1"))
@@ -98,7 +101,10 @@ def test_silent_member_is_given_up_with_the_view_that_leaves_it_out() -> None:
 
 
 def test_one_way_partition() -> None:
-    """An owner that cannot reach the registry, but is linked, acts until its lease is over: it is waited for."""
+    """An owner that cannot reach the registry, but is linked, acts until its lease is over: it is waited for.
+
+    Scenario 26.
+    """
     node = One("a", "b").settled(1, "a", "b")
     node.sees(2, "a")
     assert node.blocked() == owned(view_of(2, "a")) - owned(view_of(1, "a", "b"))

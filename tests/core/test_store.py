@@ -152,7 +152,7 @@ def test_the_short_header_agrees_with_the_contract() -> None:
 
 
 def test_an_expired_entry_is_absent_and_dropped_when_read(store: Store) -> None:
-    """At its deadline an entry is gone for get, get_many and peek, and the read drops it."""
+    """At its deadline an entry is gone for get, get_many and peek, and the read drops it. Scenario 20."""
     for key in KEYS[:3]:
         put(store, key, deadline=10.0)
     assert store.get(KEYS[0], 9.99)

@@ -50,7 +50,7 @@ def test_overflow_becomes_a_floor_for_as_long_as_needed() -> None:
     st.integers(1, 4),
 )
 def test_never_forgets_too_early(removals: list[tuple[bytes, int]], limit: int) -> None:
-    """Whatever the limit, a removal younger than its time refuses all that is as old."""
+    """Whatever the limit, a removal younger than its time refuses all that is as old. Scenario 18."""
     tombstones, now, noted = Tombstones(keep_s=5, limit=limit), 0.0, list[tuple[bytes, int, float]]()
     for version, (key, wait) in enumerate(removals, 1):
         now += wait

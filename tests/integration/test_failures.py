@@ -49,7 +49,10 @@ async def view_of(address: str) -> admin_pb2.GetViewResponse:
 
 @pytest.mark.parametrize("victim", ["node-0", "node-2"])
 async def test_killed_node_costs_no_call_and_no_wrong_value(tmp_path: Path, victim: str) -> None:
-    """kill -9 under load: no wrong value; no failed call with misses for errors; with errors raised, none after 6 s."""
+    """kill -9 under load: no wrong value; no failed call with misses for errors; with errors raised, none after 6 s.
+
+    Scenario 21.
+    """
     async with LocalCluster(nodes=3, directory=tmp_path, memory="64MiB") as cluster:
         survivor = next(node.address for node in cluster.nodes if node.id != victim)
         async with (
@@ -100,7 +103,10 @@ async def test_keys_of_a_dead_member_are_served_from_l2(tmp_path: Path) -> None:
 
 
 async def test_frozen_node_is_noticed(tmp_path: Path) -> None:
-    """A node that is stopped but not dead is seen as silent within 2.5 s, and no call waits longer than its timeout."""
+    """A node that is stopped but not dead is seen as silent within 2.5 s, and no call waits longer than its timeout.
+
+    Scenario 22.
+    """
     async with LocalCluster(nodes=3, directory=tmp_path, memory="64MiB") as cluster:
         others = [node.address for node in cluster.nodes if node.id != "node-1"]
         async with CacheClient(cluster.address, on_error="miss", timeout_s=0.5) as client:

@@ -35,7 +35,10 @@ async def test_a_client_that_only_asked_for_the_view_closes(tmp_path: Path) -> N
 
 
 async def test_nodes_outlive_their_l2(tmp_path: Path) -> None:
-    """Without L2 the nodes go on with what they have; it comes back where it was, and they use it again."""
+    """Without L2 the nodes go on with what they have; it comes back where it was, and they use it again.
+
+    Scenario 33.
+    """
     async with LocalCluster(nodes=2, directory=tmp_path / "c") as cluster, CacheClient(cluster.address) as client:
         await client.set("k", 1)
         url, first = cluster.l2_url, cluster.l2_pid

@@ -1,4 +1,4 @@
-"""Every node is restarted in good order, one after the other, while clients go on (scenario 30)."""
+"""Every node is restarted in good order, one after the other, while clients go on."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ class Reader:
 async def test_rolling_restart_costs_no_call(
     tmp_path: Path, near_cache: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No failed call, no stale read, and never a second in which less than 80 % of the reads find their value."""
+    """No failed call, no stale read, and never a second in which less than 80 % of the reads find their value.
+
+    Scenario 30.
+    """
     monkeypatch.setenv("CACHENODE_L2__TIMEOUT_S", "1.0")  # two busy cores; this is not about a slow L2
     async with (
         LocalCluster(nodes=3, directory=tmp_path, memory="64MiB") as cluster,

@@ -15,7 +15,10 @@ from tests.support.loading_clients import answers, go, loads, processes
 
 
 async def test_a_thousand_callers_load_once(tmp_path: Path) -> None:
-    """1,000 concurrent callers in 4 processes over 3 nodes cause exactly one load, and all get its value."""
+    """1,000 concurrent callers in 4 processes over 3 nodes cause exactly one load, and all get its value.
+
+    Scenario 2.
+    """
     log = tmp_path / "loads"
     async with LocalCluster(nodes=3, directory=tmp_path / "c") as cluster:
         addresses = ",".join(node.address for node in cluster.nodes)
@@ -28,7 +31,7 @@ async def test_a_thousand_callers_load_once(tmp_path: Path) -> None:
 
 
 async def test_a_killed_loader_is_replaced_at_once(tmp_path: Path) -> None:
-    """The process that loads is killed: another loads long before the lease ends, and nobody fails."""
+    """The process that loads is killed: another loads long before the lease ends, and nobody fails. Scenario 3."""
     log = tmp_path / "loads"
     async with LocalCluster(nodes=3, directory=tmp_path / "c") as cluster:
         async with processes(3, cluster.address, "two", 20, 1.0, log) as callers:
@@ -46,7 +49,10 @@ async def test_a_killed_loader_is_replaced_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_killed_owner_fails_nobody(tmp_path: Path) -> None:
-    """The node that owns the key is killed during the load: callers go on with its successor, and all get a value."""
+    """The node that owns the key is killed during the load: callers go on with its successor, and all get a value.
+
+    Scenario 3.
+    """
     log = tmp_path / "loads"
     async with LocalCluster(nodes=3, directory=tmp_path / "c") as cluster:
         async with CacheClient(cluster.address) as client:

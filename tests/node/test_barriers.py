@@ -184,7 +184,7 @@ async def test_nothing_builds_on_what_is_covered(what: str, l2: bool) -> None:
 
 @pytest.mark.parametrize("kind", [PREFIX, TAG, NAMESPACE])
 async def test_load_begun_before_a_barrier_is_not_stored(kind: SelectorKind) -> None:
-    """Its waiters get the value; it is not stored; who asks after the barrier begins a new flight."""
+    """Its waiters get the value; it is not stored; who asks after the barrier begins a new flight. Scenario 19."""
     cluster = Cluster("a", "b")
     (key,) = owned_by(cluster.view, "a")
     node, text = cluster.nodes["a"], dict(SELECTORS)[kind]
@@ -208,7 +208,7 @@ async def test_load_begun_before_a_barrier_is_not_stored(kind: SelectorKind) -> 
 @pytest.mark.parametrize("before", ["empty", "walked", "walking"])
 @pytest.mark.parametrize("what", ["fulfil", "touch"])
 async def test_barrier_during_set_is_not_undone(what: str, before: str) -> None:
-    """A value from before a barrier that L2 is taking just now does not appear in memory after it."""
+    """A value from before a barrier that L2 is taking just now does not appear in memory after it. Scenario 19."""
     cluster = Cluster("a")
     node, held = cluster.nodes["a"], cluster.held["a"]
     namespace = node.namespaces.get("default")
@@ -673,7 +673,10 @@ async def test_endless_values_are_swept_too() -> None:
 
 
 async def test_lost_history_is_replayed_by_all() -> None:
-    """L2 that has older values again is believed once every node has brought it what it wrote, and the barriers."""
+    """L2 that has older values again is believed once every node has brought it what it wrote, and the barriers.
+
+    Scenarios 33 and 38.
+    """
     cluster = Cluster("a", "b")
     keys = cluster.one_each()
     for key in [*keys, b"barred"]:

@@ -173,7 +173,7 @@ async def test_holder_without_a_live_lease_is_not_waited_for() -> None:
 
 
 async def test_expired_lease_ends_the_wait() -> None:
-    """A holder that says nothing holds a writer up until its lease is over, and not longer."""
+    """A holder that says nothing holds a writer up until its lease is over, and not longer. Scenario 7."""
     node, clock = node_with(l2=False)
     await put(node, b"k", b"1")
     session = NearSession(node)
@@ -188,7 +188,7 @@ async def test_expired_lease_ends_the_wait() -> None:
 
 
 async def test_laggard_holds_up_writers_of_one_lease_only() -> None:
-    """While a holder is silent its lease is not renewed: who writes after that waits for nobody."""
+    """While a holder is silent its lease is not renewed: who writes after that waits for nobody. Scenario 7."""
     node, clock = node_with(l2=False)
     await put(node, b"a", b"1")
     await put(node, b"b", b"1")
@@ -295,7 +295,10 @@ async def test_stream_that_ends_during_the_wait() -> None:
 
 
 async def test_write_is_not_acknowledged_without_the_right_to() -> None:
-    """A node that has lost its ownership lease, or the key, while it waited does not say that the write is done."""
+    """A node that has lost its ownership lease, or the key, while it waited does not say that the write is done.
+
+    Scenario 23.
+    """
     node, clock = node_with(l2=False)
     await put(node, b"k", b"1")
     session = NearSession(node)

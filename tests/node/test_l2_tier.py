@@ -54,7 +54,7 @@ class Rig:
 
 
 async def test_writes_while_away_are_replayed_before_trust() -> None:
-    """A key written while L2 was away does not show its former value after L2 is back."""
+    """A key written while L2 was away does not show its former value after L2 is back. Scenario 33."""
     rig = Rig()
     await rig.set(b"k", b"old")
     await rig.set(b"other", b"kept")

@@ -110,7 +110,10 @@ async def test_loaded_value_is_written_through_to_l2() -> None:
 
 
 async def test_write_during_a_load_detaches_it() -> None:
-    """Who waited gets the loaded value; it is not stored, neither in memory nor in L2, and the written one stays."""
+    """Who waited gets the loaded value; it is not stored, neither in memory nor in L2, and the written one stays.
+
+    Scenario 1.
+    """
     clock = ManualClock()
     l2 = MemoryL2(clock)
     node = new_node("a", clock, l2=l2)
@@ -126,7 +129,10 @@ async def test_write_during_a_load_detaches_it() -> None:
 
 
 async def test_delete_during_a_load_makes_the_next_caller_load_again() -> None:
-    """After a delete the flight under way serves those who waited; who asks now leads a flight of its own."""
+    """After a delete the flight under way serves those who waited; who asks now leads a flight of its own.
+
+    Scenario 5.
+    """
     node = new_node("a", ManualClock(), l2=MemoryL2(ManualClock()))
     old = await token_for(node)
     waiting = await waiter_on(node)
@@ -186,7 +192,10 @@ async def test_delete_while_a_load_lands_wins() -> None:
 
 
 async def test_load_from_before_a_delete_is_not_stored_while_that_is_under_way() -> None:
-    """A delete voids the loads under way when it begins: what they bring meanwhile would outlive it in L2."""
+    """A delete voids the loads under way when it begins: what they bring meanwhile would outlive it in L2.
+
+    Scenario 1.
+    """
     clock = ManualClock()
     l2 = HeldL2(MemoryL2(clock))
     node = new_node("a", clock, l2=l2)
@@ -226,7 +235,7 @@ async def test_lease_that_ends_while_its_value_is_stored() -> None:
 
 
 async def test_late_holder_stores_nothing() -> None:
-    """When a lease ends another leads; the first holder's value, should it come, is nobody's."""
+    """When a lease ends another leads; the first holder's value, should it come, is nobody's. Scenario 4."""
     clock = ManualClock()
     node = new_node("a", clock)
     token = await token_for(node, lease_s=2.0)
@@ -256,7 +265,7 @@ async def test_loops_end_leases() -> None:
 
 
 async def test_holder_that_is_gone_is_replaced_at_once() -> None:
-    """The end of a holder's session lets one of those who wait lead, and leaves other holders alone."""
+    """The end of a holder's session lets one of those who wait lead, and leaves other holders alone. Scenario 3."""
     node = new_node("a", ManualClock())
     await token_for(node, holder="gone")
     kept = await token_for(node, b"other", holder="here")

@@ -269,7 +269,7 @@ async def test_answer_with_an_older_view_renews_nothing(
 async def test_lease_runs_out_without_the_registry(
     registry: Registry, placement: Placement, new: NewMembership, clock: ManualClock
 ) -> None:
-    """While the registry cannot be reached the lease ends when its time is over, though the view stays."""
+    """While the registry cannot be reached the lease ends when its time is over, though the view stays. Scenario 27."""
     await new().start()
     await eventually(lambda: placement.ready)
     registry.view = None
@@ -283,7 +283,10 @@ async def test_lease_runs_out_without_the_registry(
 
 
 async def test_frozen_node_is_fenced_until_it_has_renewed(placement: Placement, clock: ManualClock) -> None:
-    """A node that stood still for longer than its lease is fenced when it wakes, and comes back with nothing kept."""
+    """A node that stood still for longer than its lease is fenced when it wakes, and comes back with nothing kept.
+
+    Scenario 22.
+    """
     registry = MemoryRegistry(clock)
     membership = RegistryMembership(registry, placement, clock, renew_s=3_600.0)
     await membership.start()

@@ -155,7 +155,10 @@ async def test_resigned_is_for_good() -> None:
 
 
 async def test_settle_wakes_all_who_wait() -> None:
-    """Whoever waits for the gained keys is woken by the last word, and not before; later callers do not wait."""
+    """Whoever waits for the gained keys is woken by the last word, and not before; later callers do not wait.
+
+    Scenario 24.
+    """
     placement = Placement(member("a"))
     placement.apply(view_of(1, "a", "b"))
     waiting = [asyncio.create_task(placement.settle()) for _ in range(3)]

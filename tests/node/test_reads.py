@@ -89,7 +89,10 @@ async def test_hot_keys_of_other_nodes_are_copied() -> None:
 
 
 async def test_wrong_node_asks_the_owner_once() -> None:
-    """A read at the wrong node is forwarded in one request; from a peer it is refused; nothing is kept by the asker."""
+    """A read at the wrong node is forwarded in one request; from a peer it is refused; nothing is kept by the asker.
+
+    Scenario 28.
+    """
     clock = ManualClock()
     peers, both = DirectPeers(), view_of(1, "a", "b")
     a, b = (new_node(name, clock, peers=peers, view=both) for name in ("a", "b"))
@@ -180,7 +183,10 @@ async def test_cancelled_fill_gives_its_token_back() -> None:
 
 
 async def test_a_long_fill_hands_over_in_portions_and_a_write_in_between_wins() -> None:
-    """The first keys are answered before the last are stored; a key written meanwhile keeps what was written."""
+    """The first keys are answered before the last are stored; a key written meanwhile keeps what was written.
+
+    Scenario 1.
+    """
     clock = ManualClock()
     l2 = MemoryL2(clock)
     node = new_node("a", clock, l2=l2)

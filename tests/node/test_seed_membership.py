@@ -232,7 +232,10 @@ async def test_alone_there_is_nobody_to_be_fenced_against() -> None:
 
 
 async def test_lease_needs_a_majority() -> None:
-    """A node keeps its lease while most of its view answers, itself among them, and loses it when fewer do."""
+    """A node keeps its lease while most of its view answers, itself among them, and loses it when fewer do.
+
+    Scenario 26.
+    """
     world = await joined("a", "b", "c", "d")
     assert world.fenced() == set()
     world.cut("a", "b")

@@ -161,7 +161,10 @@ async def test_set_refused_by_a_newer_owner_fails() -> None:
 
 
 async def test_set_voids_the_fill() -> None:
-    """A fill that read the old value before a set, and comes back after it, does not bring the old value back."""
+    """A fill that read the old value before a set, and comes back after it, does not bring the old value back.
+
+    Scenario 1.
+    """
     clock = ManualClock()
     l2 = HeldL2(MemoryL2(clock))
     node = new_node("a", clock, l2=l2)
@@ -181,7 +184,7 @@ async def test_set_voids_the_fill() -> None:
 
 
 async def test_delete_voids_the_fill() -> None:
-    """A fill under way during a delete stores nothing."""
+    """A fill under way during a delete stores nothing. Scenario 1."""
     clock = ManualClock()
     l2 = HeldL2(MemoryL2(clock))
     node = new_node("a", clock, l2=l2)
@@ -239,7 +242,10 @@ async def test_touch_during_set_does_not_undo_it() -> None:
 
 
 async def test_set_across_a_view_change_is_not_acknowledged_by_the_former_owner() -> None:
-    """A key that moves away while its set is on its way to L2 is answered NOT_OWNER and not kept in memory."""
+    """A key that moves away while its set is on its way to L2 is answered NOT_OWNER and not kept in memory.
+
+    Scenario 23.
+    """
     clock = ManualClock()
     l2 = HeldL2(MemoryL2(clock))
     both = view_of(2, "a", "b")
@@ -259,7 +265,7 @@ async def test_set_across_a_view_change_is_not_acknowledged_by_the_former_owner(
 
 
 async def test_writes_are_forwarded_once() -> None:
-    """A write at the wrong node goes to the owner; one that came from a peer is refused instead."""
+    """A write at the wrong node goes to the owner; one that came from a peer is refused instead. Scenario 28."""
     clock = ManualClock()
     peers, both = DirectPeers(), view_of(1, "a", "b")
     a, b = (new_node(name, clock, peers=peers, view=both) for name in ("a", "b"))
