@@ -3,7 +3,8 @@
 There is one link per pair. Under a view the member with the smaller id dials; but who is in its first view dials all
 of them, for the others have not heard of it yet, and its keys wait for their word. With seeds, where ids are not known
 before somebody answers, everybody dials every seed; of two links between the same incarnations the one that the
-smaller id dialled stays.
+smaller id dialled stays. Seeds may be few or old, as DNS is for a while: who is told a view of others by one of them
+dials all of its members, until it has a newer view itself (``test_members_of_a_view_that_a_seed_tells_are_dialled``).
 
 A dialled stream is always cancelled when its link ends: grpcio 1.83 and later keep the handler of a dropped stream
 running on the other side.
@@ -83,6 +84,8 @@ class PeerLinks:
         self._leaving: set[asyncio.Task[None]] = set()
         """Dialers of former members, as long as something is under way."""
         self._seeds: set[str] = set()
+        self._told_of: set[str] = set()
+        """Addresses of members of a view that does not name this node, which a peer has told."""
         self._own_addresses = {self.me.address}
         self._beating: asyncio.Task[None] | None = None
 
@@ -189,7 +192,10 @@ class PeerLinks:
         return 0 if link.dialled == (self.me.id < link.peer.id) else 1
 
     def viewed(self, peer: Member, view: View) -> None:
-        """Pass a peer's view on."""
+        """Pass a peer's view on. With seeds, meet the members of one that does not name this node."""
+        if self._seeds and self.me.id not in view.by_id:
+            self._told_of.update(member.address for member in view.members)
+            self._adjust_dialers()
         if self.events is not None:
             self.events.peer_view(peer, view)
 
@@ -234,6 +240,7 @@ class PeerLinks:
     def view_changed(self, former: View | None, view: View) -> None:
         """Dial the members of a new view, and tell it to the peers. To be called whenever a view comes in force."""
         self._view = view
+        self._told_of.clear()
         self._adjust_dialers(joining=former is None)
         for link in self._links.values():
             link.send_view(view)
@@ -247,7 +254,7 @@ class PeerLinks:
 
     def _adjust_dialers(self, *, joining: bool = False) -> None:
         """Dial seeds and members with larger ids; and, once dialled, the others as long as they are members."""
-        wanted = set(self._seeds)
+        wanted = self._seeds | self._told_of
         for member in self._view.members if self._view is not None else ():
             if joining or member.id > self.me.id or member.address in self._dialers:
                 wanted.add(member.address)

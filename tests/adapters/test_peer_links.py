@@ -265,6 +265,25 @@ async def test_own_address_among_the_seeds_is_forgotten(start: Any) -> None:
     assert a.events == []
 
 
+async def test_members_of_a_view_that_a_seed_tells_are_dialled(start: Any) -> None:
+    """Whose one seed tells a view without it meets the others of that view too, and no more once it has a newer one.
+
+    Scenario 32.
+    """
+    a, b, c = [await start(name) for name in "abc"]
+    gone = Member("d", "1", "127.0.0.1:1")
+    for peer in (a, b):
+        peer.placement.apply(View(1, SEED, (a.me, b.me, gone)))
+    await eventually(lambda: (a.linked(), b.linked()) == (["b"], ["a"]))
+    c.links.set_seeds([b.me.address])
+    await eventually(lambda: (a.linked(), c.linked()) == (["b", "c"], ["a", "b"]))
+    assert gone.address in c.links._dialers
+    for peer in (a, b, c):
+        peer.placement.apply(view_with(2, a, b, c))
+    assert gone.address not in c.links._dialers
+    assert (a.linked(), b.linked(), c.linked()) == (["b", "c"], ["a", "c"], ["a", "b"])
+
+
 async def test_two_links_between_a_pair_end_as_one(start: Any) -> None:
     """Both dial each other, as seeds make them do: one link stays, the one that the smaller id dialled."""
     a, b = await start("a"), await start("b")
@@ -394,6 +413,7 @@ async def test_silent_peer_is_dropped(start: Any) -> None:
         return "down b" in a.events
 
     b.links._links["a"]._outbox._write = frozen
+
     with capture_logs() as logs:
         await eventually(down_some_time_later)
     assert [line["peer"] for line in logs if line["event"] == "peer_silent"] == ["b"]

@@ -1,4 +1,4 @@
-"""Nodes that find each other without a registry, as real processes."""
+"""Nodes that find each other without a registry: as real processes, and with a name server that the test makes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
+import pytest
 from grpc import aio
 
+from cachenode import assembly
+from cachenode.adapters.seeds import DnsSeeds
 from cachenode.cli.child import Child
 from cachenode.cli.ports import free_ports
 from cachenode_api.v1 import admin_pb2, admin_pb2_grpc
 from cachenode_client import CacheClient
 from tests.integration.load import until
+from tests.support.server import running_server
 
 
 @contextlib.asynccontextmanager
@@ -77,3 +82,44 @@ async def test_static_nodes_that_start_together_end_in_one_view(tmp_path: Path) 
             flags += ["--seed", address]
         await children[0].start([*flags, "--id", "node-0", "--listen", addresses[0]], timeout_s=20)
         await until(together, 10, "the member is back")
+
+
+async def test_newcomer_joins_though_dns_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of which DNS does not tell the others yet is a member of all within 5 s, and finds what they have.
+
+    Scenario 32. It has an old answer too: one of the two nodes that are there, and an address where nobody is.
+    """
+    ports = free_ports(4)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+
+    def node(number: int, *known: str) -> contextlib.AbstractAsyncContextManager[object]:
+        async def look_up(_host: str, _port: int) -> list[str]:
+            return list(known)
+
+        monkeypatch.setattr(assembly, "DnsSeeds", partial(DnsSeeds, look_up=look_up))
+        return running_server(
+            node__id=f"node-{number}",
+            node__listen=addresses[number],
+            cluster__discovery="dns",
+            cluster__dns_name="cache.example:7401",
+        )
+
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(2):
+            await stack.enter_async_context(node(number, *addresses[:2]))
+        client = await stack.enter_async_context(CacheClient(addresses[0], timeout_s=10))
+        await client.view()
+        await until(lambda: client.stats()["nodes_connected"] == 2, 10, "two nodes in one view")
+        names = {f"k{n}": n for n in range(300)}
+        await client.set_many(names)
+        await stack.enter_async_context(node(2, addresses[1], addresses[3]))
+
+        async def together() -> bool:
+            return {members for _, members in await views(addresses[:3])} == {("node-0", "node-1", "node-2")}
+
+        assert await until(together, 5.0, "the newcomer is a member of all") < 5.0
+        await client.set_many(dict.fromkeys(names, -1))
+        async with CacheClient(addresses[2], timeout_s=10) as late:
+            await late.view()
+            await until(lambda: late.stats()["nodes_connected"] == 3, 10, "the newcomer's client knows all nodes")
+            assert await late.get_many(names) == dict.fromkeys(names, -1)
