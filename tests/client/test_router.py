@@ -123,6 +123,41 @@ async def test_members_join_and_leave() -> None:
         assert router_of(client).only is not None
 
 
+async def test_client_with_an_old_view_is_served_through_one_node_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that learns of no new member asks the wrong node; that asks the owner, once, and nobody else.
+
+    Scenario 28: the node forwards instead of sending the client away, so there is one hop more and no loop.
+    """
+    ports = [free_port(), free_port()]
+    options: dict[str, Any] = {
+        "cluster.discovery": "static",
+        "cluster.seeds": [f"127.0.0.1:{port}" for port in ports],
+        "cluster.bootstrap_wait_s": 0.2,
+    }
+    async with running_server(**options, node__id="node-0", node__listen=f"127.0.0.1:{ports[0]}") as first:
+        async with CacheClient(first.address, timeout_s=10) as late, CacheClient(first.address, timeout_s=10) as fresh:
+            await late.view()
+            monkeypatch.setattr(router_of(late), "_take_view", lambda _: None)
+            async with running_server(**options, node__id="node-1", node__listen=f"127.0.0.1:{ports[1]}") as second:
+                await fresh.view()
+                await eventually(lambda: router_of(fresh).ready_count == 2)
+                ring = Ring(await fresh.view())
+                keys = [b"k%d" % number for number in range(500)]
+                away = sum(ring.owner(key) == "node-1" for key in keys)
+                for number, key in enumerate(keys):
+                    await late.set(key, number)
+                assert (first.node.forwarded, second.node.forwarded) == (away, 0)
+                for number, key in enumerate(keys):
+                    assert await late.get(key) == number
+                assert (first.node.forwarded, second.node.forwarded) == (2 * away, 0)
+                assert await late.get_many(keys) == {key: number for number, key in enumerate(keys)}
+                assert (first.node.forwarded, second.node.forwarded) == (3 * away, 0)
+                assert await fresh.get_many(keys) == {key: number for number, key in enumerate(keys)}
+                assert (first.node.forwarded, second.node.forwarded) == (3 * away, 0)
+                assert late.stats()["retries"] == 0
+                assert late.stats()["nodes_connected"] == 1
+
+
 # Views and nodes that a test writes.
 
 
