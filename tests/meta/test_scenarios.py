@@ -18,8 +18,6 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 LIST = {*range(1, 41), 43}
 NOT_COVERED = {
-    13: "No node can see that the origin is not committed yet, and there is no helper that invalidates after a commit.",
-    14: "A loader that reads a lagging replica is not told from another: there is no hold-off after an invalidation.",
     16: "Nodes write to no origin yet, so an owner cannot die between its commit and the invalidation.",
     34: "L2 is one server: Sentinel is not spoken yet. Its death and return are scenario 33, its slowness scenario 39.",
     35: "There is no durable mode yet: nothing is acknowledged on the strength of a replica.",
