@@ -58,6 +58,24 @@ class L2Store(Protocol):
     async def barriers(self) -> list[tuple[str, int, Selector]]:
         """Return all barriers that are kept: namespace, position, selector. Old ones may have become wider."""
 
+    async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
+        """Take the lock of a key, or prolong it, so that it ends in `ttl_s` unless it is prolonged again.
+
+        A lock is no value, and no value is a lock: the key itself may have one, or none.
+
+        Args:
+            namespace: Of the key.
+            key: Whose lock.
+            token: Says who has it; nobody else uses the same.
+            ttl_s: Its life.
+
+        Returns:
+            True if `token` has the lock now, False if another has it.
+        """
+
+    async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
+        """Give the lock of a key back, if `token` still has it. Return True if it had."""
+
     async def ping(self) -> None:
         """Return if the store answers."""
 

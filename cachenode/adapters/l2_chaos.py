@@ -85,6 +85,14 @@ class ChaosL2:
         """Return the barriers that are kept, unless a fault strikes."""
         return await self._struck(self._inner.barriers)
 
+    async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
+        """Take a lock, unless a fault strikes."""
+        return await self._struck(lambda: self._inner.lock(namespace, key, token, ttl_s))
+
+    async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
+        """Give a lock back, unless a fault strikes."""
+        return await self._struck(lambda: self._inner.unlock(namespace, key, token))
+
     async def ping(self) -> None:
         """Return if the store inside answers, unless a fault strikes."""
         await self._struck(self._inner.ping)

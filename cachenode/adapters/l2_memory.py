@@ -37,6 +37,7 @@ class MemoryL2:
         self._tombstone_s = tombstone_s
         self._slots: dict[tuple[str, bytes], _Slot] = {}
         self._barriers: dict[tuple[str, Selector], int] = {}
+        self._locks: dict[tuple[str, bytes], tuple[bytes, float]] = {}
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key, None where there is none."""
@@ -79,10 +80,28 @@ class MemoryL2:
         """Return the barriers that are kept."""
         return [(namespace, position, selector) for (namespace, selector), position in self._barriers.items()]
 
+    async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
+        """Take the lock of a key, or prolong it."""
+        now, place = self._clock.now(), (namespace, key)
+        held_by, until = self._locks.get(place, (token, now))
+        if held_by != token and now < until:
+            return False
+        self._locks[place] = token, now + ttl_s
+        return True
+
+    async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
+        """Give the lock of a key back, if the token still has it."""
+        held_by, until = self._locks.get((namespace, key), (b"", 0.0))
+        if held_by != token or self._clock.now() >= until:
+            return False
+        del self._locks[namespace, key]
+        return True
+
     def forget(self) -> None:
         """Begin anew, empty, as a server that was restarted."""
         self.history += 1
         self._slots.clear()
+        self._locks.clear()
         self._barriers.clear()
 
     async def ping(self) -> None:

@@ -3,7 +3,8 @@
 Keys are ``cn:{cluster}:{namespace}:`` followed by the cache key's bytes (neither name may hold a colon, so no two
 pairs meet); values lie in the envelope of `cachenode.core.envelope`. A read is ``TIME`` and ``MGET`` in one go:
 deadlines are compared with the clock of the server that set them. Writes and drops are scripts (`l2_scripts`),
-because "only if newer" must be one step inside the server.
+because "only if newer" must be one step inside the server. The lock of a key is at ``cn:{cluster}:.lock:{namespace}:``
+and the key's bytes: no namespace begins with a dot. Each script touches one key.
 
 A server that is started anew, or another that took its place, may have forgotten what was acknowledged. Each new
 connection asks for the server's run id before anything else, and `history` rises when it is another than before.
@@ -24,7 +25,20 @@ from hiredis import pack_command
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from cachenode.adapters.batching import TurnBatcher
-from cachenode.adapters.l2_scripts import DROP, DROP_SHA, FOLD, FOLD_SHA, NOTE, NOTE_SHA, WRITE, WRITE_SHA
+from cachenode.adapters.l2_scripts import (
+    DROP,
+    DROP_SHA,
+    FOLD,
+    FOLD_SHA,
+    LOCK,
+    LOCK_SHA,
+    NOTE,
+    NOTE_SHA,
+    UNLOCK,
+    UNLOCK_SHA,
+    WRITE,
+    WRITE_SHA,
+)
 from cachenode.adapters.redis_client import check_cluster
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.core.envelope import HEAD_BYTES, TOMBSTONE, decode, head, tail, ttl_ms
@@ -36,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisL2"]
 
 _Command = tuple[Any, ...]
-_LOAD: list[_Command] = [("SCRIPT", "LOAD", script) for script in (WRITE, DROP, NOTE, FOLD)]
+_LOAD: list[_Command] = [("SCRIPT", "LOAD", script) for script in (WRITE, DROP, NOTE, FOLD, LOCK, UNLOCK)]
 _TIME: _Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
@@ -147,6 +161,17 @@ class RedisL2:
         (found,) = await self._looks.submit([None])
         return found
 
+    async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
+        """Take the lock of a key, or prolong it."""
+        lock = self._lock_of(namespace, key)
+        (taken,) = await self._scripts.submit([("EVALSHA", LOCK_SHA, 1, lock, token, ttl_ms(ttl_s))])
+        return bool(taken)
+
+    async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
+        """Give the lock of a key back, if the token still has it."""
+        (given,) = await self._scripts.submit([("EVALSHA", UNLOCK_SHA, 1, self._lock_of(namespace, key), token)])
+        return bool(given)
+
     async def ping(self) -> None:
         """Return if the store answers."""
         await self._pings.submit([None])
@@ -156,6 +181,9 @@ class RedisL2:
         for batcher in (self._reads, self._scripts, self._pings, self._looks):
             await batcher.close()
         await self._client.aclose()
+
+    def _lock_of(self, namespace: str, key: bytes) -> bytes:
+        return f"{self._prefix}.lock:{namespace}:".encode() + key
 
     def _prefix_of(self, namespace: str) -> bytes:
         prefix = self._prefixes.get(namespace)

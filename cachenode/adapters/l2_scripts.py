@@ -1,6 +1,7 @@
 """The scripts that run inside the shared store. Fixed text: nothing is ever pasted into them.
 
-Two of them know the envelope's layout (`cachenode.core.envelope`): format, kind, version (8), deadline (8), the rest.
+WRITE and DROP know the envelope's layout (`cachenode.core.envelope`): format, kind, version (8), deadline (8), the
+rest.
 
 Three traps they avoid:
 
@@ -17,7 +18,20 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["DROP", "DROP_SHA", "FOLD", "FOLD_SHA", "NOTE", "NOTE_SHA", "WRITE", "WRITE_SHA"]
+__all__ = [
+    "DROP",
+    "DROP_SHA",
+    "FOLD",
+    "FOLD_SHA",
+    "LOCK",
+    "LOCK_SHA",
+    "NOTE",
+    "NOTE_SHA",
+    "UNLOCK",
+    "UNLOCK_SHA",
+    "WRITE",
+    "WRITE_SHA",
+]
 
 _HALVES = """
 local FORMAT, VALUE = string.char(0xC2), 0
@@ -104,6 +118,29 @@ return 0
 """
 
 
+LOCK = """#!lua flags=allow-oom
+-- KEYS: the lock. ARGV: token, its life in ms.
+-- Takes the lock if nobody has it, prolongs it for the token that has. Returns 1 if the token has it now, else 0.
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  return 1
+end
+if redis.pcall('GET', KEYS[1]) == ARGV[1] then
+  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return 0
+"""
+
+
+UNLOCK = """#!lua flags=allow-oom
+-- KEYS: the lock. ARGV: token.
+-- Removes the lock if the token has it: after its life it may be another's. Returns 1 if it did, else 0.
+if redis.pcall('GET', KEYS[1]) == ARGV[1] then
+  return redis.call('DEL', KEYS[1])
+end
+return 0
+"""
+
+
 def _sha(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
@@ -112,3 +149,5 @@ WRITE_SHA = _sha(WRITE)
 DROP_SHA = _sha(DROP)
 NOTE_SHA = _sha(NOTE)
 FOLD_SHA = _sha(FOLD)
+LOCK_SHA = _sha(LOCK)
+UNLOCK_SHA = _sha(UNLOCK)

@@ -258,6 +258,24 @@ class L2Tier:
             noted = namespace, selector
             self._barriers[noted] = max(position, self._barriers.get(noted, 0))
 
+    async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
+        """Take the lock of a key, or prolong it (see `L2Store.lock`); True too while the store is away.
+
+        A lock only saves work, so who cannot ask for it goes on without.
+        """
+        if not self.available:
+            return True
+        try:
+            return await self._guard(self._store.lock(namespace, key, token, ttl_s))
+        except L2Unavailable:
+            return True
+
+    async def unlock(self, namespace: str, key: bytes, token: bytes) -> None:
+        """Give the lock of a key back; if the store is away it runs out."""
+        if self.available:
+            with contextlib.suppress(L2Unavailable):
+                await self._guard(self._store.unlock(namespace, key, token))
+
     @property
     def behind(self) -> bool:
         """True if `recover` has something to do: the store is away, or has missed writes."""

@@ -301,6 +301,57 @@ async def test_barriers_are_no_values(store: Store) -> None:
     assert await store.l2.read("barriers", [b"", b"k"]) == [None, None]
 
 
+async def test_lock_is_held_by_one(store: Store) -> None:
+    """While a token has a key's lock another does not get it; given back, it may have it."""
+    assert await store.l2.lock(NS, b"k", b"one", 60.0)
+    assert not await store.l2.lock(NS, b"k", b"two", 60.0)
+    assert await store.l2.unlock(NS, b"k", b"one")
+    assert await store.l2.lock(NS, b"k", b"two", 60.0)
+
+
+async def test_lock_is_given_back_by_its_holder_alone(store: Store) -> None:
+    """Another's token, and one that had the lock before, take nothing away."""
+    assert not await store.l2.unlock(NS, b"k", b"one")
+    await store.l2.lock(NS, b"k", b"one", 60.0)
+    assert not await store.l2.unlock(NS, b"k", b"two")
+    assert not await store.l2.lock(NS, b"k", b"two", 60.0)
+    assert await store.l2.unlock(NS, b"k", b"one")
+    assert not await store.l2.unlock(NS, b"k", b"one")
+
+
+async def test_lock_ends(store: Store) -> None:
+    """A lock whose life is over is free, and its former holder cannot take it from the next one."""
+    await store.l2.lock(NS, b"k", b"one", 10.0)
+    await store.let_pass(9.0)
+    assert not await store.l2.lock(NS, b"k", b"two", 10.0)
+    await store.let_pass(1.5)
+    assert await store.l2.lock(NS, b"k", b"two", 10.0)
+    assert not await store.l2.unlock(NS, b"k", b"one")
+    assert not await store.l2.lock(NS, b"k", b"one", 10.0)
+
+
+async def test_lock_is_prolonged_by_its_holder(store: Store) -> None:
+    """Taken again by the same token, also if the first answer was lost, a lock lasts from then on."""
+    await store.l2.lock(NS, b"k", b"one", 10.0)
+    await store.let_pass(8.0)
+    assert await store.l2.lock(NS, b"k", b"one", 10.0)
+    await store.let_pass(8.0)
+    assert not await store.l2.lock(NS, b"k", b"two", 10.0)
+    await store.let_pass(3.0)
+    assert await store.l2.lock(NS, b"k", b"two", 10.0)
+
+
+async def test_locks_are_apart(store: Store) -> None:
+    """Each key of each namespace has a lock of its own, whatever its bytes; a lock is found under no key as a value."""
+    await store.l2.lock("a", b"b:\x00{c}", b"one", 60.0)
+    assert await store.l2.lock("a", b"b:", b"two", 60.0)
+    assert await store.l2.lock("a.b", b"\x00{c}", b"two", 60.0)
+    assert await store.l2.read("a", [b"b:\x00{c}"]) == [None]
+    assert await store.l2.write("a", [L2Write(b"b:\x00{c}", b"v", 0, 1, 60.0)]) == [True]
+    assert await store.l2.drop("a", [(b"b:\x00{c}", 2)]) == [True]
+    assert not await store.l2.lock("a", b"b:\x00{c}", b"two", 60.0)
+
+
 async def test_ping_and_close_twice(store: Store) -> None:
     """A store that is there answers; closing it again does nothing."""
     await store.l2.ping()
@@ -314,5 +365,8 @@ async def test_null_takes_everything_and_has_nothing() -> None:
     assert await null.write(NS, [L2Write(b"k", b"v", 0, 1, 60)] * 2) == [True, True]
     assert await null.read(NS, [b"k", b"l"]) == [None, None]
     assert await null.drop(NS, [(b"k", 2)]) == [False]
+    assert await null.lock(NS, b"k", b"one", 60.0)
+    assert await null.lock(NS, b"k", b"two", 60.0)
+    assert await null.unlock(NS, b"k", b"one")
     await null.ping()
     await null.close()

@@ -285,6 +285,14 @@ class L2Link:
         (found,) = await self._looks.submit([lambda: _now(self._server.store.barriers())])
         return found  # type: ignore[no-any-return]
 
+    async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
+        (taken,) = await self._scripts.submit([lambda: _now(self._server.store.lock(namespace, key, token, ttl_s))])
+        return bool(taken)
+
+    async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
+        (given,) = await self._scripts.submit([lambda: _now(self._server.store.unlock(namespace, key, token))])
+        return bool(given)
+
     async def ping(self) -> None:
         await self._looks.submit([lambda: None])
 

@@ -78,6 +78,13 @@ class HeldL2:
     async def barriers(self) -> list[tuple[str, int, Selector]]:
         return await self.inner.barriers()
 
+    async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
+        await self._wait()
+        return await self.inner.lock(namespace, key, token, ttl_s)
+
+    async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
+        return await self.inner.unlock(namespace, key, token)
+
     async def ping(self) -> None:
         await self.inner.ping()
 
