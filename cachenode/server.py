@@ -300,6 +300,7 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         load_waits=namespace.load_waits,
         load_failures=namespace.load_failures,
         invalidations=namespace.invalidations,
+        stand_in_loads=namespace.stand_in_loads,
     )
 
 

@@ -54,7 +54,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         return Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
     if operation is Operation.LEASE:
         batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
-        batch.lease_s = message.lease_ms / 1_000
+        batch.lease_s, batch.stand_in = message.lease_ms / 1_000, message.stand_in
         return batch
     values, flags, ttls_ms = list(message.values), list(message.flags), list(message.ttls_ms)
     tokens, details = list(message.tokens), list(message.details)
@@ -105,6 +105,7 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         if_versions=batch.if_versions,
         deltas=batch.deltas,
         acknowledgement=pb.ACKNOWLEDGEMENT_UNSPECIFIED if batch.acknowledged else pb.ACKNOWLEDGEMENT_OWNER,
+        stand_in=batch.stand_in,
     )
 
 

@@ -52,6 +52,8 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
     loads = CounterMetricFamily("cachenode_loads", "Loads that callers were let do.", labels=["namespace"])
     waits = CounterMetricFamily("cachenode_load_waits", "Reads that waited for a load.", labels=["namespace"])
     failures = CounterMetricFamily("cachenode_load_failures", "Loads that failed.", labels=["namespace"])
+    stood_in = "Loads of keys whose owner could not be reached."
+    stand_ins = CounterMetricFamily("cachenode_stand_in_loads", stood_in, labels=["namespace"])
     untrue = CounterMetricFamily(
         "cache_invalidations", "Keys and selectors that were declared untrue.", labels=["namespace"]
     )
@@ -70,8 +72,9 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         loads.add_metric([space.name], space.loads)
         waits.add_metric([space.name], space.load_waits)
         failures.add_metric([space.name], space.load_failures)
+        stand_ins.add_metric([space.name], space.stand_in_loads)
         untrue.add_metric([space.name], space.invalidations)
-    yield from (hits, misses, rate, operations, memory, keys, evictions, loads, waits, failures, untrue)
+    yield from (hits, misses, rate, operations, memory, keys, evictions, loads, waits, failures, stand_ins, untrue)
 
 
 def _of_node(stats: NodeStats) -> Iterator[Metric]:

@@ -32,6 +32,7 @@ _COUNTERS = (
     "loads",
     "load_waits",
     "load_failures",
+    "stand_in_loads",
 )
 _L2_STATES = {
     "off": "none",

@@ -88,8 +88,8 @@ class L2Write(NamedTuple):
 class Batch:
     """One operation on many keys of one namespace, as parallel columns (see ``Batch`` in common.proto).
 
-    `acknowledged` says that a write waits until nobody holds an older copy. `near` never travels: the holder of copies
-    who asks, if it is one.
+    `acknowledged` says that a write waits until nobody holds an older copy. `stand_in` says, between nodes, that who
+    asks cannot reach the keys' owner. `near` never travels: the holder of copies who asks, if it is one.
     """
 
     operation: Operation
@@ -105,6 +105,7 @@ class Batch:
     if_versions: Sequence[int] = ()
     deltas: Sequence[int] = ()
     acknowledged: bool = True
+    stand_in: bool = False
     near: Holder[Any] | None = None
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "bad_selector",
     "failed",
     "load_failed",
+    "load_paused",
     "too_large",
 ]
 
@@ -60,6 +61,11 @@ def bad_selector(text: str) -> Failure:
 def load_failed(text: str) -> Failure:
     """Return the failure of a key whose value another caller could not load."""
     return Failure(Reason.LOAD_FAILED, text)
+
+
+def load_paused(pause_s: float) -> Failure:
+    """Return the failure of a key whose last load failed a moment ago."""
+    return load_failed(f"the last load failed; the next may begin in {pause_s:.1f} s")
 
 
 def failed(batch: Batch, failures: Mapping[int, Failure]) -> BatchResult:

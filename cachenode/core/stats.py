@@ -26,6 +26,7 @@ class NamespaceCounters:
     load_waits: int
     load_failures: int
     invalidations: int = 0
+    stand_in_loads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,15 +127,23 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         barriers=_covering(namespace, key, list(tags)),
         floor=namespace.barriers.floor,
         near_holders=sum(holder.until > now for holder in namespace.exposure.of(key)),
-        loads=tuple(
-            UnderWay(max(0.0, flight.deadline - now), len(flight.waiting), flight.attached)
-            for flight in namespace.flights.about(key)
-        ),
+        loads=_under_way(node, namespace, key, now),
         load_pause_s=namespace.load_backoff.left_s(key, now),
         writing=namespace.writing.get(key, 0),
         changing=namespace.changing.get(key, 0),
         tombstone=namespace.tombstones.version_of(key, now),
     )
+
+
+def _under_way(node: Node, namespace: Namespace, key: bytes, now: float) -> tuple[UnderWay, ...]:
+    found = [
+        UnderWay(max(0.0, flight.deadline - now), len(flight.waiting), flight.attached)
+        for flight in namespace.flights.about(key)
+    ]
+    lent = node.stand_ins.under_way((namespace.policy.name, key))
+    if lent is not None:
+        found.append(UnderWay(max(0.0, lent.deadline - now), len(lent.sharing), storable=False))
+    return tuple(found)
 
 
 def _of_record(record: bytes | None, now: float) -> HeldEntry | None:

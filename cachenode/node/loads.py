@@ -7,6 +7,8 @@ was stored meanwhile.
 
 What a detached flight brings is given to those who waited and is not stored (see `cachenode.core.flights`). What an
 attached one brings is stored like any write: ordered by the owner now, in L2 first.
+
+All this is the owner's part, and that of the node over which an owner, or a stand-in for one (`StandIns`), was asked.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Coroutine, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Layer, Operation
-from cachenode.core.failures import NOT_OWNER, NOT_READY, load_failed
+from cachenode.core.failures import NOT_OWNER, NOT_READY, load_failed, load_paused
 from cachenode.core.flights import Flight
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
@@ -29,21 +31,21 @@ if TYPE_CHECKING:
     from cachenode.node.service import Node, Reply
     from cachenode_api.view import View
 
-__all__ = ["MAX_LEASE_S", "Loads", "Outcome", "Waiter"]
+__all__ = ["DEFAULT_LEASE_S", "MAX_LEASE_S", "Loads", "Outcome", "Waiter", "ending", "loaded_record"]
 
 DEFAULT_LEASE_S = 5.0
 MAX_LEASE_S = 60.0
 
 Outcome = bytes | Failure | None
-"""What those who wait for a flight are told: a record, why there is none, or to look again."""
+"""What those who wait for a load are told: a record, why there is none, or to look again."""
 Waiter = asyncio.Future[Outcome]
 
 
 class _Lent(NamedTuple):
-    """A lease of another node's key that was got through this node."""
+    """A lease that was got from another node through this one."""
 
     holder: Hashable
-    owner: str
+    lender: str
     end: Batch
     deadline: float
 
@@ -53,7 +55,8 @@ class Loads:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._lent: dict[int, _Lent] = {}
+        self._lent: dict[tuple[str, bytes, int], _Lent] = {}
+        """By namespace, key and token: two lenders may lend the same token for different keys."""
         self._tasks: set[asyncio.Task[None]] = set()
         node.placement.listeners.append(self._view_changed)
 
@@ -147,7 +150,7 @@ class Loads:
         if self._node.placement.fenced(now):
             return NOT_READY
         pause = namespace.load_backoff.left_s(key, now)
-        return load_failed(f"the last load failed; the next may begin in {pause:.1f} s") if pause else None
+        return load_paused(pause) if pause else None
 
     def _tell(
         self, outcomes: dict[int, Outcome], left: list[int], reply: Reply, layers: dict[int, Layer] | None = None
@@ -188,7 +191,7 @@ class Loads:
             now = self._node.clock.now()
             for (index, flight), ttl_s in zip(landing.items(), writes.ttls(batch, namespace, landing), strict=True):
                 namespace.load_backoff.succeeded(flight.key)
-                _resolve(flight, _record(batch, index, versions[index], now + ttl_s))
+                _resolve(flight, loaded_record(batch, index, versions[index], now + ttl_s))
         finally:
             for flight in landing.values():
                 flights.end(flight)
@@ -218,10 +221,15 @@ class Loads:
     def refuse(self, batch: Batch, namespace: Namespace, failures: dict[int, Failure]) -> None:
         """Tell those who wait that what was loaded for them cannot be taken."""
         for index, failure in failures.items():
-            flight = namespace.flights.of(batch.keys[index], batch.tokens[index])
+            key, token = batch.keys[index], batch.tokens[index]
+            flight = namespace.flights.of(key, token)
             if flight is not None and not flight.landing:
                 namespace.flights.end(flight)
                 _resolve(flight, failure)
+            elif not self._node.stand_ins.refuse((namespace.policy.name, key), token, failure):
+                lent = self._lent.pop((namespace.policy.name, key, token), None)
+                if lent is not None:
+                    self._spawn(self._give_back(token, lent, failure.detail))
 
     async def abandon(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> None:
         """End flights without a value: there is none, it could not be loaded, or another may lead."""
@@ -231,26 +239,20 @@ class Loads:
             if flight is None or flight.landing:
                 continue
             namespace.flights.end(flight)
-            text = batch.details[index] if batch.details else ""
-            if text:
-                namespace.load_failures += 1
-                namespace.load_backoff.failed(flight.key, now)
-                _resolve(flight, load_failed(f"the load failed: {text}"))
-            else:
-                _resolve(flight, b"" if batch.flags and batch.flags[index] else None)
+            _resolve(flight, ending(batch, namespace, index, now))
         reply(BatchResult(indices=own, versions=[0] * len(own)))
 
     # Ends without a value.
 
-    async def ask(self, owner: str, batch: Batch, index: int, holder: Hashable) -> BatchResult:
-        """Get a key's lease, or its value, from its owner, for a holder whose end only this node will see.
+    async def ask(self, lender: str, batch: Batch, index: int, holder: Hashable) -> BatchResult:
+        """Get a key's lease, or its value, from its owner or who stands in, for a holder whose end only this node sees.
 
         Raises:
             PeerUnavailable: As `Node.forward`.
         """
-        asking = asyncio.get_running_loop().create_task(self._node.forward(owner, batch, [index]))
+        asking = asyncio.get_running_loop().create_task(self._node.forward(lender, batch, [index]))
         end = Batch(Operation.ABANDON, batch.namespace, [batch.keys[index]])
-        lent = _Lent(holder, owner, end, self._node.clock.now() + (batch.lease_s or DEFAULT_LEASE_S))
+        lent = _Lent(holder, lender, end, self._node.clock.now() + (batch.lease_s or DEFAULT_LEASE_S))
         try:
             result = await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -258,7 +260,7 @@ class Loads:
             raise
         for token in result.tokens:
             if token and holder is not None:
-                self._lent[token] = lent
+                self._lent[batch.namespace, batch.keys[index], token] = lent
         return result
 
     async def _give_back_when(self, asking: asyncio.Task[BatchResult], lent: _Lent) -> None:
@@ -267,10 +269,10 @@ class Loads:
                 if token:
                     await self._give_back(token, lent)
 
-    async def _give_back(self, token: int, lent: _Lent) -> None:
-        lent.end.tokens = [token]
+    async def _give_back(self, token: int, lent: _Lent, why: str = "") -> None:
+        lent.end.tokens, lent.end.details = [token], [why]
         with contextlib.suppress(PeerUnavailable):  # then the lease runs out
-            await self._node.forward(lent.owner, lent.end, [0])
+            await self._node.forward(lent.lender, lent.end, [0])
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -279,21 +281,24 @@ class Loads:
 
     def release(self, holder: Hashable) -> None:
         """End the leases of a holder that is gone: others lead at once."""
-        for token in [token for token, lent in self._lent.items() if lent.holder is holder]:
-            self._spawn(self._give_back(token, self._lent.pop(token)))
+        for place in [place for place, lent in self._lent.items() if lent.holder is holder]:
+            self._spawn(self._give_back(place[-1], self._lent.pop(place)))
+        self._node.stand_ins.release(holder)
         for namespace in self._node.namespaces:
             if len(namespace.flights):
                 _send_round(namespace.flights.release(holder))
 
     def expire(self, now: float) -> None:
         """End the leases that are over."""
-        for token in [token for token, lent in self._lent.items() if lent.deadline <= now]:
-            del self._lent[token]
+        for place in [place for place, lent in self._lent.items() if lent.deadline <= now]:
+            del self._lent[place]
+        self._node.stand_ins.expire(now)
         for namespace in self._node.namespaces:
             _send_round(namespace.flights.expire(now))
 
     def resign(self) -> None:
         """Send those who wait elsewhere: this node lets nobody load any more."""
+        self._node.stand_ins.resign()
         for namespace in self._node.namespaces:
             _send_round(namespace.flights.end_all())
 
@@ -320,6 +325,17 @@ def _forget(left: list[int], answered: Iterable[int]) -> None:
     left[:] = [index for index in left if index not in gone]
 
 
-def _record(batch: Batch, index: int, version: int, deadline: float) -> bytes:
+def ending(batch: Batch, namespace: Namespace, index: int, now: float) -> Outcome:
+    """Return what an ABANDON says to those who wait for a key; take note of a load that has failed."""
+    text = batch.details[index] if batch.details else ""
+    if not text:
+        return b"" if batch.flags and batch.flags[index] else None
+    namespace.load_failures += 1
+    namespace.load_backoff.failed(batch.keys[index], now)
+    return load_failed(f"the load failed: {text}")
+
+
+def loaded_record(batch: Batch, index: int, version: int, deadline: float) -> bytes:
+    """Return the record of a value that a FULFILL brings."""
     flags = batch.flags[index] if batch.flags else 0
     return HEADER.pack(0, flags, version, deadline) + batch.values[index]

@@ -53,6 +53,7 @@ class Namespace:
         "policy",
         "sets",
         "settled",
+        "stand_in_loads",
         "store",
         "sweep",
         "tombstones",
@@ -85,6 +86,7 @@ class Namespace:
         self.load_waits = 0
         self.load_failures = 0
         self.invalidations = 0
+        self.stand_in_loads = 0
 
     @contextmanager
     def change(self, keys: Sequence[bytes]) -> Iterator[None]:

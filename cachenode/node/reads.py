@@ -1,6 +1,7 @@
 """GET and LEASE: from memory, else from the owner, else from L2; a LEASE's absent keys are loaded (`Loads`).
 
-A key whose owner cannot be reached is read from L2 past the owner and not stored: this node has no right to keep it.
+A key whose owner cannot be reached is read from L2 past the owner and not stored: this node has no right to keep it. If
+it is absent there too, or L2 cannot say, a LEASE goes to who stands in for the owner (`StandIns`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from cachenode.core.entries import Batch, BatchResult, L2Entry, Layer, Operation
+from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Layer, Operation
 from cachenode.core.failures import BAD_KEY, NOT_OWNER, UNANSWERABLE, UNREACHABLE
 from cachenode.core.hot_keys import HotKeys
 from cachenode.errors import L2Unavailable, PeerUnavailable
@@ -200,7 +201,10 @@ class Reads:
             else:
                 result = await self._node.forward(owner, batch, indices)
         except PeerUnavailable:
-            await self._pass_through(namespace, batch, indices, reply)
+            if batch.operation is Operation.LEASE:
+                await self._ask_stand_in(namespace, batch, indices[0], reply, holder)
+            else:
+                await self._pass_through(namespace, batch, indices, reply)
             return
         if result.hot and self._node.copies is not None:
             self._node.copies.want(owner, namespace.policy.name, [batch.keys[index] for index in indices])
@@ -226,13 +230,7 @@ class Reads:
         self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply, *, or_miss: bool = False
     ) -> None:
         node = self._node
-        tier = node.l2_for(namespace)
-        entries: list[L2Entry | None] | None = None
-        if tier is not None and tier.available:
-            try:
-                entries = await tier.read(namespace.policy.name, [batch.keys[index] for index in indices])
-            except L2Unavailable:
-                entries = None
+        entries = await self._past_owner(namespace, batch, indices)
         now = node.clock.now()
         if entries is None and or_miss:
             entries = [None] * len(indices)
@@ -242,9 +240,43 @@ class Reads:
             reply(BatchResult(indices=indices, records=[b""] * len(indices), failures=failures, now_s=now))
             return
         failures = {}
-        if batch.operation is Operation.LEASE:  # only the owner may let somebody load
+        if batch.operation is Operation.LEASE:  # the owner is there, and will soon know that it is
             failures = {at: UNREACHABLE for at, entry in enumerate(entries) if entry is None}
             node.failures[Reason.OWNER_UNREACHABLE] += len(failures)
+        self._answer(namespace, indices, entries, failures, reply)
+
+    async def _ask_stand_in(
+        self, namespace: Namespace, batch: Batch, index: int, reply: Reply, holder: Hashable
+    ) -> None:
+        """Answer a key of a LEASE whose owner cannot be reached."""
+        entries = await self._past_owner(namespace, batch, [index])
+        if entries is not None and entries[0] is not None:
+            self._answer(namespace, [index], entries, {}, reply)
+            return
+        namespace.misses += 1
+        await self._node.stand_ins.ask(batch, namespace, index, reply, holder)
+
+    async def _past_owner(
+        self, namespace: Namespace, batch: Batch, indices: Sequence[int]
+    ) -> list[L2Entry | None] | None:
+        """Return what L2 has for keys, None if it cannot say."""
+        tier = self._node.l2_for(namespace)
+        if tier is None or not tier.available:
+            return None
+        try:
+            return await tier.read(namespace.policy.name, [batch.keys[index] for index in indices])
+        except L2Unavailable:
+            return None
+
+    def _answer(
+        self,
+        namespace: Namespace,
+        indices: Sequence[int],
+        entries: Sequence[L2Entry | None],
+        failures: dict[int, Failure],
+        reply: Reply,
+    ) -> None:
+        now = self._node.clock.now()
         found = sum(entry is not None for entry in entries)
         namespace.l2_hits += found
         namespace.misses += len(entries) - found

@@ -26,6 +26,7 @@ from cachenode.node.mover import Mover
 from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.reads import Reads
+from cachenode.node.standins import StandIns
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Copies, Peers
 from cachenode_api.keys import DEFAULT_NAMESPACE, seat_of
@@ -89,6 +90,7 @@ class Node:
         self.writes = Writes(self)
         self.barriers = Barriers(self)
         self.loads = Loads(self)
+        self.stand_ins = StandIns(self)
         self.changes = Changes(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
         if tier is not None:
@@ -132,6 +134,10 @@ class Node:
 
     def _act(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         placement = self.placement
+        if batch.stand_in:
+            if from_peer:
+                return self.stand_ins.serve(batch, namespace, reply)
+            batch.stand_in = False  # a client may not know who owns the keys
         if placement.unsettled and self._must_settle(batch):
             return self._when(placement.settle, batch, reply, from_peer, holder)
         if batch.operation.reads:
@@ -398,4 +404,5 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         if_versions=pick(batch.if_versions) if batch.if_versions else (),
         deltas=pick(batch.deltas) if batch.deltas else (),
         acknowledged=batch.acknowledged,
+        stand_in=batch.stand_in,
     )

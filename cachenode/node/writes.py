@@ -58,6 +58,8 @@ class Writes:
         node = self._node
         failures = self._check(batch, namespace)
         own, away = node.split(batch.keys, (i for i in range(len(batch.keys)) if i not in failures))
+        if batch.tokens and (lent := node.stand_ins.divert(batch, own, away)):
+            node.stand_ins.land(batch, namespace, lent, reply)
         if from_peer and away:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
             away = {}

@@ -84,6 +84,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     load_waits=namespace.load_waits,
                     load_failures=namespace.load_failures,
                     invalidations=namespace.invalidations,
+                    stand_in_loads=namespace.stand_in_loads,
                 )
                 for namespace in stats.namespaces
             ],

@@ -25,6 +25,7 @@ USERS = NamespaceCounters(
     load_waits=22,
     load_failures=23,
     invalidations=24,
+    stand_in_loads=25,
 )
 STATS = NodeStats(
     node_id="node-0",
@@ -67,6 +68,7 @@ def test_counters_of_a_namespace() -> None:
     assert value(STATS, "cache_operations_total", operation="set", **users) == 5
     loads = ("cachenode_loads_total", "cachenode_load_waits_total", "cachenode_load_failures_total")
     assert [value(STATS, name, **users) for name in loads] == [21, 22, 23]
+    assert value(STATS, "cachenode_stand_in_loads_total", **users) == 25
     assert value(STATS, "cache_operations_total", operation="delete", **users) == 4
     assert value(STATS, "cache_invalidations_total", **users) == 24
     assert value(STATS, "cache_memory_bytes", **users) == 700
@@ -135,6 +137,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_loads_total": ["namespace"],
         "cachenode_load_waits_total": ["namespace"],
         "cachenode_load_failures_total": ["namespace"],
+        "cachenode_stand_in_loads_total": ["namespace"],
         "cache_invalidations_total": ["namespace"],
         "cachenode_near_holders": [],
         "cachenode_invalidation_waits_total": [],

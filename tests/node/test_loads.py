@@ -401,16 +401,33 @@ async def test_lease_got_through_another_node_ends_with_its_holder() -> None:
     assert (await fulfil(nodes[1], token, b"v", second)).versions[0]
 
 
-async def test_owner_out_of_reach_lets_nobody_load() -> None:
-    """Without its owner an absent key cannot be leased: a retryable failure, while L2 still answers what it has."""
+async def test_owner_out_of_reach_is_asked_in_vain() -> None:
+    """Without its owner a key that L2 has is answered from there; one that is absent is loaded all the same."""
     clock, peers, view = ManualClock(), DirectPeers(), view_of(2, "a", "b")
     l2 = MemoryL2(clock)
     node = new_node("a", clock, peers=peers, view=view, l2=l2)
     absent, there = owned_by(view, "b", 2)
     await l2.write("default", [L2Write(there, b"v", 0, 1, math.inf)])
     result = await run(node, lease_of(absent, there))
-    assert result.failures[0].reason is Reason.OWNER_UNREACHABLE
+    assert not result.failures
+    assert result.tokens[0]
     assert values(result)[1] == b"v"
+
+
+async def test_value_that_cannot_be_taken_fails_for_all_who_wait_elsewhere() -> None:
+    """The owner hears of a value that the node on the way has refused: nobody waits for it until the lease ends."""
+    policy = NamespacePolicy(name="tiny", ttl_s=math.inf, max_value_bytes=4, l2=False, share=1.0)
+    clock, peers, view = ManualClock(), DirectPeers(), view_of(2, "a", "b")
+    nodes = [new_node(name, clock, peers=peers, view=view, policies=[policy]) for name in "ab"]
+    (theirs,) = owned_by(view, "b")
+    lease = Batch(Operation.LEASE, "tiny", [theirs], timeout_s=30.0)
+    token = (await run(nodes[0], lease, holder="h")).tokens[0]
+    waiting = asyncio.create_task(run(nodes[1], lease))
+    await asyncio.sleep(0)
+    result = await run(nodes[0], Batch(Operation.FULFILL, "tiny", [theirs], [b"12345"], tokens=[token]))
+    assert result.failures[0].reason is Reason.VALUE_TOO_LARGE
+    failure = (await waiting).failures[0]
+    assert (failure.reason, failure.detail[:31]) == (Reason.LOAD_FAILED, "the load failed: value: 5 bytes")
 
 
 async def test_tokens_are_not_guessed() -> None:

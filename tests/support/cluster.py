@@ -164,6 +164,7 @@ def new_node(
         versions=versions,
         hot_reads_per_s=hot_reads_per_s,
     )
+    node.stand_ins.gather_s = 0.0
     peers.join(node)
     placement.apply(view or view_of(1, name))
     if tier is not None:

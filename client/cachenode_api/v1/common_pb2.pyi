@@ -40,7 +40,9 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     OPERATION_LEASE: _Operation.ValueType  # 5
     """Read the value; if it is absent, get the right to load it, or wait for who has it."""
     OPERATION_FULFILL: _Operation.ValueType  # 6
-    """Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait."""
+    """Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait.
+    One that was loaded while the owner could not be reached is given to them and not stored.
+    """
     OPERATION_ABANDON: _Operation.ValueType  # 7
     """Give the right to load back, with the reason if the load failed."""
     OPERATION_INCR: _Operation.ValueType  # 8
@@ -72,7 +74,9 @@ OPERATION_TOUCH: Operation.ValueType  # 4
 OPERATION_LEASE: Operation.ValueType  # 5
 """Read the value; if it is absent, get the right to load it, or wait for who has it."""
 OPERATION_FULFILL: Operation.ValueType  # 6
-"""Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait."""
+"""Bring a loaded value. It is stored unless the key was written or removed since the lease, and given to all who wait.
+One that was loaded while the owner could not be reached is given to them and not stored.
+"""
 OPERATION_ABANDON: Operation.ValueType  # 7
 """Give the right to load back, with the reason if the load failed."""
 OPERATION_INCR: Operation.ValueType  # 8
@@ -363,6 +367,7 @@ class Batch(google.protobuf.message.Message):
     IF_VERSIONS_FIELD_NUMBER: builtins.int
     DELTAS_FIELD_NUMBER: builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
+    STAND_IN_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -375,6 +380,8 @@ class Batch(google.protobuf.message.Message):
     """LEASE: how long the right to load lasts; 0 means the node's own limit."""
     acknowledgement: Global___Acknowledgement.ValueType
     """When writes and invalidations are answered."""
+    stand_in: builtins.bool
+    """LEASE, between nodes only: who asks cannot reach the owner of the keys, and wants the receiver to stand in for it."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The keys, 1 to 1,024 bytes each."""
@@ -398,7 +405,9 @@ class Batch(google.protobuf.message.Message):
 
     @property
     def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """FULFILL, ABANDON: the token that the LEASE brought, one per key."""
+        """FULFILL, ABANDON: the token that the LEASE brought, one per key. Any node takes it: a token says who lent it if that
+        was not the owner.
+        """
 
     @property
     def details(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -433,8 +442,9 @@ class Batch(google.protobuf.message.Message):
         if_versions: collections.abc.Iterable[builtins.int] | None = ...,
         deltas: collections.abc.Iterable[builtins.int] | None = ...,
         acknowledgement: Global___Acknowledgement.ValueType = ...,
+        stand_in: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
