@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
 import signal
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -15,33 +11,11 @@ from grpc import aio
 
 from cachenode import assembly
 from cachenode.adapters.seeds import DnsSeeds
-from cachenode.cli.child import Child
-from cachenode.cli.ports import free_ports
 from cachenode_api.v1 import admin_pb2, admin_pb2_grpc
 from cachenode_client import CacheClient
 from tests.integration.load import until
 from tests.support.server import running_server
-
-
-@contextlib.asynccontextmanager
-async def static_nodes(directory: Path, count: int) -> AsyncIterator[tuple[list[Child], list[str]]]:
-    """Run nodes that know each other by a list, all started at the same moment."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CACHENODE_")}
-    children = [Child(f"node-{n}", directory / f"node-{n}.log", environ) for n in range(count)]
-    flags = ["--discovery", "static", "--http-listen", ""]
-    for address in addresses:
-        flags += ["--seed", address]
-    try:
-        await asyncio.gather(
-            *(
-                child.start([*flags, "--id", child.id, "--listen", address], timeout_s=20)
-                for child, address in zip(children, addresses, strict=True)
-            )
-        )
-        yield children, addresses
-    finally:
-        await asyncio.gather(*(child.stop(8) for child in children))
+from tests.support.static_nodes import static_nodes
 
 
 async def views(addresses: list[str]) -> list[tuple[int, tuple[str, ...]]]:

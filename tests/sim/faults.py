@@ -161,6 +161,16 @@ class Nemesis:
         cuts = [cut for other in others for cut in ((one, other), (other, one))]
         return await self._cut(cuts, _cut_s(rng), f"{one} <-/-> {','.join(others)}") if cuts else ""
 
+    async def _sever(self, rng: Random) -> str:
+        """Cut a node off from another and from some clients, for whom that one must find who stands in for it.
+
+        It goes on as the owner of its keys for the other clients.
+        """
+        one, other = rng.sample(self._world.machines, 2)
+        clients = [name for name in self._clients if rng.random() < 0.6]
+        cuts = [cut for far in (other, *clients) for cut in ((one, far), (far, one))]
+        return await self._cut(cuts, rng.uniform(3.0, 9.0), f"{one} <-/-> {','.join([other, *clients])}")
+
     async def _slow(self, rng: Random) -> str:
         """Let the way between two machines be slow."""
         one, other = rng.choice(self._world.machines), rng.choice([*self._machines(), "l2", "registry"])

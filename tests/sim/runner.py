@@ -58,7 +58,7 @@ _STREAMS = {"break_stream": 8, "slow": 2, "evict": 1}
 _PAUSES = {"pause": 4, "pause_client": 4, "break_stream": 1, "evict": 1}
 _CRASHES = {"crash": 4, "crash_client": 3, "break_stream": 1}
 _MEMBERS = {"restart": 4, "evict": 1, "break_stream": 1}
-_CUTS = {"partition": 3, "one_way": 3, "isolate": 3, "slow": 1}
+_CUTS = {"partition": 3, "one_way": 3, "isolate": 3, "sever": 2, "slow": 1}
 _STORES = {"l2_outage": 3, "l2_freeze": 3, "l2_lossy": 3, "l2_evict": 1, "evict": 3}
 _FORGETS = {"l2_restart": 3, "l2_failover": 4, "l2_evict": 1, "evict": 2, "l2_freeze": 1}
 _REGISTRY = {"registry_outage": 3, "registry_lossy": 3, "pause": 1, "crash": 1, "restart": 1}
@@ -86,6 +86,7 @@ PROFILES = {
     )
 }
 
+_LOADS = Mix(keys={"o": 3}, weights={"o": 1}, write_pause_s=0.06, load_s=0.3)
 _FEW = Mix(near=1.0, keys={"c": 2, "o": 1}, weights={"c": 3, "o": 1}, write_pause_s=0.06)
 
 AIMED = {
@@ -94,6 +95,7 @@ AIMED = {
         Profile("fills", {"evict": 10, "slow": 1}, count=(30, 60), delay_s=0.002, spikes=0.1, mix=_FEW, strike_s=8.0),
         Profile("leases", {"pause_client": 4, "break_stream": 2, "slow": 2}, count=(6, 15), mix=_FEW, strike_s=8.0),
         Profile("fences", {"one_way": 2, "isolate": 4, "pause": 3}, mix=_FEW),
+        Profile("stand_ins", {"sever": 10, "evict": 2}, count=(3, 6), mix=_LOADS),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )
 }
