@@ -208,7 +208,11 @@ def _compared(position: int, positions: list[int]) -> str:
 def _under_way(answer: pb.ExplainResponse) -> Iterator[str]:
     for load in answer.loads:
         note = f"being loaded, {count(load.waiting)} waiting; another may load in {load.lease_s:.1f} s"
-        yield note if load.storable else f"{note}; the value will not be stored, since the key changed meanwhile"
+        if not load.storable:
+            mine = answer.owner == answer.header.node_id
+            why = "since the key changed meanwhile" if mine else "since the owner could not be reached"
+            note = f"{note}; the value will not be stored, {why}"
+        yield note
     if answer.load_pause_s:
         yield f"no load for {answer.load_pause_s:.1f} s, because the last one failed"
     if answer.writing:

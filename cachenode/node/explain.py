@@ -52,7 +52,7 @@ class UnderWay:
     Attributes:
         lease_s: After so long another caller may load.
         waiting: Who waits for the value.
-        storable: Whether what it brings may be stored.
+        storable: Whether what it brings may be stored; a stand-in for the owner stores nothing.
     """
 
     lease_s: float

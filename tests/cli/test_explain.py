@@ -128,6 +128,7 @@ def test_what_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, answer(OWNER, loads=loads, load_pause_s=0.2, writing=version, changing=1, tombstone=version))
     assert f"{OWNER}: being loaded, 3 waiting; another may load in 4.2 s.\n" in text
     assert "the value will not be stored, since the key changed meanwhile" in text
+    assert "since the owner could not be reached" in printed(capsys, answer(OTHER, loads=loads))
     assert "no load for 0.2 s, because the last one failed" in text
     assert "version 5:6 is on its way to L2" in text
     assert "removed at 5:6; nothing older is stored" in text

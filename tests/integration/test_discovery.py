@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from grpc import aio
 
 from cachenode import assembly
 from cachenode.adapters.seeds import DnsSeeds
+from cachenode.cli.ports import free_ports
 from cachenode_api.v1 import admin_pb2, admin_pb2_grpc
 from cachenode_client import CacheClient
 from tests.integration.load import until

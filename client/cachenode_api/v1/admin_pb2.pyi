@@ -452,7 +452,9 @@ class LoadUnderWay(google.protobuf.message.Message):
     waiting: builtins.int
     """Who waits for the value."""
     storable: builtins.bool
-    """True if what it brings may be stored: the key was not written, removed or invalidated since it began."""
+    """True if what it brings may be stored: the key was not written, removed or invalidated since it began, and this node
+    is its owner, rather than one that stands in for an owner out of reach.
+    """
     def __init__(
         self,
         *,
