@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StandIns"]
 
-_GATHER_S = 0.05
-"""Callers who have lost an owner together come within this time (the SDK's first retry), and so share the first load.
-Between two rounds it gives other stand-ins their turn."""
+_GATHER_S = 0.1
+"""Callers who have lost an owner together come within this time (twice the SDK's longest first pause), and so share the
+first load. Between two rounds it gives other stand-ins their turn."""
 _LOCK_S = 2.0
 """A stand-in that dies holds others up for so long."""
 _RENEWALS_PER_LOCK = 4

@@ -67,4 +67,4 @@ async def test_a_killed_owner_fails_nobody(tmp_path: Path) -> None:
             found = [result for process in callers for result in await asyncio.wait_for(answers(process), 25)]
     assert len(found) == 60
     assert set(found) <= set(loads(log))
-    assert len(loads(log)) <= 2, "once under each view"
+    assert len(loads(log)) <= 4, "the owner's, its stand-in's, its successor's, and one for who was late there"
