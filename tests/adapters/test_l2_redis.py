@@ -195,9 +195,21 @@ async def test_full_server_forgets_instead_of_failing(own: RedisServer) -> None:
     assert await l2.write(NS, [put(b"k", b"new", 2, ttl_s=math.inf)]) == [True]
     assert await l2.read(NS, [b"k"]) == [None]
     assert await l2.drop(NS, [(b"k", 3)]) == [False]
+    assert await l2.lock(NS, b"k", b"one", 60.0)
     await l2._client.config_set("maxmemory", 0)
     assert await l2.write(NS, [put(b"k", b"late", 2), put(b"k", b"newest", 4)]) == [False, True]
     await l2.close()
+
+
+async def test_lock_survives_what_others_do(store: RedisL2) -> None:
+    """A server that has lost its scripts gets them again; a key of another type at a lock's place is another's lock."""
+    await store._client.script_flush()
+    assert await store.lock(NS, b"k", b"one", 60.0)
+    await store._client.script_flush()
+    assert await store.unlock(NS, b"k", b"one")
+    await store._client.rpush("cn:c:.lock:users:k", "not ours")
+    assert not await store.lock(NS, b"k", b"one", 60.0)
+    assert not await store.unlock(NS, b"k", b"one")
 
 
 async def test_frozen_server_costs_the_limit(own: RedisServer) -> None:
