@@ -32,10 +32,12 @@ def free_ports(count: int) -> list[int]:
         OSError: There are not that many.
     """
     found: list[int] = []
-    with contextlib.ExitStack() as held:  # until all are found, so that none is found twice
+    with contextlib.ExitStack() as held:  # until all are found, so that nobody else takes one meanwhile
         for port in _candidates():
             if len(found) == count:
                 return found
+            if port in found:  # which binding it would not show: with SO_REUSEADDR two may, if neither listens
+                continue
             probe = held.enter_context(socket.socket())
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free to listen on
             with contextlib.suppress(OSError):
