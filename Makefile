@@ -19,10 +19,10 @@ PARALLEL := -n 2 --dist loadfile
 ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-test test-core test-sim test-integration cov: export PYTHONWARNINGS := default
+test test-core test-sim test-integration test-coherence cov: export PYTHONWARNINGS := default
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster test test-core test-sim soak-sim soak-coherence test-integration cov fmt fmt-check lint types arch proto proto-check \
+.PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence test-integration cov fmt fmt-check lint types arch proto proto-check \
 	bench bench-quick dist constraints ci clean distclean
 
 help:  ## List the targets
@@ -66,21 +66,22 @@ cluster: setup  ## Run three nodes and a Valkey on this machine until Ctrl-C
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
-test: setup  ## Run every test (not the benchmarks)
+test: setup  ## Run the tests: unit, property, a short simulation, real processes; five minutes
 	@status=0; \
-	echo "Unit, property and simulation tests:"; \
-	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration $(ARGS) || status=$$?; \
+	echo "Unit and property tests, and a short simulation:"; \
+	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
 	$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS) || status=$$?; \
-	echo; echo "What clients see while nodes, L2 and clients are killed and frozen:"; \
-	$(PYTEST) -q $(ALONE) $(ARGS) || status=$$?; \
 	exit $$status
 
 test-core: setup  ## Run the tests without input or output: core, contract, SDK
 	@$(PYTEST) -q tests/core tests/api tests/client $(ARGS)
 
-test-sim: setup  ## Run the tests of whole clusters in virtual time; SEED=n runs one seed and shows all of it
-	@$(PYTEST) $(if $(SEED),,$(PARALLEL)) -q tests/sim $(ARGS)
+test-sim: setup  ## Simulate 500 clusters in virtual time, and switch safeguards off; SEED=n runs one seed and shows all of it
+	@SEEDS=$${SEEDS:-500} $(PYTEST) $(if $(SEED),,-n 2 --dist worksteal) -q tests/sim $(ARGS)
+
+test-coherence: setup  ## Check what clients see while real nodes, clients and L2 are killed, frozen and restarted
+	@$(PYTEST) -q $(ALONE) $(ARGS)
 
 soak-sim: setup  ## Simulate seed after seed until told to stop
 	@$(PY) -m tests.sim $(ARGS)
@@ -90,7 +91,6 @@ soak-coherence: setup  ## Kill and freeze real processes for longer than CI does
 
 test-integration: setup  ## Run the tests with real processes
 	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS)
-	@$(PYTEST) -q $(ALONE) $(ARGS)
 
 cov: setup  ## Run every test and report which lines and branches none of them reached
 	@mkdir -p build/coverage
@@ -156,7 +156,7 @@ dist: setup  ## Build both distributions into build/dist
 	@$(PY) -m build --no-isolation --outdir build/dist .
 
 ci: setup  ## Everything that must hold before a change goes in; the tests come last
-	@failed=; for step in fmt-check lint types arch proto-check dist test; do \
+	@failed=; for step in fmt-check lint types arch proto-check dist test test-sim test-coherence; do \
 		printf '\n=== %s ===\n' $$step; \
 		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \

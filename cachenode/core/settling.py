@@ -102,6 +102,11 @@ class Settling:
         """Epoch of the oldest wait, None if there is none: this node's word may not go beyond."""
         return self._waits[0].epoch if self._waits else None
 
+    @property
+    def former_life(self) -> bool:
+        """True while a former incarnation of this node, or a client of it, may still serve something."""
+        return any(not incarnation for wait in self._waits for _, incarnation in wait.held)
+
     def blocks(self, me: str, key: bytes) -> bool:
         """Return True if a key of this node was gained, and may not be served yet."""
         return any(wait.ring is None or wait.ring.owner(key) != me for wait in self._waits)

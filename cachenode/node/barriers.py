@@ -13,6 +13,9 @@ of its versions, so positions rise across coordinators as versions do across own
    shared store has it must be told: it may have looked there in vain
    (``test_newcomer_is_told_while_the_shared_store_takes_its_time``).
 
+A member that has restarted does not know the clients of its former life, which may not have noticed yet: it answers
+when their leases are over (``test_restarted_member_answers_for_its_former_life``).
+
 A member that cannot be reached is asked again until it answers or is no member any more: then its leases are over.
 An order from a coordinator of an older view is refused: another may have taken its place
 (``test_order_of_an_older_view_is_refused``). So is one that arrives behind a later one, because the link was down for a
@@ -134,6 +137,8 @@ class Barriers:
         waiter = self._begin(batch, namespace, selectors, None)
         if waiter is not None:
             await waiter
+        if batch.acknowledged:
+            await self._node.placement.outlive()
         reply(BatchResult(indices, versions=list(batch.tokens)))
 
     def _begin(

@@ -67,6 +67,7 @@ class Placement:
         """Called with `settled_epoch` whenever it rises."""
         self._settling = Settling(lease_s)
         self._settled: set[asyncio.Future[None]] = set()
+        self._outlived: set[asyncio.Future[None]] = set()
         self._release: asyncio.Future[list[None]] | None = None
         self._resigned = False
 
@@ -147,6 +148,16 @@ class Placement:
             finally:
                 self._settled.discard(settled)
 
+    async def outlive(self) -> None:
+        """Return when no former incarnation of this node, nor a client of it, serves anything any more."""
+        while self._settling.former_life:
+            outlived = asyncio.get_running_loop().create_future()
+            self._outlived.add(outlived)
+            try:
+                await outlived
+            finally:
+                self._outlived.discard(outlived)
+
     async def settled_within(self, seconds: float) -> bool:
         """Wait so long for `settle`. Return True if nothing is waited for."""
         with contextlib.suppress(TimeoutError):
@@ -182,9 +193,9 @@ class Placement:
         before, self.unsettled = self.unsettled, self._settling.unsettled
         if before and not self.unsettled:
             _log.info("settled", epoch=self.epoch)
-            for settled in self._settled:
-                if not settled.done():
-                    settled.set_result(None)
+            _resolve(self._settled)
+        if self._outlived and not self._settling.former_life:
+            _resolve(self._outlived)
         self._tell()
 
     # Releasing: what the others wait for.
@@ -223,3 +234,9 @@ class Placement:
             self.settled_epoch = epoch
             for listener in self.release_listeners:
                 listener(epoch)
+
+
+def _resolve(waiting: set[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)

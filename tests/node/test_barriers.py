@@ -416,6 +416,25 @@ async def test_wrong_selectors_are_refused(kind: int, text: bytes) -> None:
     assert await fetch(cluster.nodes["a"], b"k") == b"v"
 
 
+async def test_restarted_member_answers_for_its_former_life() -> None:
+    """Clients of a life that ended a moment ago may serve their copies: a barrier waits until their leases are over."""
+    cluster = Cluster("a", "b")
+    view = view_of(2, "a", "b")
+    cluster.nodes[cluster.coordinator].placement.apply(view)
+    again = cluster.nodes[cluster.other].placement
+    again.view = None  # it has just started
+    again.apply(view, replaced=True)
+    again.peer_settled(cluster.coordinator, "1", 2)
+    again.tick(0.0)
+    assert await cluster.bar(PREFIX, b"k", acknowledged=False) is Reason.OK
+    barring = asyncio.create_task(cluster.bar(PREFIX, b"k"))
+    assert not await settled(barring)
+    again.tick(4.0)
+    assert not await settled(barring)
+    again.tick(4.5)
+    assert await barring is Reason.OK
+
+
 async def test_order_of_an_older_view_is_refused() -> None:
     """A node that knows a newer view takes no order from before: another may be the coordinator there."""
     cluster = Cluster("a", "b")

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from tests.sim.checker import Violation, check
@@ -18,12 +18,14 @@ from tests.sim.loop import Deadlock
 from tests.sim.workload import Client, Mix, Origin
 from tests.sim.world import World, simulated
 
-__all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "profile_of", "report", "run_seed", "shrink"]
+__all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "brief", "profile_of", "report", "run_seed", "shrink"]
 
 _WARM_S = 1.0
 _CALM_S = 3.0
 _LEAVE_S = 12.0
 _WINDOW_S = 1.0
+_BRIEF_S = 5.0
+_BRIEF = "_brief"
 _MOST_LINES = 150
 
 
@@ -105,6 +107,19 @@ AIMED = {
 def profile_of(seed: int) -> Profile:
     """Return the profile of a seed: they take turns."""
     return list(PROFILES.values())[seed % len(PROFILES)]
+
+
+def brief(profile: Profile) -> Profile:
+    """Return a profile for runs of less than half the length: more of them, and more beginnings, in the same time."""
+    fewest, most = profile.count
+    count = (max(1, fewest // 2), max(1, most // 2))
+    return replace(profile, name=profile.name + _BRIEF, count=count, strike_s=_BRIEF_S)
+
+
+def _by_name(name: str) -> Profile:
+    if name.endswith(_BRIEF):
+        return brief(_by_name(name.removesuffix(_BRIEF)))
+    return (PROFILES | AIMED)[name]
 
 
 @dataclass
@@ -286,7 +301,7 @@ def _digest(history: History, world: World) -> str:
 
 def shrink(outcome: Outcome) -> Outcome:
     """Return a run of the same seed that breaks the same clause with fewer faults."""
-    profile, clauses, best = (PROFILES | AIMED)[outcome.profile], set(outcome.clauses), outcome
+    profile, clauses, best = _by_name(outcome.profile), set(outcome.clauses), outcome
     kept = list(range(len(outcome.planned)))
     for at in list(kept):
         without = [other for other in kept if other != at]
@@ -300,7 +315,7 @@ def shrink(outcome: Outcome) -> Outcome:
 def report(outcome: Outcome, *, most: int = 2, tracing: bool = False) -> str:
     """Return what went wrong, with what happened around it; with every message if that is wanted."""
     if tracing:
-        profile = (PROFILES | AIMED)[outcome.profile]
+        profile = _by_name(outcome.profile)
         outcome = run_seed(outcome.seed, profile, tracing=True, keep=outcome.kept)
     lines = [f"seed {outcome.seed} ({outcome.profile}): {', '.join(outcome.clauses) or 'good'}"]
     lines += [f"  planned {fault}" for fault in outcome.planned]
