@@ -2,8 +2,8 @@
 
 Start: the listener is bound first, since its port is part of the member's address; the node answers NOT_READY until
 it is in a view. Stop, in this order: not ready → the lease goes back and the peers hear that this node leaves →
-sessions are told and drained → streams are closed → the listener stops → L2 is closed. Streams are closed before
-`grpc.Server.stop`, which otherwise waits for them during its whole grace.
+entries are handed to their new owners, while sessions are told and drained → streams are closed → the listener stops →
+L2 is closed. Streams are closed before `grpc.Server.stop`, which otherwise waits for them during its whole grace.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ _STUCK_S = 10.0
 _GC_THRESHOLD = 10_000
 """New containers between collections of the youngest (Python's own is 700): a busy node has hundreds in flight."""
 _STEP_S = 1.0
+_HAND_OVER_S = 4.0
+"""A backstop: the hand-over ends by itself."""
 _RELEASE_S = 2.5
 """Longer than any lease of a client."""
 
@@ -162,6 +164,7 @@ class Server:
             call_timeout_s=config.limits.call_timeout_s,
             copies=self._copies,
             hot_reads_per_s=config.cluster.hot_reads_per_s,
+            handover_bytes=config.memory.handover_bytes,
         )
         self._membership = make_membership(config, placement, clock, self._links)
         self._links.events = self._membership
@@ -243,6 +246,10 @@ class Server:
             swept=sum(namespace.sweep.removed for namespace in node.namespaces),
             copies=len(self._copies) if self._copies is not None else 0,
             copy_hits=node.copy_hits,
+            handed_over=node.handover.sent,
+            handover_declined=node.handover.declined,
+            handover_accepted=node.handover.accepted,
+            handover_refused=node.handover.refused,
         )
 
     def _metrics(self) -> CollectorRegistry:
@@ -263,7 +270,9 @@ class Server:
         await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet
         await _within(grace_s / 2, self._membership.stop())
         self._node.loads.resign()
-        await self._sessions.drain(grace_s / 2)
+        handing_over = _within(_HAND_OVER_S, self._node.handover.leave())  # beside the drain: both need the links
+        await asyncio.gather(handing_over, self._sessions.drain(grace_s / 2))
+        self._node.handover.stop()
         await _within(_STEP_S, self._links.stop())
         await _within(_STEP_S, self._loops.stop())
         self._node.invalidations.log.close()

@@ -27,9 +27,15 @@ __all__ = [
 ]
 
 _OPERATIONS = {operation.value: operation for operation in Operation}
-_BRING_VALUES = frozenset({Operation.SET, Operation.FULFILL})
+_BRING_VALUES = frozenset({Operation.SET, Operation.FULFILL, Operation.HAND_OVER})
 _END_FLIGHTS = frozenset({Operation.FULFILL, Operation.ABANDON})
-_WITH_TOKENS = _END_FLIGHTS | {Operation.APPLY, Operation.DISTRUST, Operation.REPLAY}
+_WITH_TOKENS = _END_FLIGHTS | {
+    Operation.APPLY,
+    Operation.DISTRUST,
+    Operation.REPLAY,
+    Operation.HAND_OVER,
+}
+_HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
 MAX_DETAIL = 200
 
 
@@ -61,8 +67,8 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
     if_versions, deltas = list(message.if_versions), list(message.deltas)
     for name, column, allowed in (
         ("values", values, (count if operation in _BRING_VALUES else 0,)),
-        ("flags", flags, (0, count)),
-        ("ttls_ms", ttls_ms, (0, 1, count)),
+        ("flags", flags, (count,) if operation is Operation.HAND_OVER else (0, count)),
+        ("ttls_ms", ttls_ms, (count,) if operation is Operation.HAND_OVER else (0, 1, count)),
         ("tokens", tokens, (count if operation in _WITH_TOKENS else 0,)),
         ("details", details, (0, count if operation is Operation.ABANDON else 0)),
         ("if_versions", if_versions, (0, 1, count) if operation is Operation.SET else (0,)),
@@ -72,7 +78,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
             raise BadBatch(f"{name}: {len(column):,} for {count:,} keys")
     if any(len(detail) > MAX_DETAIL for detail in details):
         raise BadBatch(f"details: a text of more than {MAX_DETAIL:,} characters")
-    return Batch(
+    batch = Batch(
         operation=operation,
         namespace=message.namespace or DEFAULT_NAMESPACE,
         keys=keys,
@@ -86,6 +92,9 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         deltas=deltas,
         acknowledged=message.acknowledgement != pb.ACKNOWLEDGEMENT_OWNER,
     )
+    if operation in _HANDOVERS:
+        batch.epoch, batch.position, batch.since_s = message.epoch, message.position, message.since_s
+    return batch
 
 
 def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
@@ -106,6 +115,9 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         deltas=batch.deltas,
         acknowledgement=pb.ACKNOWLEDGEMENT_UNSPECIFIED if batch.acknowledged else pb.ACKNOWLEDGEMENT_OWNER,
         stand_in=batch.stand_in,
+        epoch=batch.epoch,
+        position=batch.position,
+        since_s=batch.since_s,
     )
 
 

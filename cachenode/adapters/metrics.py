@@ -94,6 +94,14 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("cachenode_copies", "Copies of other nodes' hot keys.", value=stats.copies)
     hits = "Reads of other nodes' hot keys that were answered from copies."
     yield CounterMetricFamily("cachenode_copy_hits", hits, value=stats.copy_hits)
+    handover = CounterMetricFamily(
+        "cachenode_handover", "Entries handed to or got from others when keys moved.", labels=["outcome"]
+    )
+    handover.add_metric(["sent"], stats.handed_over)
+    handover.add_metric(["declined"], stats.handover_declined)
+    handover.add_metric(["accepted"], stats.handover_accepted)
+    handover.add_metric(["refused"], stats.handover_refused)
+    yield handover
     waits = "Writes that waited until nobody served an older copy."
     yield CounterMetricFamily("cachenode_invalidation_waits", waits, value=stats.invalidation_waits)
     yield CounterMetricFamily("cachenode_swept", "Entries that barriers removed from memory.", value=stats.swept)

@@ -6,6 +6,9 @@ before somebody answers, everybody dials every seed; of two links between the sa
 smaller id dialled stays. Seeds may be few or old, as DNS is for a while: who is told a view of others by one of them
 dials all of its members, until it has a newer view itself (``test_members_of_a_view_that_a_seed_tells_are_dialled``).
 
+A member that leaves on purpose is soon out of the view, but still hands its entries over: the link to it stays for a
+moment and is not dialled again.
+
 A dialled stream is always cancelled when its link ends: grpcio 1.83 and later keep the handler of a dropped stream
 running on the other side.
 """
@@ -35,6 +38,8 @@ _log = structlog.get_logger(__name__)
 _REDIAL_S = (0.1, 1.0)
 _DIAL_TIMEOUT_S = 2.0
 _FAREWELL_S = 0.5
+_LINGER_S = 4.0
+"""Longer than any hand-over. As a rule the one that leaves ends the link first."""
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -83,6 +88,8 @@ class PeerLinks:
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         """Dialers of former members, as long as something is under way."""
+        self._parted: set[str] = set()
+        """Addresses of those that have said that they leave."""
         self._seeds: set[str] = set()
         self._told_of: set[str] = set()
         """Addresses of members of a view that does not name this node, which a peer has told."""
@@ -177,6 +184,7 @@ class PeerLinks:
         if other is not None and not other.closed and other.peer == peer and self._rank(other) <= self._rank(link):
             return False
         self._links[peer.id] = link
+        self._parted.discard(peer.address)
         if other is not None and other.peer == peer:
             other.retire()
         elif other is not None:
@@ -215,6 +223,7 @@ class PeerLinks:
 
     def parting(self, peer: Member) -> None:
         """Pass on that a peer leaves."""
+        self._parted.add(peer.address)
         if self.events is not None:
             self.events.peer_leaving(peer)
 
@@ -266,10 +275,14 @@ class PeerLinks:
             link = next((link for link in self._links.values() if link.held_by is dialer), None)
             if link is None:
                 dialer.cancel()
+                continue
+            self._leaving.add(dialer)
+            dialer.add_done_callback(self._leaving.discard)
+            if address in self._parted:  # it hands its entries over
+                asyncio.get_running_loop().call_later(_LINGER_S, link.retire)
             else:  # its last answers may be on the way
-                self._leaving.add(dialer)
-                dialer.add_done_callback(self._leaving.discard)
                 link.retire()
+        self._parted &= wanted
 
     async def _keep_dialled(self, address: str) -> None:
         """Keep a link to an address, whoever dialled it."""

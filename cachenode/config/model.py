@@ -148,6 +148,11 @@ class MemoryConfig(_Section):
     copies_bytes: Bytes = Field(
         16 * _MIB, ge=0, description="Memory for copies of other nodes' hot keys, beside max_bytes; 0: none"
     )
+    handover_bytes: Bytes = Field(
+        64 * _MIB,
+        ge=0,
+        description="Most bytes of entries handed to new owners when keys move, up to a quarter of max_bytes; 0: none",
+    )
     policy: Literal["s3fifo", "lru", "sieve"] = Field(
         "s3fifo", description="Which entries go first when memory is short"
     )

@@ -29,6 +29,8 @@ class Operation(IntEnum):
     APPLY = 11
     DISTRUST = 12
     REPLAY = 13
+    OFFER = 14
+    HAND_OVER = 15
 
     @property
     def reads(self) -> bool:
@@ -90,6 +92,7 @@ class Batch:
 
     `acknowledged` says that a write waits until nobody holds an older copy. `stand_in` says, between nodes, that who
     asks cannot reach the keys' owner. `near` never travels: the holder of copies who asks, if it is one.
+    `epoch` belongs to OFFER and HAND_OVER, `position` and `since_s` to the latter.
     """
 
     operation: Operation
@@ -107,6 +110,9 @@ class Batch:
     acknowledged: bool = True
     stand_in: bool = False
     near: Holder[Any] | None = None
+    epoch: int = 0
+    position: int = 0
+    since_s: float = 0.0
 
 
 class Failure(NamedTuple):

@@ -46,6 +46,10 @@ class FillTokens:
         del self._by_key[key]
         return True
 
+    def live(self, key: bytes) -> bool:
+        """Return True if the key is being read elsewhere, by somebody who may store it."""
+        return key in self._by_key
+
     def void(self, key: bytes) -> None:
         """Destroy the key's token, if there is one: the key is written or dropped."""
         self._by_key.pop(key, None)

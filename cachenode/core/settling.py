@@ -46,7 +46,7 @@ from dataclasses import dataclass
 from cachenode_api.ring import Ring
 from cachenode_api.view import Member, View
 
-__all__ = ["LEASE_MARGIN", "Identity", "Settling", "identity"]
+__all__ = ["LEASE_MARGIN", "Identity", "Settling", "identity", "may_gain"]
 
 Identity = tuple[str, str]
 """Id and incarnation."""
@@ -137,7 +137,7 @@ class Settling:
             wait.held |= self._may_act(wait.members - present, view)
             wait.members &= present
         fresh = former is None or not follows or mine not in map(identity, former.members)
-        if fresh or former is None or _may_gain(me.id, former, view):
+        if fresh or former is None or may_gain(me.id, former, view):
             held = self._may_act(before - present, view)
             if replaced:
                 held.add((me.id, ""))
@@ -177,6 +177,10 @@ class Settling:
         self._left.add(who)
         self._resolve()
 
+    def all_left(self, me: Member, view: View) -> bool:
+        """Return True if nobody else of a view stays."""
+        return _others(view, identity(me)) <= self._left
+
     def linked(self, who: Identity) -> None:
         """Take note of a link, in place of one to another incarnation."""
         self._linked[who[0]] = who[1]
@@ -207,8 +211,8 @@ def _others(view: View | None, mine: Identity) -> set[Identity]:
     return {identity(member) for member in view.members} - {mine} if view is not None else set()
 
 
-def _may_gain(me: str, former: View, view: View) -> bool:
-    """Return False if no key can have come to this node: it has no new points on the ring, and no other's have gone."""
+def may_gain(me: str, former: View, view: View) -> bool:
+    """Return False if no key can have come to a member: it has no new points on the ring, and no other's have gone."""
     if (former.ring_seed, former.vnodes, former.ring_hash) != (view.ring_seed, view.vnodes, view.ring_hash):
         return True
     for member in former.members:

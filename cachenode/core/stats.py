@@ -52,3 +52,7 @@ class NodeStats:
     swept: int = 0
     copies: int = 0
     copy_hits: int = 0
+    handed_over: int = 0
+    handover_declined: int = 0
+    handover_accepted: int = 0
+    handover_refused: int = 0

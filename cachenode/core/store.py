@@ -183,6 +183,11 @@ class Store:
             return None
         return record
 
+    def heat(self, record: bytes) -> int:
+        """Return how often an entry was read lately, as far as the policy counts it: 0 to 7."""
+        marks = self._policy.marks
+        return marks[_SLOT_AND_DEADLINE.unpack_from(record)[0]] & 0b111 if marks is not None else 0
+
     # Writing.
 
     def put(self, key: bytes, value: bytes, *, flags: int, version: int, deadline: float, now: float) -> bool:

@@ -1,7 +1,7 @@
 """The background duties of a node, each in slices short enough for nobody to notice.
 
-One task does all of them in turn: expired entries, moved entries, silent sessions, the return of L2. A duty that
-fails is logged and tried again at the next tick; none can stop the others.
+One task does all of them in turn: expired entries, moved entries and their hand-over, silent sessions, the return of
+L2. A duty that fails is logged and tried again at the next tick; none can stop the others.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Loops:
         while node.mover.moving:
             node.mover.step(_MOVE_SLICE)
             await asyncio.sleep(0)
+        node.handover.tick(now)
         node.loads.expire(now)
         node.invalidations.expire(now)
         self._reap(now)

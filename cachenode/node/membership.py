@@ -161,6 +161,7 @@ class RegistryMembership:
     def peer_view(self, peer: Member, view: View) -> None:
         """Ask the registry at once if a peer has a newer view."""
         self._told.add(view.epoch)
+        self._placement.peer_view(view)
         if view.epoch > self._placement.epoch:
             self._poke.set()
 

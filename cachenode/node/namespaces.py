@@ -11,6 +11,7 @@ from typing import Any
 from cachenode.core.barriers import BarrierLog
 from cachenode.core.fills import FillTokens
 from cachenode.core.flights import Flights
+from cachenode.core.gains import Gains
 from cachenode.core.holders import Exposure
 from cachenode.core.holdoff import Holdoff
 from cachenode.core.load_backoff import LoadBackoff
@@ -41,6 +42,7 @@ class Namespace:
         "exposure",
         "fills",
         "flights",
+        "gains",
         "holdoff",
         "invalidations",
         "l1_hits",
@@ -60,9 +62,10 @@ class Namespace:
         "writing",
     )
 
-    def __init__(self, policy: NamespacePolicy, store: Store) -> None:
+    def __init__(self, policy: NamespacePolicy, store: Store, gains: Gains | None = None) -> None:
         self.policy = policy
         self.store = store
+        self.gains = gains if gains is not None else Gains()
         self.fills = FillTokens()
         self.flights: Flights[Any] = Flights()
         self.load_backoff = LoadBackoff()
@@ -124,6 +127,8 @@ class Namespace:
     def void(self, key: bytes) -> None:
         """What is being read or loaded for the key must not be stored: the key is written or removed."""
         self.fills.void(key)
+        if self.gains.open:
+            self.gains.touch(self.policy.name, key)
         if self.flights:
             self.flights.detach(key)
 
@@ -150,6 +155,8 @@ class Namespaces:
         strict: bool = False,
     ) -> None:
         self.memory = memory
+        self.gains = Gains()
+        """Shared by all namespaces: those that are made later too belong to the window of the present view."""
         self._new_store = new_store
         self._by_name: dict[str, Namespace] = {}
         for policy in policies:
@@ -175,7 +182,7 @@ class Namespaces:
     def _add(self, policy: NamespacePolicy) -> Namespace:
         most = self.memory.max_bytes // _LARGEST_PART
         policy = replace(policy, max_value_bytes=min(policy.max_value_bytes, most))
-        namespace = Namespace(policy, self._new_store())
+        namespace = Namespace(policy, self._new_store(), self.gains)
         self._by_name[policy.name] = namespace
         self.memory.add(policy.name, namespace.store, share=policy.share)
         return namespace

@@ -4,12 +4,14 @@ A view is applied whole and only if its epoch is higher. The ring is built anew 
 are dropped from memory in slices afterwards (`Mover`); until that is done, hits are checked against every ring that
 was in force meanwhile.
 
-Three things besides the ring decide about a key:
+Some things besides the ring decide about a key:
 
 - The *ownership lease*: without it this node may be out of the others' view without knowing, so it does nothing as an
   owner (`fenced`). It is compared with the clock at each use: a process that was frozen has had no timer.
 - *Settling*: keys that this node has gained wait until no other acts for them (`unsettled`, `gained`, `settle`). The
   deadlines are looked at by `tick` alone.
+- *Succession*: a node that has resigned learns from its peers the view that leaves it out, for what it has in memory
+  is of use to those who own its keys then.
 - *Releasing*: the others wait for this node in the same way. After a view change its `releasing` hooks end whatever
   it or its clients might serve from before, and then the peers are told (`settled_epoch`). If a newer view comes
   meanwhile, the hooks are cancelled and called again for that one.
@@ -45,6 +47,10 @@ class Placement:
         self.me = me
         self.view: View | None = None
         self.ring: Ring | None = None
+        self.former_ring: Ring | None = None
+        """The ring before this one; None if another may have been in force in between, or none was."""
+        self.successors: tuple[View, Ring] | None = None
+        """The next view and its ring, if this node has resigned and is not in it."""
         self.follows = True
         """True if no other view was in force between the former and this one."""
         self.alone = False
@@ -70,6 +76,8 @@ class Placement:
         self._outlived: set[asyncio.Future[None]] = set()
         self._release: asyncio.Future[list[None]] | None = None
         self._resigned = False
+        self._right_until = math.inf
+        self._succession = asyncio.Event()
 
     @property
     def epoch(self) -> int:
@@ -89,6 +97,7 @@ class Placement:
             return False
         self.follows = view.epoch == self.epoch + 1 if follows is None else follows
         former, ring = self.view, self.ring
+        self.former_ring = ring if self.follows else None
         self.view, self.ring = view, Ring(view)
         self.alone = [member.id for member in view.members] == [self.me.id]
         seen = view.by_id.get(self.me.id)
@@ -110,6 +119,11 @@ class Placement:
         """Return True if this node owns the key."""
         return self.owner(key) == self.me.id
 
+    def acquired(self, key: bytes) -> bool:
+        """Return True if this node owns the key, and did not under the view before."""
+        former = self.former_ring
+        return self.owns(key) and (former is None or former.owner(key) != self.me.id)
+
     # The ownership lease.
 
     def fenced(self, now: float) -> bool:
@@ -126,11 +140,38 @@ class Placement:
 
         Clients must have let go of their copies: what is being released is not waited for any more.
         """
+        if not self._resigned:
+            self._right_until = self.lease_until
         self._resigned = True
         self.ready = False
         self.lease_until = -math.inf
         if self._release is not None:
             self._release.cancel()
+
+    def outlived(self, now: float) -> bool:
+        """Return True if another may have written what this node has owned: its lease is over, or would be.
+
+        A node that has resigned is fenced; what it has is good for as long as its lease would have gone on.
+        """
+        return now >= (self._right_until if self._resigned else self.lease_until)
+
+    # Succession: who has the keys of a node that has resigned.
+
+    def peer_view(self, view: View) -> None:
+        """Take note of the view of a peer. Only the next one tells who has this node's keys from it and nobody else."""
+        if not self._resigned or view.epoch <= self.epoch or self.me.id in view.by_id:
+            return
+        if view.epoch == self.epoch + 1:
+            self.successors = (view, Ring(view))
+        self._succession.set()
+
+    async def succession(self, seconds: float) -> None:
+        """Return when `successors` is known, or never will be, or it takes longer than this."""
+        if self.view is None or self._settling.all_left(self.me, self.view):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._succession.wait()
 
     # Settling: what this node waits for.
 
@@ -187,6 +228,8 @@ class Placement:
     def peer_left(self, peer: Member) -> None:
         """Take note that a peer leaves on purpose."""
         self._settling.left(identity(peer))
+        if self.view is not None and self._settling.all_left(self.me, self.view):
+            self._succession.set()
         self._look()
 
     def _look(self) -> None:

@@ -230,6 +230,9 @@ class Reads:
         self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply, *, or_miss: bool = False
     ) -> None:
         node = self._node
+        if or_miss and namespace.gains.open:  # what is answered must not be followed by what is older
+            for index in indices:
+                namespace.gains.touch(namespace.policy.name, batch.keys[index])
         entries = await self._past_owner(namespace, batch, indices)
         now = node.clock.now()
         if entries is None and or_miss:

@@ -199,6 +199,7 @@ class SeedMembership:
         if self._heard is None or view.epoch > self._heard.epoch:
             self._heard = view
         self._told[peer] = view.epoch
+        self._placement.peer_view(view)
         seen = view.by_id.get(self._placement.me.id)
         if seen == self._placement.me:
             self._apply(view)

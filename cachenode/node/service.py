@@ -19,6 +19,7 @@ from cachenode.core.versions import VersionSource
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.barriers import Barriers, again
 from cachenode.node.changes import Changes
+from cachenode.node.handover import Handover
 from cachenode.node.invalidations import Invalidations
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.loads import MAX_LEASE_S, Loads
@@ -36,7 +37,8 @@ from cachenode_api.view import Member, View
 
 __all__ = ["Node", "Reply"]
 
-_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY})
+_HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
+_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY}) | _HANDOVERS
 _ASK_AGAIN = frozenset({Reason.NOT_READY, Reason.DEADLINE_EXCEEDED, Reason.OVERLOADED})
 _REFUSALS = {Reason.NOT_OWNER: NOT_OWNER, Reason.SUPERSEDED: ORDER_TOO_LATE}
 _ASK_AGAIN_S = 0.02
@@ -57,6 +59,7 @@ class Node:
         call_timeout_s: Longest wait for a peer or L2, whatever the caller would allow.
         copies: Copies of other nodes' hot keys; None for none.
         hot_reads_per_s: Reads a second, forwarded by other nodes, that make a key hot; 0: none is.
+        handover_bytes: Most bytes of entries handed to new owners when keys move; 0: none.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Node:
         call_timeout_s: float = 5.0,
         copies: Copies | None = None,
         hot_reads_per_s: int = 0,
+        handover_bytes: int = 0,
     ) -> None:
         self.placement = placement
         self.namespaces = namespaces
@@ -78,6 +82,7 @@ class Node:
         self.clock = clock
         self.versions = versions
         self.mover = Mover(placement, namespaces)
+        self.handover = Handover(self, handover_bytes)
         self.forwarded = 0
         self.failures: Counter[Reason] = Counter()
         self._peers = peers
@@ -157,6 +162,8 @@ class Node:
             return None
         if batch.operation is Operation.APPLY:
             return self.barriers.begin(batch, namespace, reply, from_peer)
+        if batch.operation in _HANDOVERS:
+            return self.handover.begin(batch, namespace, reply)
         if batch.operation is Operation.REPLAY:
             return self.run_parts(batch, reply, [([0], self._replay(reply))])
         if self.tier is not None:
@@ -350,7 +357,15 @@ class Node:
             PeerUnavailable: As `Peers.forward`.
         """
         self.forwarded += len(indices)
-        return await self._peers.forward(owner, part_of(batch, indices))
+        return await self.ask(owner, part_of(batch, indices))
+
+    async def ask(self, peer: str, batch: Batch) -> BatchResult:
+        """Let a peer execute a batch.
+
+        Raises:
+            PeerUnavailable: As `Peers.forward`.
+        """
+        return await self._peers.forward(peer, batch)
 
     async def run_parts(self, batch: Batch, reply: Reply, parts: Sequence[tuple[Sequence[int], Rest]]) -> None:
         """Run the parts of a batch side by side; one that is late is answered with the reason.

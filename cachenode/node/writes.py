@@ -89,7 +89,7 @@ class Writes:
         if self._node.l2_for(namespace) is not None:
             # Told now, a task's start early. What is copied until then is told by the write itself: it waits for both.
             self._node.invalidations.warn(namespace, [batch.keys[index] for index in own])
-            return self._through_l2(batch, namespace, own, reply)
+            return self._through_l2(batch, namespace, own, reply, self._node.placement.epoch)
         keys = [batch.keys[index] for index in own]
         waiter = self._node.invalidations.announce(namespace, keys, batch.near)
         result = self._in_memory(batch, namespace, own)
@@ -257,7 +257,11 @@ class Writes:
 
     # With L2.
 
-    async def _through_l2(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
+    async def _through_l2(
+        self, batch: Batch, namespace: Namespace, indices: list[int], reply: Reply, epoch: int
+    ) -> None:
+        if self._node.placement.epoch != epoch and not self._keep_own(batch, indices, reply):
+            return
         if batch.operation is Operation.SET:
             writes = self._versioned(batch, namespace, indices)
             reply(await self._set(batch, namespace, indices, writes))
@@ -265,6 +269,19 @@ class Writes:
             reply(await self._touch(batch, namespace, indices))
         else:
             reply(await self._delete(batch, namespace, indices))
+
+    def _keep_own(self, batch: Batch, left: list[int], reply: Reply) -> list[int]:
+        """Refuse what has moved away since the batch came; return the rest.
+
+        It would get a version of the new epoch, and L2 would refuse what the key's new owner writes
+        (``test_write_that_begins_after_its_key_has_moved_is_not_done``).
+        """
+        owns = self._node.placement.owns
+        moved = [index for index in left if not owns(batch.keys[index])]
+        left[:] = [index for index in left if index not in set(moved)]
+        if moved:
+            reply(failed(batch, dict.fromkeys(moved, NOT_OWNER)))
+        return left
 
     async def _set(
         self, batch: Batch, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write]
@@ -298,7 +315,9 @@ class Writes:
         kept = [at for at, write in enumerate(writes) if self._node.placement.owns(write.key)]
         stored = self._store(namespace, kept, [writes[at] for at in kept], [taken[at] for at in kept])
         failures = {at: stored.failures[new] for new, at in enumerate(kept) if new in stored.failures}
-        failures |= {at: NOT_OWNER for at in range(len(writes)) if at not in set(kept)}
+        for at in set(range(len(writes))).difference(kept):
+            failures[at] = NOT_OWNER
+            namespace.store.remove(writes[at].key)  # L2 may have taken the write: what is here must not be handed over
         return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
 
     async def _delete(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:

@@ -10,6 +10,7 @@ import pytest
 from grpc import aio
 from structlog.testing import capture_logs
 
+from cachenode.adapters import peer_links as peer_links_module
 from cachenode.adapters.link import Link
 from cachenode.adapters.peer_links import PeerLinks
 from cachenode.core.entries import Batch, BatchResult, Operation
@@ -154,6 +155,41 @@ async def test_newcomer_dials_members_that_do_not_know_it(start: Any) -> None:
     assert (a.events, b.events) == (["up b"], ["up a"])
     b.placement.apply(view_with(5, b))
     assert b.links._dialers == {}
+
+
+async def test_link_to_a_member_that_leaves_stays_for_its_hand_over(start: Any) -> None:
+    """Who has said that it leaves is not cut off by the view without it, and is not dialled again when it ends."""
+    a, b = await start("a"), await start("b")
+    await join(1, a, b)
+    await b.links.say_leaving()
+    await eventually(lambda: "leaving b" in a.events)
+    a.placement.apply(view_with(2, a))
+    assert a.links._dialers == {}
+    await b.links.forward("a", Batch(Operation.GET, "default", [b"k"]))
+    await b.links.stop()
+    await eventually(lambda: not a.links._lingering)
+    assert a.events == ["up b", "leaving b", "down b"]
+
+
+async def test_link_to_a_member_that_left_does_not_stay_for_long(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has said that it leaves, and then does not, is cut off."""
+    monkeypatch.setattr(peer_links_module, "_LINGER_S", 0.0)
+    a, b = await start("a"), await start("b")
+    await join(1, a, b)
+    await b.links.say_leaving()
+    await eventually(lambda: "leaving b" in a.events)
+    a.placement.apply(view_with(2, a))
+    await eventually(lambda: not a.links._lingering)
+    await eventually(lambda: "down b" in a.events)
+
+
+async def test_link_to_a_member_that_vanished_does_not_stay(start: Any) -> None:
+    """Who has said nothing is cut off by the view without it."""
+    a, b = await start("a"), await start("b")
+    await join(1, a, b)
+    a.placement.apply(view_with(2, a))
+    assert a.links._lingering == {}
+    await eventually(lambda: "down b" in a.events)
 
 
 async def test_forward_reaches_the_owner_once(start: Any) -> None:

@@ -258,3 +258,68 @@ def test_word_does_not_go_beyond_what_is_waited_for() -> None:
     assert (told, placement.released_epoch) == ([1], 2)
     placement.peer_settled("b", "1", 1)
     assert told == [1, 2]
+
+
+def test_acquired_are_the_keys_that_came_with_the_view() -> None:
+    """What this node owns and did not own under the view before; everything if it has missed one or has none."""
+    placement = Placement(member("a"))
+    placement.apply(view_of(1, "a", "b"))
+    assert all(placement.acquired(key) == placement.owns(key) for key in KEYS)
+    former = Ring(view_of(1, "a", "b"))
+    placement.apply(view_of(2, "a"))
+    assert all(placement.acquired(key) == (former.owner(key) != "a") for key in KEYS)
+    placement.apply(view_of(4, "a"))
+    assert all(placement.acquired(key) for key in KEYS)
+
+
+def test_lease_of_who_has_resigned_is_remembered() -> None:
+    """Who resigns is fenced, but what it has is good until its lease would have ended; an ended one stays so."""
+    placement = Placement(member("a"))
+    placement.apply(view_of(1, "a", "b"))
+    placement.set_lease(50.0)
+    assert (placement.outlived(49.9), placement.outlived(50.0)) == (False, True)
+    placement.resign()
+    placement.resign()
+    assert placement.fenced(0.0)
+    assert (placement.outlived(49.9), placement.outlived(50.0)) == (False, True)
+
+
+async def test_successors_are_those_of_the_next_view() -> None:
+    """Who has resigned learns from a peer who has its keys; a view that skips one ends the wait without an answer."""
+    for epoch, known in ((2, True), (3, False)):
+        placement = Placement(member("a"))
+        placement.apply(view_of(1, "a", "b"))
+        placement.peer_view(view_of(2, "b"))
+        assert placement.successors is None
+        placement.resign()
+        placement.peer_view(view_of(1, "b"))
+        placement.peer_view(view_of(2, "a", "b", "c"))
+        waiting = asyncio.create_task(placement.succession(60.0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        placement.peer_view(view_of(epoch, "b"))
+        await waiting
+        assert (placement.successors is not None) == known
+
+
+async def test_nobody_succeeds_where_all_leave() -> None:
+    """Who has never had a view, is alone, or is left by all others does not wait; and nobody waits for ever."""
+    await Placement(member("a")).succession(60.0)
+    alone = Placement(member("a"))
+    alone.apply(view_of(1, "a"))
+    alone.resign()
+    await alone.succession(60.0)
+    left = Placement(member("a"))
+    left.apply(view_of(1, "a", "b", "c"))
+    left.resign()
+    waiting = asyncio.create_task(left.succession(60.0))
+    left.peer_left(member("b"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    left.peer_left(member("c"))
+    await waiting
+    late = Placement(member("a"))
+    late.apply(view_of(1, "a", "b"))
+    late.resign()
+    await late.succession(0.0)
+    assert (alone.successors, left.successors, late.successors) == (None, None, None)

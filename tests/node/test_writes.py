@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from cachenode.adapters.l2_memory import MemoryL2
-from cachenode.core.entries import Batch, L2Entry, L2Write, Layer, Operation
+from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Layer, Operation
 from cachenode.core.policy import NamespacePolicy
 from cachenode.node.filler import fill
 from cachenode_api.reasons import Reason
@@ -420,3 +420,29 @@ async def test_touch_during_delete_brings_nothing_back() -> None:
     assert (await deleting).versions[0]
     assert (await touching).versions == [0]
     assert await fetch(node, b"k") is None
+
+
+async def test_write_that_begins_after_its_key_has_moved_is_not_done() -> None:
+    """A view comes between a batch and its first step: what moved is refused before L2 hears of it, the rest done."""
+    clock, peers = ManualClock(), DirectPeers()
+    l2 = MemoryL2(clock)
+    a = new_node("a", clock, l2=l2, peers=peers)
+    both = view_of(2, "a", "b")
+    (mine,), (moved,) = owned_by(both, "a"), owned_by(both, "b")
+    b = new_node("b", clock, l2=l2, peers=peers, view=both)
+    for operation, values in ((Operation.SET, [b"late", b"late"]), (Operation.DELETE, ())):
+        a.placement.view, a.placement.ring = None, None
+        a.placement.apply(view_of(1, "a"))
+        results: dict[int, Reason | None] = {}
+
+        def reply(part: BatchResult, into: dict[int, Reason | None] = results) -> None:
+            for at, index in enumerate(part.indices or ()):
+                into[index] = part.failures[at].reason if at in part.failures else None
+
+        rest = a.execute(Batch(operation, "default", [mine, moved], values), reply)
+        assert rest is not None
+        a.placement.apply(both)
+        await rest
+        assert results == {0: None, 1: Reason.NOT_OWNER}
+        assert (await l2.read("default", [moved])) == [None]
+    assert not (await put(b, moved, b"new")).failures

@@ -43,6 +43,7 @@ class Profile:
         keeps: Nothing that is stored can be lost.
         mix: How the clients work.
         nodes: How many there are.
+        l2: Whether they share a store.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Profile:
     keeps: bool = False
     mix: Mix = field(default_factory=Mix)
     nodes: int = 3
+    l2: bool = True
 
 
 _STREAMS = {"break_stream": 8, "slow": 2, "evict": 1}
@@ -89,6 +91,7 @@ PROFILES = {
 }
 
 _LOADS = Mix(keys={"o": 3}, weights={"o": 1}, write_pause_s=0.06, load_s=0.3)
+_MANY = Mix(keys={"c": 12, "o": 6, "s": 2, "n": 2, "t": 3, "v": 2})
 _FEW = Mix(near=1.0, keys={"c": 2, "o": 1}, weights={"c": 3, "o": 1}, write_pause_s=0.06)
 
 AIMED = {
@@ -98,6 +101,7 @@ AIMED = {
         Profile("leases", {"pause_client": 4, "break_stream": 2, "slow": 2}, count=(6, 15), mix=_FEW, strike_s=8.0),
         Profile("fences", {"one_way": 2, "isolate": 4, "pause": 3}, mix=_FEW),
         Profile("stand_ins", {"sever": 10, "evict": 2}, count=(3, 6), mix=_LOADS),
+        Profile("handovers", {"restart": 6, "slow": 3, "pause": 1}, count=(5, 10), mix=_MANY, spikes=0.05, l2=False),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )
 }
@@ -249,7 +253,7 @@ def run_seed(
     count = Random(f"{seed} count").randint(*profile.count) if profile.weights else 0
     planned = schedule(seed, profile.weights, count=count, from_s=_WARM_S, to_s=_WARM_S + profile.strike_s)
     faults = planned if keep is None else [planned[at] for at in keep]
-    world = World(seed, nodes=profile.nodes, tracing=tracing)
+    world = World(seed, nodes=profile.nodes, tracing=tracing, l2=profile.l2)
     run = _Run(seed, profile, world, faults)
     with ExitStack() as stack:
         stack.enter_context(simulated(world, seed))

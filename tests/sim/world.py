@@ -63,6 +63,7 @@ class World:
         nodes: How many machines there are for nodes.
         drift: How far the rates of clocks may be off.
         tracing: Note every message too.
+        l2: Whether the nodes share a store.
 
     Attributes:
         nodes: Running nodes by machine.
@@ -70,7 +71,9 @@ class World:
         trace: What happened when, if it is wanted, and what faults were done.
     """
 
-    def __init__(self, seed: int, *, nodes: int = 3, drift: float = 0.05, tracing: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, nodes: int = 3, drift: float = 0.05, tracing: bool = False, l2: bool = True
+    ) -> None:
         self.loop = SimLoop()
         self.loop.set_exception_handler(self._loop_error)
         self.rng = Random(f"{seed} world")
@@ -86,6 +89,7 @@ class World:
             self.network.trace = self._message
         self.views: list[tuple[float, int, str]] = []
         self._drift = drift
+        self._l2_url = "redis://l2:6379" if l2 else "none"
         self._closing = False
         self._clocks: dict[str, tuple[float, float]] = {}
         self.redis: dict[str, RedisServer] = {}
@@ -136,7 +140,7 @@ class World:
                 "node": {"id": machine, "listen": f"{machine}:{_PORT}", "http_listen": "", "insecure": True},
                 "cluster": {"discovery": "redis"},
                 "memory": {"max_bytes": 1 << 20},
-                "l2": {"url": "redis://l2:6379", "registry_url": "redis://registry:6379"},
+                "l2": {"url": self._l2_url, "registry_url": "redis://registry:6379"},
             }
         )
         server = Server(config)

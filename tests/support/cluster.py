@@ -145,6 +145,7 @@ def new_node(
     view: View | None = None,
     journal_limit: int = 100_000,
     hot_reads_per_s: int = 0,
+    handover_bytes: int = 1 << 20,
 ) -> Node:
     """Return a node of its own or of a cluster of direct peers."""
     peers = peers or DirectPeers()
@@ -163,6 +164,7 @@ def new_node(
         clock=clock,
         versions=versions,
         hot_reads_per_s=hot_reads_per_s,
+        handover_bytes=handover_bytes,
     )
     node.stand_ins.gather_s = 0.0
     peers.join(node)

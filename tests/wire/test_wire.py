@@ -52,6 +52,16 @@ COLUMNS: dict[Operation, dict[str, Any]] = {
     Operation.APPLY: {"flags": [1, 3], "tokens": [6, 2**64 - 1]},
     Operation.DISTRUST: {"tokens": [6, 2**64 - 1]},
     Operation.REPLAY: {"tokens": [0, 0]},
+    Operation.OFFER: {"epoch": 2**63},
+    Operation.HAND_OVER: {
+        "values": [b"1", b"2"],
+        "flags": [3, 4],
+        "ttls_ms": [5, 2**64 - 1],
+        "tokens": [6, 2**64 - 1],
+        "epoch": 8,
+        "position": 2**64 - 1,
+        "since_s": 9.5,
+    },
 }
 
 
@@ -64,7 +74,7 @@ def test_batch_there_and_back(operation: Operation) -> None:
     message = pb.Batch.FromString(batch_to_wire(batch, 7).SerializeToString())
     assert message.id == 7
     arrived = batch_from_wire(message, max_keys=2)
-    for field in ("operation", "namespace", "timeout_s", "lease_s", "acknowledged"):
+    for field in ("operation", "namespace", "timeout_s", "lease_s", "acknowledged", "epoch", "position", "since_s"):
         assert getattr(arrived, field) == getattr(batch, field)
     for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details", "if_versions", "deltas"):
         assert list(getattr(arrived, column)) == list(getattr(batch, column))

@@ -57,6 +57,14 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Between nodes only: L2 has missed writes of these keys, of the versions in tokens, so it must not be believed."""
     OPERATION_REPLAY: _Operation.ValueType  # 13
     """Between nodes only: L2 has lost its history; bring it up to date before this is answered."""
+    OPERATION_OFFER: _Operation.ValueType  # 14
+    """Between nodes only: asks the new owner of some keys whether it acts under the view of this epoch; answered once it
+    does, with its clock.
+    """
+    OPERATION_HAND_OVER: _Operation.ValueType  # 15
+    """Between nodes only: entries of keys that their new owner has gained, with their versions in tokens. The result's
+    version is 0 for what is not taken.
+    """
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -91,6 +99,14 @@ OPERATION_DISTRUST: Operation.ValueType  # 12
 """Between nodes only: L2 has missed writes of these keys, of the versions in tokens, so it must not be believed."""
 OPERATION_REPLAY: Operation.ValueType  # 13
 """Between nodes only: L2 has lost its history; bring it up to date before this is answered."""
+OPERATION_OFFER: Operation.ValueType  # 14
+"""Between nodes only: asks the new owner of some keys whether it acts under the view of this epoch; answered once it
+does, with its clock.
+"""
+OPERATION_HAND_OVER: Operation.ValueType  # 15
+"""Between nodes only: entries of keys that their new owner has gained, with their versions in tokens. The result's
+version is 0 for what is not taken.
+"""
 Global___Operation: typing_extensions.TypeAlias = Operation
 
 class _Selector:
@@ -368,6 +384,9 @@ class Batch(google.protobuf.message.Message):
     DELTAS_FIELD_NUMBER: builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
     STAND_IN_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    SINCE_S_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -382,13 +401,19 @@ class Batch(google.protobuf.message.Message):
     """When writes and invalidations are answered."""
     stand_in: builtins.bool
     """LEASE, between nodes only: who asks cannot reach the owner of the keys, and wants the receiver to stand in for it."""
+    epoch: builtins.int
+    """OFFER, HAND_OVER: epoch of the view with which the keys moved."""
+    position: builtins.int
+    """HAND_OVER: position of the namespace's barriers when the entries were taken out of memory."""
+    since_s: builtins.float
+    """HAND_OVER: the time on the receiver's clock, as it has told it, from which on ttls_ms counts."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The keys, 1 to 1,024 bytes each."""
 
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """SET, FULFILL: one value per key."""
+        """SET, FULFILL, HAND_OVER: one value per key."""
 
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -398,7 +423,7 @@ class Batch(google.protobuf.message.Message):
 
     @property
     def ttls_ms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """SET, TOUCH, FULFILL, INCR: remaining life in milliseconds; one per key, or one for all. 0 means the namespace's
+        """SET, TOUCH, FULFILL, INCR, HAND_OVER: remaining life in milliseconds; one per key, or one for all. 0 means the namespace's
         default, but INCR leaves the life of a value that is there as it is,
         18446744073709551615 means that the entry does not expire.
         """
@@ -443,8 +468,11 @@ class Batch(google.protobuf.message.Message):
         deltas: collections.abc.Iterable[builtins.int] | None = ...,
         acknowledgement: Global___Acknowledgement.ValueType = ...,
         stand_in: builtins.bool = ...,
+        epoch: builtins.int = ...,
+        position: builtins.int = ...,
+        since_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
