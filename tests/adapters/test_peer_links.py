@@ -167,7 +167,7 @@ async def test_link_to_a_member_that_leaves_stays_for_its_hand_over(start: Any) 
     assert a.links._dialers == {}
     await b.links.forward("a", Batch(Operation.GET, "default", [b"k"]))
     await b.links.stop()
-    await eventually(lambda: not a.links._lingering)
+    await eventually(lambda: not a.links._leaving)
     assert a.events == ["up b", "leaving b", "down b"]
 
 
@@ -179,7 +179,7 @@ async def test_link_to_a_member_that_left_does_not_stay_for_long(start: Any, mon
     await b.links.say_leaving()
     await eventually(lambda: "leaving b" in a.events)
     a.placement.apply(view_with(2, a))
-    await eventually(lambda: not a.links._lingering)
+    await eventually(lambda: not a.links._leaving)
     await eventually(lambda: "down b" in a.events)
 
 
@@ -188,7 +188,7 @@ async def test_link_to_a_member_that_vanished_does_not_stay(start: Any) -> None:
     a, b = await start("a"), await start("b")
     await join(1, a, b)
     a.placement.apply(view_with(2, a))
-    assert a.links._lingering == {}
+    assert a.links._parted == set()
     await eventually(lambda: "down b" in a.events)
 
 

@@ -430,7 +430,7 @@ async def test_threads_every_way_of_loading(server: Server) -> None:
 
             assert [double(4), double(4)] == [8, 8]
             assert double.forget(4) is True
-            with pytest.raises(CacheTimeout):
+            with pytest.raises((CacheTimeout, ManyFailed)):  # of the call, or of its one key
                 client.get_or_load_many(["held"], lambda _: {}, timeout_s=0.2)
 
     held = Origin()
