@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := -n 2 --dist loadfile
 # Alone: they keep both cores busy, and what is beside them misses its time limits.
-ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py
+ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py tests/integration/test_handover.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 test test-core test-sim test-integration test-coherence cov: export PYTHONWARNINGS := default

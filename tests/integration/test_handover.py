@@ -116,7 +116,7 @@ async def test_keys_survive_leaving_and_joining(tmp_path: Path, leaving: int) ->
             async def there() -> bool:
                 return await found(",".join(addresses)) >= 0.95 * KEYS
 
-            await until(there, 3, "the joiner has its keys")
+            await until(there, 10, "the joiner has its keys")
         assert writers.writes > 100
         assert writers.reads > 500
         assert writers.stale == 0
