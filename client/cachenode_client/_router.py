@@ -35,6 +35,8 @@ __all__ = ["Router"]
 _REDIAL = Schedule(first_s=0.1, max_s=2.0, retries=None)
 _LEAVE_S = 5.0
 _NEXT_SEED_S = 0.25
+_SPREAD_S = 0.5
+"""All clients hear of a new member at the same moment: each dials it within so long."""
 
 
 class Router:
@@ -186,9 +188,11 @@ class Router:
         self._rng.shuffle(seeds)
         return list(dict.fromkeys(seeds + known))
 
-    async def _keep(self, member: Member) -> None:
-        """Hold a session to a member for as long as it is one."""
+    async def _keep(self, member: Member, joined: bool) -> None:
+        """Hold a session to a member for as long as it is one. If it has `joined` only now, not at once."""
         attempt = 0
+        if joined:
+            await asyncio.sleep(_SPREAD_S * self._rng.random())
         while _name(member) in self._dialers:
             if member.id not in self._ready:
                 lasted = await self._hold(member.address)
@@ -249,8 +253,9 @@ class Router:
         except InvalidView as error:
             self._last_error = str(error)
             return
+        joined = self.view is not None and bool(self._ready)
         self.view, self._ring = view, Ring(view)
-        self._adjust(view)
+        self._adjust(view, joined)
         for listener in list(self.view_listeners):
             listener(view)
 
@@ -281,11 +286,11 @@ class Router:
             for member in self.view.members
         )
 
-    def _adjust(self, view: View) -> None:
-        """Hold a session to each member, and to no others."""
+    def _adjust(self, view: View, joined: bool) -> None:
+        """Hold a session to each member, and to no others. Those that have `joined` are dialled within a while."""
         for member in view.members:
             if _name(member) not in self._dialers:
-                self._dialers[_name(member)] = asyncio.create_task(self._keep(member))
+                self._dialers[_name(member)] = asyncio.create_task(self._keep(member, joined))
         for name in set(self._dialers) - {_name(member) for member in view.members} - {"seeds"}:
             dialer = self._dialers.pop(name)
             self._leaving.add(dialer)
