@@ -8,17 +8,21 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from redis.asyncio import Redis
 
 from cachenode.adapters import l2_redis
+from cachenode.adapters.epochs_redis import RedisEpochs
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.redis_client import connect
+from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.core import envelope
 from cachenode.core.entries import L2Write
 from cachenode.errors import ConfigError, L2Unavailable
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
+from cachenode_api.view import Member
 from tests.support.redis_server import OWN_LEGS, RedisServer, server
 
 NS = "users"
@@ -126,6 +130,34 @@ async def test_cancelled_callers_leave_the_others_right(store: RedisL2) -> None:
                 assert result[0].value == b"%d" % number
 
 
+async def test_round_trips_that_are_cancelled_leave_no_reply_to_others(own: RedisServer) -> None:
+    """10,000 reads of a server that stalls now and then, so that round trips are cancelled: no reply is another's.
+
+    Scenario 43. A connection on which a reply is still due is not used again.
+    """
+    asyncio.get_running_loop().set_debug(False)
+    l2, other = store_at(own.url, timeout_s=0.02, cluster="c"), connect(own.url, timeout_s=5.0, connect_timeout_s=5.0)
+    patient = store_at(own.url, cluster="c")
+    await patient.write(NS, [put(b"%d" % number, b"%d" % number, 1) for number in range(1_000)])
+    late = wrong = 0
+    for burst in range(200):
+        if burst % 4 == 0:
+            await other.client_pause(30)
+        numbers = range(burst % 20 * 50, burst % 20 * 50 + 50)
+        results = await asyncio.gather(*(l2.read(NS, [b"%d" % number]) for number in numbers), return_exceptions=True)
+        for number, result in zip(numbers, results, strict=True):
+            if isinstance(result, list):
+                wrong += result[0] is None or result[0].value != b"%d" % number
+            else:
+                assert isinstance(result, L2Unavailable), result
+                late += 1
+    assert wrong == 0
+    assert late > 500, "else hardly any was cancelled"
+    for each in (l2, patient):
+        await each.close()
+    await other.aclose()
+
+
 async def test_stored_form(store: RedisL2) -> None:
     """Key and bytes are as documented, and the server drops the key by itself."""
     await store.write(NS, [L2Write(b"k:\xff", b"value", 7, 9, 30.0), L2Write(b"ever", b"", 0, 1, math.inf)])
@@ -210,6 +242,42 @@ async def test_lock_survives_what_others_do(store: RedisL2) -> None:
     await store._client.rpush("cn:c:.lock:users:k", "not ours")
     assert not await store.lock(NS, b"k", b"one", 60.0)
     assert not await store.unlock(NS, b"k", b"one")
+
+
+async def test_short_memory_costs_values_and_nothing_else(own: RedisServer) -> None:
+    """A server that evicts keeps members, epochs and barriers, and answers with the newest value or none. Scenario 40.
+
+    What it evicts are values and tombstones, which expire: that is why `volatile-lru` is asked for.
+    """
+    asyncio.get_running_loop().set_debug(False)
+    l2 = store_at(own.url, cluster="c")
+    clients = [connect(own.url, timeout_s=5.0, connect_timeout_s=5.0) for _ in range(2)]
+    registry, epochs = RedisRegistry(clients[0], "c", lease_s=600.0, timeout_s=5.0), RedisEpochs(clients[1], "c")
+    members = [Member(name, "1", f"{name}:7401") for name in ("a", "b")]
+    view = (await registry.renew(members[0], None)).view
+    view = (await registry.renew(members[1], view)).view
+    before = await epochs.after(41)
+    await l2.note_barriers(NS, [(number, tag(number)) for number in range(1, 101)])
+    noted = await l2.barriers()
+    newest: dict[bytes, bytes | None] = {}
+    rng = Random(40)
+    for version in range(1, 151):
+        keys = [b"%d" % number for number in rng.sample(range(10_000), 200)]
+        values = [b"%s %d " % (key, version) + bytes(2_000) for key in keys]
+        await l2.write(NS, [put(key, value, version) for key, value in zip(keys, values, strict=True)])
+        newest.update(zip(keys, values, strict=True))
+        removed = rng.sample(sorted(newest), 20)
+        await l2.drop(NS, [(key, version) for key in removed])
+        newest.update(dict.fromkeys(removed))
+        asked = rng.sample(sorted(newest), min(len(newest), 100))
+        found = await l2.read(NS, asked)
+        stale = [key for key, entry in zip(asked, found, strict=True) if entry and entry.value != newest[key]]
+        assert stale == []
+    assert (await l2._client.info("stats"))["evicted_keys"] > 1_000
+    assert sorted(await l2.barriers()) == sorted(noted)
+    assert (await registry.renew(members[0], view)).view == view
+    assert (before, await epochs.after(0)) == ((42, True), (43, True))
+    await asyncio.gather(l2.close(), registry.close(), epochs.close())
 
 
 async def test_frozen_server_costs_the_limit(own: RedisServer) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from grpc import aio
 
+from cachenode.adapters.redis_client import connect
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode_api.v1 import admin_pb2, admin_pb2_grpc
 from cachenode_client import CacheClient, CacheTimeout, CacheUnavailable
@@ -164,6 +165,34 @@ async def test_l2_outage_is_hardly_felt(tmp_path: Path, redis_server: RedisServe
             assert p99 < 0.05, f"p99 during the outage was {p99 * 1_000:.0f} ms"
             assert took < 5.0 + 0.5
             assert await client.get("k1") == load.value(1)
+
+
+async def test_l2_that_stalls_again_and_again_is_hardly_felt(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Eight stalls of 300 ms, and reads that only L2 could answer: p99 within 100 ms, few connections. Scenario 39.
+
+    A node has at most twelve connections to its L2, and two to the registry there.
+    """
+    redis = connect(redis_server.url, timeout_s=5.0, connect_timeout_s=5.0)
+    async with LocalCluster(nodes=2, directory=tmp_path / "c", l2_url=redis_server.url) as cluster:
+        async with CacheClient(cluster.address, timeout_s=2) as client:
+            load = Load(client, keys=400, callers=4, writes=0.0)
+            await load.fill()
+            load.keys = 800  # half of what is read is nowhere, so L2 is asked
+            most = 0
+            async with load:
+                await until(lambda: load.calls > 300, 20, "load before the stalls")
+                since = len(load.latencies)
+                for _ in range(8):
+                    await redis.client_pause(300)
+                    await asyncio.sleep(0.6)
+                    most = max(most, len(await redis.client_list()))
+                p99 = load.percentile(0.99, since=since)
+            assert load.wrong == 0
+            assert [error for _, error in load.errors] == []
+            assert len(load.latencies) - since > 500
+            assert p99 < 0.1, f"p99 during the stalls was {p99 * 1_000:.0f} ms"
+            assert most <= 2 * 14 + 1
+    await redis.aclose()
 
 
 async def test_writes_during_an_l2_outage_do_not_come_back_old(tmp_path: Path, redis_server: RedisServer) -> None:
