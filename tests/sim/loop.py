@@ -16,7 +16,7 @@ import contextvars
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, TypeVarTuple, Unpack
 
 __all__ = ["HOST", "Deadlock", "Host", "SimLoop"]
@@ -80,26 +80,56 @@ class Host:
 HOST: contextvars.ContextVar[Host | None] = contextvars.ContextVar("host", default=None)
 
 
-class _Future(asyncio.Future[Any]):
-    """A future whose place in a set does not depend on its address."""
+class _Numbers:
+    """Hands out numbers, anew for each loop: two runs of a seed must hand out the same."""
 
-    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._number = number
-        super().__init__(loop=loop)
+    count: Iterator[int] = itertools.count(1)
+
+
+class _Future(asyncio.Future[Any]):
+    """A future whose place in a set does not depend on its address, but on when it was first put into one.
+
+    The number is given then and not at birth: few futures are ever hashed, and a constructor in Python costs more
+    than all else that becomes of a future.
+    """
+
+    _number = 0
 
     def __hash__(self) -> int:
+        if not self._number:
+            self._number = next(_Numbers.count)
         return self._number
 
 
 class _Task(asyncio.Task[Any]):
     """The same for a task."""
 
-    def __init__(self, number: int, coro: Any, loop: asyncio.AbstractEventLoop, name: str | None, context: Any) -> None:
-        self._number = number
-        super().__init__(coro, loop=loop, name=name, context=context)
+    _number = 0
 
     def __hash__(self) -> int:
+        if not self._number:
+            self._number = next(_Numbers.count)
         return self._number
+
+
+class _Handle(asyncio.TimerHandle):
+    """What is to be called, with a time or without; it knows no loop and no debugging."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., Any] | None, args: Any, context: contextvars.Context) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Do not call it. A timer stays in the heap until its time comes."""
+        self._cancelled = True
+        self._callback = self._args = None
+
+    def __repr__(self) -> str:
+        return f"<Handle {self._callback!r}>"
 
 
 class SimLoop(asyncio.BaseEventLoop):
@@ -113,8 +143,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self.set_debug(False)  # it would cost more than the rest
         self.now = 0.0
         self.handled = 0
-        self._numbers = itertools.count(1)
-        self._timers: list[tuple[float, int, Any]] = []
+        _Numbers.count = itertools.count(1)
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._armed = 0
         self._orphans: list[asyncio.Task[Any]] = []
         self._outside = contextvars.Context()
 
@@ -138,15 +169,39 @@ class SimLoop(asyncio.BaseEventLoop):
             when = (when - host.offset) / host.rate + _NUDGE_S
         return self._arm(when, callback, args, context)
 
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[_Args]], object],
+        *args: *_Args,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call after so many seconds of the present host's clock."""
+        host = HOST.get()
+        if host is not None:
+            delay = delay / host.rate + _NUDGE_S
+        return self._arm(self.now + delay, callback, args, context)
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[_Args]], object],
+        *args: *_Args,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """Call in this turn or the next, without the checks of the base class."""
+        handle = _Handle(callback, args, contextvars.copy_context() if context is None else context)
+        self._ready.append(handle)
+        return handle
+
     def create_future(self) -> asyncio.Future[Any]:
         """Return a new future."""
-        return _Future(next(self._numbers), self)
+        return _Future(loop=self)
 
     def create_task(
         self, coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any], *, name: Any = None, context: Any = None
     ) -> asyncio.Task[Any]:
         """Begin a task, which is kept for `bury` even if nobody else knows it."""
-        task = _Task(next(self._numbers), coro, self, name or "task", context)
+        task = _Task(coro, loop=self, name=name or "task", context=context)
         host = HOST.get() if context is None else context.get(HOST)
         kept = self._orphans if host is None else host.tasks
         kept.append(task)
@@ -155,36 +210,36 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def _arm(self, when: float, callback: Callable[..., Any], args: Any, context: Any) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, next(self._numbers), timer))
+        timer = _Handle(callback, args, contextvars.copy_context() if context is None else context)
+        timer._when = when  # type: ignore[attr-defined]
+        self._armed += 1
+        heapq.heappush(self._timers, (when, self._armed, timer))
         return timer
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Do nothing: a cancelled timer leaves the heap when its time comes."""
-
     def _run_once(self) -> None:
-        """Run what is ready; if nothing is, let time jump to the next timer."""
-        ready = self._ready
-        if not ready:
-            self._jump()
-        handled = 0
-        while ready and not self._stopping:
+        """Run what is ready; whenever nothing is, let time jump to the next timer."""
+        ready, turns = self._ready, 0
+        while not self._stopping:
+            if not ready:
+                self._jump()
+                turns = 0
             handle = ready.popleft()
             if handle._cancelled:
                 continue
-            host = handle._context.get(HOST)
+            context = handle._context
+            host = context.get(HOST)
             if host is not None and (host.paused or host.dead):
                 if not host.dead:
                     host.held.append(handle)
                 continue
             try:
-                handle._context.run(handle._callback, *handle._args)
+                context.run(handle._callback, *handle._args)
             except Exception as error:  # noqa: BLE001 - a callback must not end the others
                 self.call_exception_handler({"message": f"{handle!r} failed", "exception": error, "handle": handle})
-            handled += 1
-            if handled > _MOST_AT_ONCE:
+            turns += 1
+            self.handled += 1
+            if turns > _MOST_AT_ONCE:
                 raise Deadlock(f"the loop goes round without end at {self.now:.6f}")
-        self.handled += handled
 
     def _jump(self) -> None:
         timers = self._timers
@@ -192,8 +247,8 @@ class SimLoop(asyncio.BaseEventLoop):
             heapq.heappop(timers)
         if not timers:
             raise Deadlock(f"every task is blocked and no timer is armed at {self.now:.6f}")
-        self.now = max(self.now, timers[0][0])
-        while timers and timers[0][0] <= self.now:
+        self.now = now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= now:
             self._ready.append(heapq.heappop(timers)[2])
 
     def _process_events(self, event_list: Any) -> None:
