@@ -7,7 +7,7 @@ out does not change what the others choose.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -21,6 +21,10 @@ __all__ = ["Fault", "Nemesis", "schedule"]
 
 _AFTERMATH_S = 6.0
 """A cluster may still be dealing with a fault for so long: a lease, and what waits for its end."""
+
+
+_LATE = 1_200.0
+"""Times the usual delay of a message: less than the time limit of what waits for it, more than a lease's margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,17 @@ class Nemesis:
         free = [name for name in self._world.machines if name in self._world.nodes and name not in self._busy]
         return rng.choice(free) if free else None
 
+    def _take(self, rng: Random) -> str | None:
+        """Return a node for a fault that wants all others to be well, None if another fault has one."""
+        name = None if self._busy else self._node(rng)
+        if name is not None:
+            self._busy.add(name)
+        return name
+
+    def _some_clients(self, rng: Random) -> list[str]:
+        """Return some clients, but not all."""
+        return rng.sample(list(self._clients), rng.randint(1, len(self._clients) - 1))
+
     def _machines(self) -> list[str]:
         return [*self._world.machines, *self._clients]
 
@@ -169,7 +184,58 @@ class Nemesis:
         one, other = rng.sample(self._world.machines, 2)
         clients = [name for name in self._clients if rng.random() < 0.6]
         cuts = [cut for far in (other, *clients) for cut in ((one, far), (far, one))]
-        return await self._cut(cuts, rng.uniform(3.0, 9.0), f"{one} <-/-> {','.join([other, *clients])}")
+        return await self._cut(cuts, rng.uniform(3.0, 6.0), f"{one} <-/-> {','.join([other, *clients])}")
+
+    async def _late_answers(self, rng: Random) -> str:
+        """Let a node's words to a client be late; then the client's do not arrive any more, and soon none at all."""
+        one, client = rng.choice(self._world.machines), rng.choice(list(self._clients))
+        network = self._world.network
+        self._say(f"answers of {one} to {client} are late")
+        network.slow[one, client] = _LATE
+        await self._world.pause(rng.uniform(0.3, 1.0))
+        asked: list[Cut] = [(client, one)]
+        self._cuts.append(asked)
+        network.cut(asked)
+        await self._world.pause(rng.uniform(0.4, 0.8))
+        network.slow.pop((one, client), None)
+        what = await self._cut([(one, client)], rng.uniform(1.5, 2.5), f"{one} <-/-> {client}")
+        network.heal(asked)
+        self._cuts.remove(asked)
+        return what
+
+    async def _exile(self, rng: Random) -> str:
+        """Cut a node and some clients off from all others, just after the registry's answers to it have been late.
+
+        For these clients it goes on as the owner of its keys for as long as it may.
+        """
+        one = self._take(rng)
+        if one is None:
+            return ""
+        slow, others = self._world.network.slow, [name for name in self._world.machines if name != one]
+        self._say(f"answers of the registry to {one} are late")
+        slow["registry", one] = _LATE
+        await self._world.pause(rng.uniform(1.5, 2.5))
+        slow.pop(("registry", one), None)
+        cuts = _both_ways([one], ["registry", *others]) + _both_ways(self._some_clients(rng), others)
+        what = await self._cut(cuts, rng.uniform(4.5, 6.5), f"{one} and its clients from all others")
+        self._busy.discard(one)
+        return what
+
+    async def _clock_step(self, rng: Random) -> str:
+        """Let the registry's clock jump, so that it gives up members that are at work; one of them hears nothing of it.
+
+        That one still acts for the clients that do not hear of it either. It is linked to its peers all the while,
+        so they know that it is there and wait.
+        """
+        one = self._take(rng)
+        if one is None:
+            return ""
+        others = [name for name in self._world.machines if name != one]
+        self._world.redis["registry"].step_clock(5.0)
+        cuts = _both_ways([one], ["registry"]) + _both_ways(self._some_clients(rng), others)
+        what = await self._cut(cuts, rng.uniform(1.5, 4.0), f"{one} from the registry, whose clock jumps")
+        self._busy.discard(one)
+        return what
 
     async def _slow(self, rng: Random) -> str:
         """Let the way between two machines be slow."""
@@ -178,7 +244,7 @@ class Nemesis:
         self._say(f"slow {one} - {other} by {factor:.0f}")
         for cut in ((one, other), (other, one)):
             slow[cut] = factor
-        await self._world.pause(rng.uniform(0.5, 5.0))
+        await self._world.pause(rng.uniform(0.5, 4.0))
         for cut in ((one, other), (other, one)):
             slow.pop(cut, None)
         return f"{one} - {other}"
@@ -199,7 +265,7 @@ class Nemesis:
             return ""
         self._busy.add(name)
         host = self._world.nodes[name].host
-        what = await self._pause_of(name, host, rng.choice((rng.uniform(0.05, 3.0), rng.uniform(3.0, 8.0))))
+        what = await self._pause_of(name, host, rng.choice((rng.uniform(0.05, 3.0), rng.uniform(3.0, 6.0))))
         self._busy.discard(name)
         return what
 
@@ -215,7 +281,7 @@ class Nemesis:
         name = self._node(rng)
         if name is None:
             return ""
-        silently, away_s = rng.random() < 0.3, rng.choice((0.05, rng.uniform(0.1, 3.0), rng.uniform(3.0, 8.0)))
+        silently, away_s = rng.random() < 0.3, rng.choice((0.05, rng.uniform(0.1, 3.0), rng.uniform(3.0, 6.0)))
         self._busy.add(name)
         self._say(f"crash {name} {'silently ' if silently else ''}for {away_s:.2f} s")
         self._world.crash_node(name, silently=silently)
@@ -223,6 +289,18 @@ class Nemesis:
         await self._world.start_node(name)
         self._busy.discard(name)
         return name
+
+    async def _forsake(self, rng: Random) -> str:
+        """Cut a node off from L2, and soon let it vanish with the newest values, which it alone has."""
+        name = self._take(rng)
+        if name is None:
+            return ""
+        what = await self._cut(_both_ways([name], ["l2"]), rng.uniform(0.3, 2.0), f"{name} from L2, then crash it")
+        self._world.crash_node(name, silently=rng.random() < 0.3)
+        await self._world.pause(rng.choice((0.05, rng.uniform(0.1, 3.0), rng.uniform(3.0, 6.0))))
+        await self._world.start_node(name)
+        self._busy.discard(name)
+        return what
 
     async def _crash_client(self, rng: Random) -> str:
         """Let a client vanish; another takes its place."""
@@ -246,7 +324,7 @@ class Nemesis:
         self._say(f"stop {name}")
         await self._world.stop_node(name)
         self._say(f"stopped {name}")
-        await self._world.pause(rng.choice((0.0, rng.uniform(0.1, 6.0))))
+        await self._world.pause(rng.choice((0.0, rng.uniform(0.1, 5.0))))
         self._say(f"start {name}")
         await self._world.start_node(name)
         self._busy.discard(name)
@@ -266,7 +344,7 @@ class Nemesis:
     # The shared store.
 
     async def _l2_outage(self, rng: Random) -> str:
-        server, seconds = self._world.redis["l2"], rng.choice((0.1, rng.uniform(0.5, 5.0)))
+        server, seconds = self._world.redis["l2"], rng.choice((0.1, rng.uniform(0.5, 4.0)))
         if server.down:
             return ""
         self._say(f"L2 down for {seconds:.2f} s")
@@ -286,7 +364,7 @@ class Nemesis:
         return "l2"
 
     async def _lossy(self, name: str, rng: Random) -> str:
-        ways, seconds = self._world.ways[name], rng.uniform(0.5, 5.0)
+        ways, seconds = self._world.ways[name], rng.uniform(0.5, 4.0)
         ways.lose_request, ways.lose_reply, ways.late = (rng.choice((0.0, 0.05, 0.4)) for _ in range(3))
         self._say(f"{name} loses {ways.lose_request}/{ways.lose_reply}, late {ways.late}, for {seconds:.2f} s")
         await self._world.pause(seconds)
@@ -321,7 +399,7 @@ class Nemesis:
     # The registry.
 
     async def _registry_outage(self, rng: Random) -> str:
-        server, seconds = self._world.redis["registry"], rng.choice((rng.uniform(0.5, 3.0), rng.uniform(3.0, 7.0)))
+        server, seconds = self._world.redis["registry"], rng.choice((rng.uniform(0.5, 3.0), rng.uniform(3.0, 6.0)))
         if server.down:
             return ""
         self._say(f"registry down for {seconds:.2f} s")
@@ -341,5 +419,9 @@ class Nemesis:
         return "registry"
 
 
+def _both_ways(some: Sequence[str], others: Sequence[str]) -> list[Cut]:
+    return [cut for one in some for other in others for cut in ((one, other), (other, one))]
+
+
 def _cut_s(rng: Random) -> float:
-    return rng.choice((rng.uniform(0.05, 1.0), rng.uniform(1.0, 4.0), rng.uniform(4.0, 9.0)))
+    return rng.choice((rng.uniform(0.05, 1.0), rng.uniform(1.0, 4.0), rng.uniform(4.0, 6.5)))

@@ -91,8 +91,23 @@ PROFILES = {
 }
 
 _LOADS = Mix(keys={"o": 3}, weights={"o": 1}, write_pause_s=0.06, load_s=0.3)
-_MANY = Mix(keys={"c": 12, "o": 6, "s": 2, "n": 2, "t": 3, "v": 2})
+_MIXED = Mix(keys={"c": 12, "o": 6, "s": 2, "n": 2, "t": 3, "v": 2})
 _FEW = Mix(near=1.0, keys={"c": 2, "o": 1}, weights={"c": 3, "o": 1}, write_pause_s=0.06)
+
+_PATIENT = Mix(
+    near=1.0,
+    keys={"c": 4},
+    weights={"c": 1},
+    read_pause_s=0.15,
+    write_pause_s=0.2,
+    readers=6,
+    read_timeouts_s=(0.2, 0.5),
+    write_timeouts_s=(3.0,),
+)
+"""Reads go on beside those that wait for a node out of reach, and writes wait until every lease is over."""
+_MANY = replace(_PATIENT, keys={"c": 12}, write_pause_s=0.15)
+_SELDOM = replace(_PATIENT, keys={"c": 6}, write_pause_s=0.5)
+"""What is wrong stays so for a while, because nobody writes it anew."""
 
 AIMED = {
     profile.name: profile
@@ -101,7 +116,12 @@ AIMED = {
         Profile("leases", {"pause_client": 4, "break_stream": 2, "slow": 2}, count=(6, 15), mix=_FEW, strike_s=8.0),
         Profile("fences", {"one_way": 2, "isolate": 4, "pause": 3}, mix=_FEW),
         Profile("stand_ins", {"sever": 10, "evict": 2}, count=(3, 6), mix=_LOADS),
-        Profile("handovers", {"restart": 6, "slow": 3, "pause": 1}, count=(5, 10), mix=_MANY, spikes=0.05, l2=False),
+        Profile("handovers", {"restart": 6, "slow": 3, "pause": 1}, count=(5, 10), mix=_MIXED, spikes=0.05, l2=False),
+        Profile("late_answers", {"late_answers": 1}, count=(6, 9), mix=_MANY, strike_s=5.0),
+        Profile("exile", {"exile": 1}, count=(1, 1), mix=_PATIENT, strike_s=0.5),
+        Profile("clock_steps", {"clock_step": 1}, count=(1, 3), mix=_PATIENT, strike_s=5.0),
+        Profile("failovers", {"l2_failover": 1, "evict": 4}, count=(20, 40), mix=_SELDOM, strike_s=5.0),
+        Profile("forsaken", {"forsake": 1}, count=(2, 4), mix=_PATIENT, strike_s=5.0),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )
 }

@@ -43,12 +43,12 @@ class HostClock:
 
     def __init__(self, host: Host, ahead: float = 5_000.0) -> None:
         self._host = host
-        self._ahead = ahead
+        self.ahead = ahead
         self._loop = asyncio.get_running_loop()
 
     def now(self) -> float:
         """Return what the host's clock shows."""
-        return self._host.local(self._loop.now) + self._ahead  # type: ignore[attr-defined]
+        return self._host.local(self._loop.now) + self.ahead  # type: ignore[attr-defined]
 
 
 class _Undoable(dict[Any, Any]):
@@ -97,6 +97,10 @@ class RedisServer:
         self._undo.clear()
         self.registry = MemoryRegistry(self.clock, seed=lambda: _RING_SEED)
         self.epochs = 0
+
+    def step_clock(self, seconds: float) -> None:
+        """Let its clock jump, as when somebody sets it."""
+        self.clock.ahead += seconds
 
     def fail_over(self, writes: int) -> None:
         """Let a replica take its place that lacks the last so many writes."""

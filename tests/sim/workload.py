@@ -28,7 +28,6 @@ __all__ = ["Client", "Mix", "Origin", "OriginDown"]
 
 SIDE = "side"
 _TTLS_S = (0.3, 1.0, 2.5)
-_TIMEOUTS_S = (0.4, 1.0, 3.0)
 
 
 class OriginDown(Exception):
@@ -49,6 +48,9 @@ class Mix:
         load_s: Longest time of a load before and after the origin is read.
         lease_s: Of loads.
         load_fails: Probability that a loader fails.
+        readers: How many read at a time in each client, so that not all wait for one node that is out of reach.
+        read_timeouts_s: How long a read may take.
+        write_timeouts_s: The same for a write.
     """
 
     clients: int = 4
@@ -62,6 +64,9 @@ class Mix:
     slow_load_s: float = 1.5
     lease_s: tuple[float, ...] = (1.0, 3.0)
     load_fails: float = 0.03
+    readers: int = 2
+    read_timeouts_s: tuple[float, ...] = (0.4, 1.0, 3.0)
+    write_timeouts_s: tuple[float, ...] = (0.4, 1.0, 3.0)
 
 
 class Origin:
@@ -139,7 +144,8 @@ class Client:
         client = CacheClient(self._world.address, near_cache=near, client_name=self.name)
         self._client: Any = client
         async with client:
-            await asyncio.gather(self._read(), self._read(), self._write(), self._write())
+            readers = [self._read() for _ in range(self._mix.readers)]
+            await asyncio.gather(*readers, self._write(), self._write())
 
     async def _read(self) -> None:
         while not self._stopping:
@@ -186,7 +192,7 @@ class Client:
             op.error = f"{type(error).__name__}:{getattr(error, 'reason', '')}"
 
     def _timeout(self) -> float:
-        return self._rng.choice(_TIMEOUTS_S)
+        return self._rng.choice(self._mix.write_timeouts_s)
 
     # Reads.
 
@@ -194,7 +200,7 @@ class Client:
         if key[0] in "os":
             await self._load_one(key)
             return
-        timeout_s, dice = self._timeout(), self._rng.random()
+        timeout_s, dice = self._rng.choice(self._mix.read_timeouts_s), self._rng.random()
         if dice < 0.15 and key[0] == "c":
             keys = self._rng.sample([key for key in self._keys if key[0] in "cn"], 2)
             ops = [self._op(Kind.READ, "get_many", each, timeout_s) for each in keys]

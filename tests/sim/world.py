@@ -100,8 +100,9 @@ class World:
     def host(self, machine: str) -> Host:
         """Return a new process on a machine."""
         if machine not in self._clocks:
-            rng = self.rng
-            self._clocks[machine] = (1 + rng.uniform(-self._drift, self._drift), rng.uniform(100.0, 10_000.0))
+            rng, most = self.rng, self._drift
+            drift = rng.choice((-most, most, rng.uniform(-most, most)))  # two at the ends are the hardest case
+            self._clocks[machine] = (1 + drift, rng.uniform(100.0, 10_000.0))
         host = Host(machine, *self._clocks[machine])
         self.hosts.append(host)
         return host

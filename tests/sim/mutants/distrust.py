@@ -23,4 +23,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Node, "_hand_on", lambda *_: None)
 
 
-MUTANT = Mutant(apply, "stores")
+MUTANT = Mutant(apply, "forsaken")

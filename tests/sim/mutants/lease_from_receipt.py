@@ -19,4 +19,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, _session.Session, "_renew", _renew)
 
 
-MUTANT = Mutant(apply, "leases")
+MUTANT = Mutant(apply, "late_answers")

@@ -12,4 +12,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, L2Tier, "_remember_all", lambda *_: None)
 
 
-MUTANT = Mutant(apply, "forgets")
+MUTANT = Mutant(apply, "failovers")

@@ -19,4 +19,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Node, "may_keep", lambda self, key: self.placement.owns(key))
 
 
-MUTANT = Mutant(apply, "moves")
+MUTANT = Mutant(apply, "clock_steps")

@@ -19,4 +19,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, RegistryMembership, "_take", _late)
 
 
-MUTANT = Mutant(apply, "fences")
+MUTANT = Mutant(apply, "exile")
