@@ -118,8 +118,8 @@ class _Handle(asyncio.TimerHandle):
     __slots__ = ()
 
     def __init__(self, callback: Callable[..., Any] | None, args: Any, context: contextvars.Context) -> None:
-        self._callback = callback
-        self._args = args
+        self._callback: Callable[..., Any] | None = callback
+        self._args: Any = args
         self._context = context
         self._cancelled = False
 
