@@ -373,7 +373,7 @@ class L2Tier:
 
     def _note(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> None:
         for key, version in drops:
-            self._journal[namespace, key] = version
+            self._journal[namespace, key] = max(version, self._journal.get((namespace, key), 0))
         while len(self._journal) > self._journal_limit:
             self._journal.pop(next(iter(self._journal)))
             self._overflowed = True

@@ -36,6 +36,7 @@ class Namespace:
     """One namespace on this node. Counters are plain integers: they are raised on the hot path, by one loop only."""
 
     __slots__ = (
+        "_writes",
         "barriers",
         "changing",
         "deletes",
@@ -77,7 +78,9 @@ class Namespace:
         self.changing: dict[bytes, int] = {}
         """How many writes and removals of each key are under way that have been announced: see `Invalidations`."""
         self.writing: dict[bytes, int] = {}
-        """The newest version of each key whose write is under way."""
+        """The newest version of each key that is being written, or was while an older write still is under way."""
+        self._writes: dict[bytes, tuple[int, int]] = {}
+        """How many writes of each of these keys are under way, and the newest version that was done meanwhile."""
         self.settled: dict[bytes, asyncio.Future[None]] = {}
         """Resolved when no write of the key is under way any more; made by who waits for that."""
         self.l1_hits = 0
@@ -107,10 +110,23 @@ class Namespace:
                 else:
                     del changing[key]
 
+    def begin_write(self, key: bytes, version: int) -> None:
+        """A write of the key begins."""
+        under_way, done = self._writes.get(key, (0, 0))
+        self._writes[key] = under_way + 1, done
+        self.writing[key] = max(version, self.writing.get(key, 0))
+
+    def outdone(self, key: bytes, version: int) -> bool:
+        """Return True if a later write was done while one of this version was under way."""
+        return key in self._writes and self._writes[key][1] > version
+
     def written(self, key: bytes, version: int) -> None:
         """A write of the key is no longer under way."""
-        if self.writing.get(key) == version:
-            del self.writing[key]
+        left, done = self._writes[key]
+        if left > 1:
+            self._writes[key] = left - 1, max(done, version)
+        else:
+            del self._writes[key], self.writing[key]
             if self.settled and (settled := self.settled.pop(key, None)) and not settled.done():
                 settled.set_result(None)
 

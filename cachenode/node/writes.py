@@ -3,7 +3,7 @@
 L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2
 cannot take now is noted for it (`L2Tier`) and done in memory alone.
 
-Interleavings, each forced by a test in ``tests/node/test_writes.py``, 6 in ``test_barriers.py`` beside it and 7 in
+Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``test_barriers.py`` beside it and 9 in
 ``test_invalidations.py``:
 
 1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the
@@ -19,7 +19,10 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``, 6 in ``te
    value back under a newer version (``test_touch_during_delete_brings_nothing_back``; the simulation found this).
 7. A barrier covers what L2 is taking just now: a value that was loaded or touched before must not appear in memory
    after it. L2 and memory take the write as the older one (``test_barrier_during_set_is_not_undone``).
-8. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
+8. A set waits for an L2 that does not answer; a later set is done without it, and a removal that was ordered before
+   both takes its value along. When the first ends there is nothing in memory to be compared with
+   (``test_set_that_ends_late_does_not_come_back``; the simulation found this).
+9. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
    dropped it and memory has the new value (``test_write_waits_for_holders``, see `Invalidations`).
 """
 
@@ -206,7 +209,11 @@ class Writes:
             if self._barred(namespace, write, now):
                 continue
             stored = accepted and not removed(write.key, write.version, now)
-            if stored and store_entry(namespace, write.key, write, now):
+            if (
+                stored
+                and not namespace.outdone(write.key, write.version)
+                and store_entry(namespace, write.key, write, now)
+            ):
                 continue
             if self._overtaken(namespace, write, now):
                 _forget_older(namespace, write, now)
@@ -230,7 +237,7 @@ class Writes:
 
         Or it is there: a reader found it in L2 before L2's answer came (``test_set_that_a_reader_has_stored_is_done``).
         """
-        if namespace.writing.get(write.key, 0) > write.version:
+        if namespace.writing.get(write.key, 0) > write.version or namespace.outdone(write.key, write.version):
             return True
         if namespace.tombstones.covers(write.key, write.version, now):
             return True
@@ -286,23 +293,23 @@ class Writes:
     async def _set(
         self, batch: Batch, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write]
     ) -> BatchResult:
-        node, writing = self._node, namespace.writing
+        node = self._node
         tier = node.l2_for(namespace)
         assert tier is not None
         keys = [write.key for write in writes]
         for write in writes:
-            writing[write.key] = write.version
+            namespace.begin_write(write.key, write.version)
         with node.invalidations.change(namespace, keys):
             waiter = node.invalidations.announce(namespace, keys, batch.near)
             try:
                 taken = await tier.write(namespace.policy.name, writes)
+                if all(node.placement.owns(key) for key in keys):
+                    result = self._store(namespace, indices, writes, taken)
+                else:
+                    result = self._store_owned(namespace, indices, writes, taken)
             finally:
                 for write in writes:
                     namespace.written(write.key, write.version)
-            if all(node.placement.owns(key) for key in keys):
-                result = self._store(namespace, indices, writes, taken)
-            else:
-                result = self._store_owned(namespace, indices, writes, taken)
         if waiter is not None and batch.acknowledged:
             await waiter
         self._still_owned(keys, result.failures)

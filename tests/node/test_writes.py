@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Layer, Operation
 from cachenode.core.policy import NamespacePolicy
+from cachenode.errors import L2Unavailable
 from cachenode.node.filler import fill
 from cachenode_api.reasons import Reason
 from cachenode_api.records import NO_TTL_MS
@@ -387,6 +388,30 @@ async def test_write_under_way_that_was_barred_is_not_kept() -> None:
 
     await fill(node, namespace, keys, bar)
     assert namespace.store.peek(keys[-1], clock.now()) is None
+
+
+async def test_set_that_ends_late_does_not_come_back() -> None:
+    """A set that waits for a silent L2 does not take the place of a later one, whose value has gone meanwhile."""
+    l2 = MemoryL2(ManualClock())
+    node = new_node("a", ManualClock(), l2=l2)
+    waiting, silent = asyncio.Event(), asyncio.Event()
+
+    async def fail(namespace: str, writes: Sequence[L2Write]) -> list[bool]:
+        if writes[0].value == b"earlier":
+            waiting.set()
+            await silent.wait()
+        raise L2Unavailable("silent")
+
+    l2.write = fail  # type: ignore[method-assign]
+    earlier = asyncio.create_task(put(node, b"k", b"earlier"))
+    await waiting.wait()
+    assert not (await put(node, b"k", b"later")).failures
+    assert await fetch(node, b"k") == b"later"
+    node.namespaces.get("default").store.remove(b"k")  # evicted, or a removal that was ordered before both
+    silent.set()
+    assert not (await earlier).failures
+    assert await fetch(node, b"k") is None
+    assert not node.namespaces.get("default").writing
 
 
 async def test_set_that_a_reader_has_stored_is_done() -> None:
