@@ -12,4 +12,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Placement, "fenced", lambda *_: False)
 
 
-MUTANT = Mutant(apply, "fences")
+MUTANT = Mutant(apply, "exile")
