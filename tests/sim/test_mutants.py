@@ -12,7 +12,9 @@ from tests.sim.mutants.frame import Mutant
 from tests.sim.runner import AIMED, PROFILES, run_seed
 
 _NAMES = sorted(path.stem for path in (Path(__file__).parent / "mutants").glob("*.py") if path.stem != "frame")
-_NOT_FOUND_YET: dict[str, str] = {}
+_NOT_FOUND_YET = {
+    "undone": "needs three answers of L2 in the wrong order; the external checker found it, and a unit test forces it",
+}
 """What no run of the length that CI has time for has shown; ``MUTANT=name`` tries one."""
 _ONLY = os.environ.get("MUTANT")
 

@@ -12,4 +12,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Placement, "gained", lambda *_: False)
 
 
-MUTANT = Mutant(apply, "moves")
+MUTANT = Mutant(apply, "clock_steps")
