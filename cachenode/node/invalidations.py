@@ -187,13 +187,12 @@ class Invalidations:
     def _released(self, _view: View) -> Waiter | None:
         """Return what to wait for until no client serves a key by a right from before the view; None if nothing.
 
-        A view goes to every session in its stream, with a word of its own to acknowledge.
+        A view goes to every session in its stream; who may hold anything also gets a word to acknowledge.
         """
-        if not self._holders:
-            return None
-        for holder in list(self._holders):
+        holders = dict.fromkeys(holder for namespace in self._node.namespaces for holder in namespace.exposure.holders)
+        for holder in holders:
             holder.tell("", (), ())
-        return self._wait(self._holders)
+        return self._wait(holders) if holders else None
 
 
 def _resolve(rounds: Iterable[Round[Waiter]]) -> None:

@@ -22,6 +22,8 @@ Cases, each with its test in ``tests/node/test_seed_membership.py``:
    not count (``test_members_that_went_on_without_this_node_do_not_count``).
 7. A member restarts while the others still have its former incarnation in their view: that one may still act, so the
    keys wait for the end of its lease (``test_restart_waits_for_the_former_life``).
+8. A member says that it leaves, and then a second link to it comes up, dialled before: it is not counted as live again
+   (``test_link_that_comes_after_the_farewell``).
 
 Not promised: one sequence of views *across* a partition, in which each part makes a view of its own and has a majority
 of that. That needs an arbiter; use a registry.
@@ -48,6 +50,8 @@ __all__ = ["SeedMembership"]
 _log = structlog.get_logger(__name__)
 
 _TICK_S = 0.25
+_REMEMBERED_S = 60.0
+"""Longer than a node that leaves takes to end."""
 
 
 class SeedMembership:
@@ -85,6 +89,8 @@ class SeedMembership:
         self._farewell = farewell
         self._linked: dict[str, Member] = {}
         self._lost: dict[str, tuple[Member, float]] = {}
+        self._left: dict[Member, float] = {}
+        """Who has said that it leaves, and when."""
         self._heard: View | None = None
         self._told: dict[Member, int] = {}
         """The newest epoch that each linked peer has told."""
@@ -125,6 +131,7 @@ class SeedMembership:
         """Make a new view if this node is the coordinator and the live members are not those of the view."""
         now = self._clock.now()
         self._lost = {peer: lost for peer, lost in self._lost.items() if now - lost[1] < self._lease_s}
+        self._left = {peer: at for peer, at in self._left.items() if now - at < _REMEMBERED_S}
         view = self._placement.view
         if view is None and self._missing() and now - self._started_at < self._bootstrap_wait_s:
             return
@@ -181,7 +188,9 @@ class SeedMembership:
     # As `PeerEvents`.
 
     def peer_up(self, peer: Member) -> None:
-        """Count a peer as live."""
+        """Count a peer as live, unless it leaves."""
+        if peer in self._left:
+            return
         self._linked[peer.id] = peer
         self._lost.pop(peer.id, None)
         self._placement.peer_linked(peer)
@@ -218,5 +227,6 @@ class SeedMembership:
     def peer_leaving(self, peer: Member) -> None:
         """Count a peer as gone at once."""
         self._placement.peer_left(peer)
+        self._left[peer] = self._clock.now()
         self._linked.pop(peer.id, None)
         self._lost.pop(peer.id, None)

@@ -301,7 +301,7 @@ class Session:
             self._loop.call_exception_handler({"message": "A cachenode session failed", "exception": error})
             raise CacheUnavailable(f"The session with a node ended ({type(error).__name__}).") from error
         finally:
-            leased = boot_clock() < self.shelf.lease.until
+            leased = self._near is not None and self.frames_sent  # or soon would be: the answer may be on its way
             self.shelf.lose()
             self.ready = False
             self._closing = True
@@ -333,8 +333,8 @@ class Session:
                 self._wake = self._loop.create_future()
                 await self._wake
                 continue
-            self.frames_sent += 1
             await call.write(frame)
+            self.frames_sent += 1
 
     def _hold(self) -> bool:
         """Return True if what is queued should wait for more: till the next reply brings it, or for `_HOLD_S`."""

@@ -583,13 +583,15 @@ async def test_copies_of_before_the_own_write_are_gone(scripted: ScriptedNode, n
         await asyncio.wait([writing])
 
 
-async def test_goodbye_is_said_with_a_lease_alone(scripted: ScriptedNode) -> None:
-    """Who holds a lease takes leave of the node; others just go."""
-    for lease_ms in (LEASE_MS, 0):
+async def test_goodbye_is_said_with_copies_alone(scripted: ScriptedNode) -> None:
+    """Who may hold a lease takes leave of the node, also while the answer that brings it is on its way."""
+    for near_cache, lease_ms, goodbyes in ((8 << 20, LEASE_MS, 1), (8 << 20, 0, 2), (None, 0, 2)):
         scripted.lease_ms = lease_ms
-        async with CacheClient(scripted.address, timeout_s=10) as client:
+        async with CacheClient(scripted.address, timeout_s=10, near_cache=near_cache) as client:
             await (leased(client) if lease_ms else client.view())
-    assert scripted.goodbyes == 1
+            if near_cache:
+                await eventually(lambda: scripted.nonces)
+        assert scripted.goodbyes == goodbyes
 
 
 async def test_node_that_is_silent_does_not_hold_up_the_close(

@@ -352,7 +352,10 @@ async def test_release_waits_for_all_copies() -> None:
 async def test_view_waits_for_every_lease() -> None:
     """A view is settled here once every session has acted on it, also those whose stream has ended."""
     node, clock = node_with(l2=False)
+    await put(node, b"k", b"1")
     alive, ended = NearSession(node), NearSession(node)
+    assert await alive.read(b"k")
+    assert await ended.read(b"k")
     node.invalidations.ended(ended.holder, said_so=False)
     node.placement.apply(view_of(2, "a", "b"))
     assert node.placement.released_epoch == 1
@@ -364,6 +367,15 @@ async def test_view_waits_for_every_lease() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
     assert node.placement.released_epoch == 2
+
+
+async def test_view_waits_for_nobody_who_has_no_copy() -> None:
+    """A session that has read nothing serves nothing: the others need not wait for its word, nor for its lease."""
+    node, _ = node_with(l2=False)
+    session = NearSession(node)
+    node.placement.apply(view_of(2, "a", "b"))
+    assert node.placement.released_epoch == 2
+    assert session.told == []
 
 
 # Watchers.

@@ -175,6 +175,25 @@ async def test_leaving_peer_is_gone_at_once() -> None:
     assert world.views()["a"] == (2, ("a",))
 
 
+async def test_link_that_comes_after_the_farewell() -> None:
+    """Everybody dials everybody: the second link may come up when the first has already brought the goodbye."""
+    world = World("a", "b")
+    world.link("a", "b")
+    await world.tick()
+    world.nodes["a"].peer_leaving(world.me("b"))
+    world.nodes["a"].peer_up(world.me("b"))
+    await world.tick(only="a")
+    assert world.views()["a"] == (2, ("a",))
+    world.nodes["a"].peer_down(world.me("b"))
+    world.add("b", "2")
+    world.link("a", "b")
+    await world.tick(only="a")
+    assert world.views()["a"] == (3, ("a", "b"))
+    world.clock.advance(100.0)
+    await world.tick(only="a")
+    assert not world.nodes["a"]._left
+
+
 async def test_restart_is_another_incarnation() -> None:
     """A member that restarts gets a new view with its new incarnation, and only then is it ready."""
     world = World("a", "b")
