@@ -150,12 +150,17 @@ class Reads:
         return parts
 
     def _forget_untrue(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
-        """Drop hits that moved away meanwhile, or that a barrier covers."""
+        """Forget hits that moved away meanwhile, or that a barrier covers.
+
+        What moved away is the walk's to drop: it may be wanted by its new owner (``test_moved_key_that_is_read_here``).
+        """
         mover, sweep = self._node.mover, namespace.sweep
         for index, record in enumerate(records):
             if not record:
                 continue
-            if (mover.moving and not mover.kept(keys[index])) or (sweep.active and sweep.untrue(keys[index], record)):
+            if mover.moving and not mover.kept(keys[index]):
+                records[index] = b""
+            elif sweep.active and sweep.untrue(keys[index], record):
                 namespace.store.remove(keys[index])
                 records[index] = b""
 

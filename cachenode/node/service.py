@@ -268,7 +268,9 @@ class Node:
         record: bytes | None = namespace.store.peek(key, now)
         if record is None or not (self.mover.moving or namespace.sweep.active):
             return record
-        if (self.mover.moving and not self.mover.kept(key)) or namespace.sweep.untrue(key, record):
+        if self.mover.moving and not self.mover.kept(key):  # the walk's to drop: its new owner may want it
+            return None
+        if namespace.sweep.untrue(key, record):
             namespace.store.remove(key)
             return None
         return record

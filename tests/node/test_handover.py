@@ -137,6 +137,17 @@ async def test_joiner_gets_the_entries_as_they_were() -> None:
     assert await fetch(pair.a, pair.key) == b"old"
 
 
+@pytest.mark.parametrize("operation", [Operation.GET, Operation.LEASE])
+async def test_moved_key_that_is_read_here(operation: Operation) -> None:
+    """A read that comes to the former owner before the walk does finds nothing there, and takes nothing from it."""
+    pair = Pair(count=3)
+    await pair.fill()
+    b = pair.join()
+    await asyncio.wait_for(run(pair.a, Batch(operation, "default", [pair.key], lease_s=0.01)), 5)
+    await pair.hand_over()
+    assert all(in_memory(b, key) for key in pair.keys)
+
+
 async def test_who_leaves_hands_over_to_all_that_stay() -> None:
     """A node that has resigned hands over by its peers' next view, which leaves it out."""
     clock, peers = ManualClock(), DirectPeers()
