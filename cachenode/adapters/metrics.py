@@ -15,7 +15,7 @@ from cachenode.core.stats import NamespaceCounters, NodeStats
 
 __all__ = ["NodeCollector"]
 
-_L2_STATES = ("off", "closed", "open", "half_open")
+_L2_STATES = ("off", "closed", "open", "half_open", "catching_up")
 
 
 class NodeCollector(Collector):

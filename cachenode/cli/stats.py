@@ -39,6 +39,7 @@ _L2_STATES = {
     "closed": "[green]healthy[/]",
     "open": "[red]not used[/]",
     "half_open": "[yellow]being tried[/]",
+    "catching_up": "[yellow]catching up[/]",
 }
 
 _WIDE = 120

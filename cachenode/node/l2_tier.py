@@ -117,8 +117,9 @@ class L2Tier:
 
     @property
     def state(self) -> str:
-        """State of the breaker: closed, open or half_open."""
-        return self._breaker.state.value
+        """State of the breaker: closed, open or half_open; catching_up while that is closed and `must_adopt`."""
+        state = self._breaker.state
+        return "catching_up" if state is BreakerState.CLOSED and self.must_adopt else state.value
 
     @property
     def adopting(self) -> bool:

@@ -54,7 +54,13 @@ async def test_events_are_shown_as_they_come(
 async def test_json_is_a_document_a_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """Programs read line by line."""
     async with watching(server, "*", Format.JSON) as cache:
-        assert "Watching all namespaces on 1 node" in capsys.readouterr().err
+        said: list[str] = []
+
+        def it_says_what_it_watches() -> bool:
+            said.append(capsys.readouterr().err)
+            return "Watching all namespaces on 1 node" in "".join(said)
+
+        await eventually(it_says_what_it_watches)
         await cache.invalidate("k", prefix="user:")
         lines: list[str] = []
 

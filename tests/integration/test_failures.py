@@ -97,6 +97,11 @@ async def test_keys_of_a_dead_member_are_served_from_l2(tmp_path: Path) -> None:
             async def all_are_there() -> bool:  # a miss is always allowed, but not for long
                 return await client.get_many(list(values)) == values
 
+            async def l2_has_it() -> bool:  # who has just come does not use L2 before all members know it
+                return {(await stats_of(node.address)).l2_state for node in cluster.nodes} == {"closed"}
+
+            await until(l2_has_it, VIEW_S, "L2 in use")
+            await load.fill()
             await cluster.kill("node-1")
             await until(all_are_there, VIEW_S, "the keys without their owner")
             await until(lambda: len(client._engine.router.view.members) == 2, VIEW_S, "the client sees the new view")

@@ -528,8 +528,10 @@ async def test_new_node_adopts_barriers_before_it_believes_l2() -> None:
     node = cluster.nodes["c"] = cluster.start("c", view)
     assert node.tier is not None
     cluster.clock.advance(1.1)  # readers wait no longer
+    assert node.tier.state == "catching_up"
     assert [await fetch(node, key) for key in keys] == [None, None]
     assert await node.tier.recover()
+    assert node.tier.state == "closed"
     assert [await fetch(node, key) for key in keys] == [None, b"old"]
 
 

@@ -135,7 +135,9 @@ class GetStatsResponse(google.protobuf.message.Message):
     sessions: builtins.int
     """Open client sessions."""
     l2_state: builtins.str
-    """State of L2: "off", "closed" (healthy), "open" (not used) or "half_open" (being tried)."""
+    """State of L2: "off", "closed" (healthy), "open" (not used), "half_open" (being tried) or "catching_up" (not used until
+    this node, which has come into the view lately, knows the barriers that are in force).
+    """
     l2_errors: builtins.int
     """Calls to L2 that failed."""
     forwarded: builtins.int
