@@ -1,9 +1,10 @@
 """The composition root: builds a node from its configuration, starts it, stops it.
 
 Start: the listener is bound first, since its port is part of the member's address; the node answers NOT_READY until
-it is in a view. Stop, in this order: not ready → the lease goes back and the peers hear that this node leaves →
-entries are handed to their new owners, while sessions are told and drained → streams are closed → the listener stops →
-L2 is closed. Streams are closed before `grpc.Server.stop`, which otherwise waits for them during its whole grace.
+it is in a view. Stop, in this order: not ready → nobody holds copies → writes under way end, and no more begin → the
+lease goes back and the peers hear that this node leaves → entries are handed to their new owners, while sessions are
+told and drained → streams are closed → the listener stops → L2 is closed. Streams are closed before
+`grpc.Server.stop`, which otherwise waits for them during its whole grace.
 """
 
 from __future__ import annotations
@@ -268,6 +269,7 @@ class Server:
         if self._copies is not None:
             await _within(_STEP_S, self._copies.stop())
         await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet
+        await _within(_STEP_S, self._node.close())
         await _within(grace_s / 2, self._membership.stop())
         self._node.loads.resign()
         handing_over = _within(_HAND_OVER_S, self._node.handover.leave())  # beside the drain: both need the links

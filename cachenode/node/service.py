@@ -88,6 +88,8 @@ class Node:
         self._peers = peers
         self._call_timeout_s = call_timeout_s
         self.copies = copies
+        self.closing = False
+        """True once no more writes may begin: the node is about to resign."""
         self.copy_hits = 0
         """Reads answered from copies of other nodes' keys."""
         self._reads = Reads(self, hot_reads_per_s)
@@ -129,13 +131,18 @@ class Node:
             return self._obey(batch, namespace, reply, from_peer)
         placement = self.placement
         fenced = placement.fenced(self.clock.now())
-        if not placement.ready or (fenced and batch.operation is not Operation.GET):
+        if not placement.ready or ((fenced or self.closing) and batch.operation is not Operation.GET):
             self._refuse(batch, reply, NOT_READY)
             return None
         if fenced:
             self._reads.fenced(batch, namespace, reply)
             return None
         return self._act(batch, namespace, reply, from_peer, holder)
+
+    async def close(self) -> None:
+        """Begin no more writes, and return when none of this node's own is under way: it is going to resign."""
+        self.closing = True
+        await self.writes.ended()
 
     def _act(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         placement = self.placement

@@ -3,7 +3,7 @@
 L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2
 cannot take now is noted for it (`L2Tier`) and done in memory alone.
 
-Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``test_barriers.py`` beside it and 9 in
+Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``test_barriers.py`` beside it and 10 in
 ``test_invalidations.py``:
 
 1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the
@@ -22,7 +22,10 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``te
 8. A set waits for an L2 that does not answer; a later set is done without it, and a removal that was ordered before
    both takes its value along. When the first ends there is nothing in memory to be compared with
    (``test_set_that_ends_late_does_not_come_back``; the simulation found this).
-9. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
+9. The node leaves while a write is under way: it has been seen here, so it must not be refused and sent again after
+   somebody else's. So before it resigns the node begins no more writes and ends those under way
+   (``test_node_that_leaves_ends_its_writes_first``).
+10. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
    dropped it and memory has the new value (``test_write_waits_for_holders``, see `Invalidations`).
 """
 
@@ -55,6 +58,23 @@ class Writes:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._under_way = 0
+        self._ended = asyncio.Event()
+
+    async def ended(self) -> None:
+        """Return when no write of this node's own keys is under way. None may begin meanwhile (`Node.closing`)."""
+        await asyncio.sleep(0)  # what has begun in this turn
+        while self._under_way:
+            self._ended.clear()
+            await self._ended.wait()
+
+    async def _counted(self, rest: Rest) -> None:
+        self._under_way += 1
+        try:
+            await rest
+        finally:
+            self._under_way -= 1
+            self._ended.set()
 
     def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
         """Do what needs no waiting; return the rest (see `Node.execute`)."""
@@ -72,7 +92,7 @@ class Writes:
             for failure in failures.values():
                 node.failures[failure.reason] += 1
             reply(failed(batch, failures))
-        parts = [(own, rest)] if own and (rest := self._own(batch, namespace, own, reply)) else []
+        parts = [(own, self._counted(rest))] if own and (rest := self._own(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
         parts += [(indices, self.ask(owner, batch, indices, reply)) for owner, indices in away.items()]

@@ -29,6 +29,7 @@ from tests.support.cluster import (
     version_of,
     view_of,
 )
+from tests.support.copies import settled
 
 
 async def test_set_is_read_back_with_a_rising_version() -> None:
@@ -52,6 +53,28 @@ async def test_ttls_of_a_batch() -> None:
     await run(node, Batch(Operation.SET, "short", keys, [b"v"] * 3, [], [1_000]))
     clock.advance(1.1)
     assert [await fetch(node, key, "short") for key in keys] == [None, None, None]
+
+
+async def test_node_that_leaves_ends_its_writes_first() -> None:
+    """Writes under way are done and answered before the node resigns; new ones are refused, for another to do."""
+    clock = ManualClock()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, l2=l2)
+    await put(node, b"k", b"old")
+    l2.gate.clear()
+    writing = asyncio.create_task(put(node, b"k", b"new"))
+    await l2.held.wait()
+    closing = asyncio.create_task(node.close())
+    assert not await settled(closing)
+    for operation in (Operation.SET, Operation.DELETE, Operation.LEASE):
+        refused = await run(node, Batch(operation, "default", [b"k"], [b"v"] * (operation is Operation.SET)))
+        assert refused.failures[0].reason is Reason.NOT_READY
+    assert await fetch(node, b"k") == b"old", "it still serves reads"
+    assert not closing.done()
+    l2.gate.set()
+    assert not (await writing).failures
+    await closing
+    assert await fetch(node, b"k") == b"new"
 
 
 async def test_each_key_fails_alone() -> None:
