@@ -125,19 +125,35 @@ class Writes:
     async def _when_acknowledged(
         self, waiter: asyncio.Future[None], batch: Batch, result: BatchResult, reply: Reply
     ) -> None:
-        await waiter
         assert result.indices is not None, "what is done in memory names its keys"
-        self._still_owned([batch.keys[index] for index in result.indices], result.failures)
+        await self._acknowledged(waiter, [batch.keys[index] for index in result.indices], result)
         reply(result)
 
-    def _still_owned(self, keys: Sequence[bytes], failures: dict[int, Failure]) -> None:
-        """Fail what this node has lost the right to acknowledge while it was done."""
+    async def _acknowledged(
+        self, waiter: asyncio.Future[None] | None, keys: Sequence[bytes], result: BatchResult
+    ) -> None:
+        """Wait for those who hold copies; then fail what this node has no right to acknowledge any more.
+
+        It was done as the keys' owner, and readers have seen it. A key that moves meanwhile is nobody else's to write
+        before this node gives its word for that view. Until then it is acknowledged: were it refused, its caller would
+        send it to the new owner, and it would be done twice (``test_write_whose_key_moves_while_it_waits_is_done``).
+        """
         placement = self._node.placement
+        epoch = placement.epoch
+        result.failures |= self._moved(keys)
+        if waiter is not None:
+            await waiter
+            if placement.released_epoch > epoch:
+                result.failures |= self._moved(keys)
         if placement.fenced(self._node.clock.now()):
-            failures |= dict.fromkeys(range(len(keys)), NOT_READY)
-        elif not placement.alone:
-            owns = placement.owns
-            failures |= {at: NOT_OWNER for at, key in enumerate(keys) if not owns(key)}
+            result.failures |= dict.fromkeys(range(len(keys)), NOT_READY)
+
+    def _moved(self, keys: Sequence[bytes]) -> dict[int, Failure]:
+        placement = self._node.placement
+        if placement.alone:
+            return {}
+        owns = placement.owns
+        return {at: NOT_OWNER for at, key in enumerate(keys) if not owns(key)}
 
     def _check(self, batch: Batch, namespace: Namespace) -> dict[int, Failure]:
         failures = {i: BAD_KEY for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
@@ -184,8 +200,7 @@ class Writes:
         result = self._store(namespace, indices, writes, [True] * len(writes))
         self._node.invalidations.record(namespace, keys)
         if waiter is not None and batch.acknowledged:
-            await waiter
-            self._still_owned(keys, result.failures)
+            await self._acknowledged(waiter, keys, result)
         return result
 
     # Without L2: done within the turn.
@@ -330,9 +345,7 @@ class Writes:
             finally:
                 for write in writes:
                     namespace.written(write.key, write.version)
-        if waiter is not None and batch.acknowledged:
-            await waiter
-        self._still_owned(keys, result.failures)
+        await self._acknowledged(waiter if batch.acknowledged else None, keys, result)
         return result
 
     def _store_owned(
@@ -365,10 +378,8 @@ class Writes:
                 namespace.tombstones.note(key, version, now)
                 namespace.deletes += found and not here and batch.operation is Operation.DELETE
                 versions.append(version if found or here else 0)
-        if waiter is not None and batch.acknowledged:
-            await waiter
         result = BatchResult(indices=indices, versions=versions)
-        self._still_owned(keys, result.failures)
+        await self._acknowledged(waiter if batch.acknowledged else None, keys, result)
         return result
 
     async def _touch(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:

@@ -17,7 +17,7 @@ from cachenode.node.service import Node
 from cachenode_api.reasons import Reason
 from cachenode_api.records import INT_FLAGS
 from tests.support.clock import ManualClock
-from tests.support.cluster import HeldL2, drop, fetch, new_node, put, run, view_of
+from tests.support.cluster import HeldL2, drop, fetch, new_node, owned_by, put, run, view_of
 from tests.support.copies import NearSession, settled
 
 LEASE_S = NEAR_LEASE_S * (1 + DRIFT)
@@ -308,6 +308,32 @@ async def test_write_is_not_acknowledged_without_the_right_to() -> None:
     node.placement.lease_until = clock.now()
     session.acknowledge()
     assert (await writing).failures[0].reason is Reason.NOT_READY
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("l2", [False, True])
+async def test_write_whose_key_moves_while_it_waits_is_done(l2: bool, released: bool) -> None:
+    """Readers have seen it, and nobody else may act for its key before this node gives its word: so it is answered.
+
+    After the word another may have written the key, and the write must not be acknowledged as if that came later.
+    """
+    node, _ = node_with(l2)
+    (key,) = owned_by(view_of(2, "a", "b"), "b")
+    await put(node, key, b"1")
+    session, other = NearSession(node), NearSession(node)
+    await put(node, b"other", b"1")
+    assert await session.read(key)
+    assert await other.read(b"other")
+    writing = asyncio.create_task(put(node, key, b"2"))
+    assert not await settled(writing)
+    node.placement.apply(view_of(2, "a", "b"))
+    assert not await settled(writing)
+    assert node.placement.released_epoch == 1, "it waits for both sessions"
+    if released:
+        node.placement.released_epoch = 2
+    session.acknowledge()
+    result = await writing
+    assert [failure.reason for failure in result.failures.values()] == [Reason.NOT_OWNER] * released
 
 
 async def test_exposures_are_forgotten_by_generations() -> None:
