@@ -498,7 +498,7 @@ class CacheClient(ClientCore):
         end = engine.loop.time() + group[2]
         try:
             if engine.router.only is None:
-                await engine.reach(raw, self._timeout_s)
+                group = await engine.reach(group, raw, self._timeout_s)
             outcome = await engine.call(group, raw)
         except CacheError as error:
             self._must_load_alone(error)

@@ -171,14 +171,21 @@ class Engine:
             retry += 1
             await self._back_off(group, retry, deadline)
 
-    async def reach(self, raw: bytes, timeout_s: float) -> None:
-        """Return once there is a way to a key's owner: before a call that may take long for other reasons.
+    async def reach(self, group: Group, raw: bytes, timeout_s: float) -> Group:
+        """Wait for a way to a key's owner, before a call that may take long for other reasons.
+
+        Returns:
+            The group, with the time that is left of its.
 
         Raises:
             CacheUnavailable: There was none in time.
         """
-        if self.router.route(raw) is None:
-            await self.router.wait_route(raw, timeout_s)
+        if self.router.route(raw) is not None:
+            return group
+        began = self.loop.time()
+        await self.router.wait_route(raw, timeout_s)
+        left = round(group[2] - (self.loop.time() - began), _TIMEOUT_DIGITS)
+        return (*group[:2], max(0.01, left), *group[3:])
 
     def _not_wanted(self, group: Group, raw: bytes, future: asyncio.Future[Any]) -> None:
         """Give a lease back that came in the very turn in which its caller was cancelled."""

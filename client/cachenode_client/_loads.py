@@ -92,8 +92,7 @@ class Asks:
 
     def __init__(self, engine: Engine, group: Group, raws: Sequence[bytes], reach_s: float) -> None:
         async def ask(raw: bytes) -> Any:
-            await engine.reach(raw, reach_s)
-            return await engine.call(group, raw)
+            return await engine.call(await engine.reach(group, raw, reach_s), raw)
 
         self._tasks = {engine.loop.create_task(ask(raw)): at for at, raw in enumerate(raws)}
 

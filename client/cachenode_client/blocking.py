@@ -362,7 +362,7 @@ class CacheClient(ClientCore):
         try:
             engine = self._started()
             if engine.router.route(raw) is None:
-                self._run(engine.reach(raw, self._timeout_s), self._timeout_s)
+                group = self._run(engine.reach(group, raw, self._timeout_s), self._timeout_s)
             outcome = self._call(group, raw)
         except CacheError as error:
             self._must_load_alone(error)

@@ -256,6 +256,21 @@ async def test_invalidation_waits_for_a_node_within_its_time(scripted: ScriptedN
         await call
 
 
+@pytest.mark.parametrize("many", [False, True])
+async def test_load_waits_for_a_node_within_its_time(scripted: ScriptedNode, many: bool) -> None:
+    """The same for what may take long because others load: the call has one time, not one for each part."""
+    scripted.greets.clear()
+    async with CacheClient(scripted.address, timeout_s=10) as client:
+        asking = client.get_or_load_many(["k"], dict) if many else client.get_or_load("k", int)
+        call: asyncio.Task[object] = asyncio.create_task(asking)  # type: ignore[arg-type]
+        asked_at = time.monotonic()
+        await eventually(lambda: scripted.sessions == 1 and time.monotonic() > asked_at + 0.02)
+        scripted.greets.set()
+        batch = await scripted.answer([b"v"])
+        assert 0 < batch.timeout_ms < 10_000
+        await call
+
+
 async def test_many_keys_go_to_their_owners(scripted: ScriptedNode) -> None:
     """A call with many keys is a batch per owner, and the results are put together again."""
     async with scripted_node("node-1") as other, CacheClient(scripted.address, timeout_s=10) as client:
