@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -261,8 +262,11 @@ async def test_load_waits_for_a_node_within_its_time(scripted: ScriptedNode, man
     """The same for what may take long because others load: the call has one time, not one for each part."""
     scripted.greets.clear()
     async with CacheClient(scripted.address, timeout_s=10) as client:
-        asking = client.get_or_load_many(["k"], dict) if many else client.get_or_load("k", int)
-        call: asyncio.Task[object] = asyncio.create_task(asking)  # type: ignore[arg-type]
+        asking: Coroutine[Any, Any, object] = client.get_or_load("k", int)
+        if many:
+            asking.close()
+            asking = client.get_or_load_many(["k"], lambda keys: dict.fromkeys(keys, 1))
+        call = asyncio.create_task(asking)
         asked_at = time.monotonic()
         await eventually(lambda: scripted.sessions == 1 and time.monotonic() > asked_at + 0.02)
         scripted.greets.set()
