@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -33,6 +34,9 @@ from cachenode_api.view import Member, View
 __all__ = ["Placement"]
 
 _log = structlog.get_logger(__name__)
+
+_REMEMBERED = 4
+"""Views that a write may live to see: who waits through more of them is refused."""
 
 
 class Placement:
@@ -71,6 +75,8 @@ class Placement:
         """Called after the listeners; each ends what could be served from before, and may take its time."""
         self.release_listeners: list[Callable[[int], None]] = []
         """Called with `settled_epoch` whenever it rises."""
+        self._rings: deque[tuple[int, Ring]] = deque(maxlen=_REMEMBERED)
+        """Epochs and rings of the last views, none missed and this node in all of them."""
         self._settling = Settling(lease_s)
         self._settled: set[asyncio.Future[None]] = set()
         self._outlived: set[asyncio.Future[None]] = set()
@@ -99,6 +105,9 @@ class Placement:
         former, ring = self.view, self.ring
         self.former_ring = ring if self.follows else None
         self.view, self.ring = view, Ring(view)
+        if not (self.follows and former is not None and former.by_id.get(self.me.id) == self.me):
+            self._rings.clear()
+        self._rings.append((view.epoch, self.ring))
         self.alone = [member.id for member in view.members] == [self.me.id]
         seen = view.by_id.get(self.me.id)
         self.ready = seen is not None and seen.incarnation == self.me.incarnation and not self._resigned
@@ -123,6 +132,16 @@ class Placement:
         """Return True if this node owns the key, and did not under the view before."""
         former = self.former_ring
         return self.owns(key) and (former is None or former.owner(key) != self.me.id)
+
+    def followed(self, since: int) -> bool:
+        """Return True if this node has been in every view since an epoch, and has missed none."""
+        return bool(self._rings) and self._rings[0][0] <= since
+
+    def kept(self, key: bytes, since: int) -> bool:
+        """Return True if the key has been this node's under every view since an epoch, and none was missed."""
+        if since == self.epoch:
+            return self.alone or self.owns(key)
+        return self.followed(since) and all(ring.owner(key) == self.me.id for at, ring in self._rings if at >= since)
 
     # The ownership lease.
 

@@ -3,7 +3,7 @@
 L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2
 cannot take now is noted for it (`L2Tier`) and done in memory alone.
 
-Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``test_barriers.py`` beside it and 10 in
+Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``test_barriers.py`` beside it and 11 in
 ``test_invalidations.py``:
 
 1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the
@@ -25,7 +25,10 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``te
 9. The node leaves while a write is under way: it has been seen here, so it must not be refused and sent again after
    somebody else's. So before it resigns the node begins no more writes and ends those under way
    (``test_node_that_leaves_ends_its_writes_first``).
-10. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
+10. A write waits for an L2 that does not answer, while this node is cut off: others own the key and write it, and then
+   it is this node's again. The write belongs to before that (``test_write_that_outlives_a_missed_view_is_not_done``;
+   the simulation found this).
+11. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
    dropped it and memory has the new value (``test_write_waits_for_holders``, see `Invalidations`).
 """
 
@@ -120,40 +123,32 @@ class Writes:
         if waiter is None or not batch.acknowledged:
             reply(result)
             return None
-        return self._when_acknowledged(waiter, batch, result, reply)
+        return self._when_acknowledged(waiter, keys, result, reply, self._node.placement.epoch)
 
     async def _when_acknowledged(
-        self, waiter: asyncio.Future[None], batch: Batch, result: BatchResult, reply: Reply
+        self, waiter: asyncio.Future[None], keys: Sequence[bytes], result: BatchResult, reply: Reply, epoch: int
     ) -> None:
-        assert result.indices is not None, "what is done in memory names its keys"
-        await self._acknowledged(waiter, [batch.keys[index] for index in result.indices], result)
+        await waiter
+        self._still_owned(keys, result.failures, epoch)
         reply(result)
 
-    async def _acknowledged(
-        self, waiter: asyncio.Future[None] | None, keys: Sequence[bytes], result: BatchResult
-    ) -> None:
-        """Wait for those who hold copies; then fail what this node has no right to acknowledge any more.
+    def _still_owned(self, keys: Sequence[bytes], failures: dict[int, Failure], epoch: int) -> None:
+        """Fail what this node has lost the right to acknowledge since it was done, under the view of an epoch.
 
-        It was done as the keys' owner, and readers have seen it. A key that moves meanwhile is nobody else's to write
-        before this node gives its word for that view. Until then it is acknowledged: were it refused, its caller would
-        send it to the new owner, and it would be done twice (``test_write_whose_key_moves_while_it_waits_is_done``).
+        Readers have seen it. A key that has moved since is nobody else's to write before this node gives its word for
+        that view. Until then it is acknowledged: were it refused, its caller would send it to the new owner, and it
+        would be done twice (``test_write_whose_key_moves_while_it_waits_is_done``).
         """
         placement = self._node.placement
-        epoch = placement.epoch
-        result.failures |= self._moved(keys)
-        if waiter is not None:
-            await waiter
-            if placement.released_epoch > epoch:
-                result.failures |= self._moved(keys)
         if placement.fenced(self._node.clock.now()):
-            result.failures |= dict.fromkeys(range(len(keys)), NOT_READY)
+            failures |= dict.fromkeys(range(len(keys)), NOT_READY)
+        elif placement.released_epoch > epoch or not placement.followed(epoch):
+            failures |= self._moved(keys, epoch)
 
-    def _moved(self, keys: Sequence[bytes]) -> dict[int, Failure]:
-        placement = self._node.placement
-        if placement.alone:
-            return {}
-        owns = placement.owns
-        return {at: NOT_OWNER for at, key in enumerate(keys) if not owns(key)}
+    def _moved(self, keys: Sequence[bytes], epoch: int) -> dict[int, Failure]:
+        """Return failures for the keys that were another's for a while since an epoch, or may have been."""
+        kept = self._node.placement.kept
+        return {at: NOT_OWNER for at, key in enumerate(keys) if not kept(key, epoch)}
 
     def _check(self, batch: Batch, namespace: Namespace) -> dict[int, Failure]:
         failures = {i: BAD_KEY for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
@@ -196,11 +191,12 @@ class Writes:
         if self._node.l2_for(namespace) is not None:
             return await self._set(batch, namespace, indices, writes)
         keys = [write.key for write in writes]
-        waiter = self._node.invalidations.announce(namespace, keys, batch.near)
+        waiter, epoch = self._node.invalidations.announce(namespace, keys, batch.near), self._node.placement.epoch
         result = self._store(namespace, indices, writes, [True] * len(writes))
         self._node.invalidations.record(namespace, keys)
         if waiter is not None and batch.acknowledged:
-            await self._acknowledged(waiter, keys, result)
+            await waiter
+            self._still_owned(keys, result.failures, epoch)
         return result
 
     # Without L2: done within the turn.
@@ -331,33 +327,42 @@ class Writes:
         node = self._node
         tier = node.l2_for(namespace)
         assert tier is not None
-        keys = [write.key for write in writes]
+        keys, began = [write.key for write in writes], node.placement.epoch
         for write in writes:
             namespace.begin_write(write.key, write.version)
         with node.invalidations.change(namespace, keys):
             waiter = node.invalidations.announce(namespace, keys, batch.near)
             try:
                 taken = await tier.write(namespace.policy.name, writes)
-                if all(node.placement.owns(key) for key in keys):
-                    result = self._store(namespace, indices, writes, taken)
+                moved = self._moved(keys, began)
+                if moved:
+                    result = self._store_kept(namespace, indices, writes, taken, moved)
                 else:
-                    result = self._store_owned(namespace, indices, writes, taken)
+                    result = self._store(namespace, indices, writes, taken)
+                done = node.placement.epoch
             finally:
                 for write in writes:
                     namespace.written(write.key, write.version)
-        await self._acknowledged(waiter if batch.acknowledged else None, keys, result)
+        if waiter is not None and batch.acknowledged:
+            await waiter
+        self._still_owned(keys, result.failures, done)
         return result
 
-    def _store_owned(
-        self, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write], taken: Sequence[bool]
+    def _store_kept(
+        self,
+        namespace: Namespace,
+        indices: Sequence[int],
+        writes: Sequence[L2Write],
+        taken: Sequence[bool],
+        moved: dict[int, Failure],
     ) -> BatchResult:
         """As `_store`, after a view change during the write: a key that moved away is not acknowledged here."""
-        kept = [at for at, write in enumerate(writes) if self._node.placement.owns(write.key)]
+        kept = [at for at in range(len(writes)) if at not in moved]
         stored = self._store(namespace, kept, [writes[at] for at in kept], [taken[at] for at in kept])
-        failures = {at: stored.failures[new] for new, at in enumerate(kept) if new in stored.failures}
-        for at in set(range(len(writes))).difference(kept):
-            failures[at] = NOT_OWNER
-            namespace.store.remove(writes[at].key)  # L2 may have taken the write: what is here must not be handed over
+        failures = moved | {at: stored.failures[new] for new, at in enumerate(kept) if new in stored.failures}
+        now = self._node.clock.now()
+        for at in moved:  # L2 may have taken the write: what is here from before must not be handed over
+            _forget_older(namespace, writes[at], now)
         return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
 
     async def _delete(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
@@ -365,7 +370,7 @@ class Writes:
         tier = node.l2_for(namespace)
         assert tier is not None
         drops = [(batch.keys[index], node.versions.next()) for index in indices]
-        keys = [key for key, _ in drops]
+        keys, began = [key for key, _ in drops], node.placement.epoch
         for key, version in drops:  # from now on, so that nobody builds on what is going
             namespace.tombstones.note(key, version, node.clock.now())
         with node.invalidations.change(namespace, keys):
@@ -378,8 +383,11 @@ class Writes:
                 namespace.tombstones.note(key, version, now)
                 namespace.deletes += found and not here and batch.operation is Operation.DELETE
                 versions.append(version if found or here else 0)
-        result = BatchResult(indices=indices, versions=versions)
-        await self._acknowledged(waiter if batch.acknowledged else None, keys, result)
+        result = BatchResult(indices=indices, versions=versions, failures=self._moved(keys, began))
+        done = node.placement.epoch
+        if waiter is not None and batch.acknowledged:
+            await waiter
+        self._still_owned(keys, result.failures, done)
         return result
 
     async def _touch(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:

@@ -11,6 +11,7 @@ import pytest
 
 import cachenode_client
 from cachenode_client import blocking
+from tests.support.syntax import parse
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ LOADING = ["get_or_load", "get_or_load_many", "cached"]
 
 def imported(code: str, module: str) -> set[str]:
     """Return the names that code imports from a module."""
-    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom) and node.module == module]
+    nodes = [node for node in ast.walk(parse(code)) if isinstance(node, ast.ImportFrom) and node.module == module]
     return {alias.name for node in nodes for alias in node.names}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.syntax import parse
+
 TOP = Path(__file__).parents[2]
 PACKAGES = ("cachenode", "client/cachenode_api", "client/cachenode_client")
 MODULES = sorted(
@@ -40,7 +42,7 @@ def names_in(tree: ast.Module) -> tuple[set[str], set[str], list[str] | None]:
 @pytest.mark.parametrize("module", MODULES)
 def test_exports_are_true(module: str) -> None:
     """A module with public classes or functions has an __all__; it names nothing that is missing, nothing twice."""
-    defined, bound, exported = names_in(ast.parse((TOP / module).read_text(encoding="utf-8")))
+    defined, bound, exported = names_in(parse((TOP / module).read_text(encoding="utf-8")))
     assert exported is not None or all(name.startswith("_") for name in defined)
     names = exported or []
     assert len(set(names)) == len(names)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.syntax import parse
+
 TESTS = Path(__file__).parents[1]
 REAL_TIME = {"integration", "bench", "chaos"}
 FILES = sorted(
@@ -19,7 +21,7 @@ FILES = sorted(
 def sleeps(code: str) -> list[int]:
     """Return the lines that sleep for a fixed time; asyncio.sleep(0) only yields."""
     lines = []
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(parse(code)):
         if not isinstance(node, ast.Call):
             continue
         fixed = [part.value for part in node.args if isinstance(part, ast.Constant)]

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.syntax import parse
+
 TESTS = Path(__file__).parents[1]
 LIST = {*range(1, 41), 43}
 NOT_COVERED = {
@@ -39,7 +41,7 @@ def numbers(text: str) -> set[int]:
 
 def docstrings(code: str) -> Iterator[tuple[str, str]]:
     """Yield the names and docstrings of a module, whose name is empty, and of its tests."""
-    tree = ast.parse(code)
+    tree = parse(code)
     yield "", ast.get_docstring(tree) or ""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):

@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+import pytest
+
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Layer, Operation
 from cachenode.core.policy import NamespacePolicy
@@ -75,6 +77,28 @@ async def test_node_that_leaves_ends_its_writes_first() -> None:
     assert not (await writing).failures
     await closing
     assert await fetch(node, b"k") == b"new"
+
+
+@pytest.mark.parametrize("operation", [Operation.SET, Operation.DELETE])
+@pytest.mark.parametrize("epochs", [(4,), (3, 4)], ids=["missed", "seen"])
+async def test_write_that_outlives_a_missed_view_is_not_done(operation: Operation, epochs: tuple[int, ...]) -> None:
+    """The key is this node's again when L2 answers, but another has owned it meanwhile, or may have."""
+    clock, peers = ManualClock(), DirectPeers()
+    l2 = HeldL2(MemoryL2(clock))
+    node = new_node("a", clock, peers=peers, l2=l2, view=view_of(2, "a", "b"))
+    (key,) = owned_by(view_of(2, "a", "b"), "a")
+    peers.nodes["b"] = new_node("b", clock, peers=peers, view=view_of(2, "a", "b"))
+    l2.gate.clear()
+    values = [b"late"] if operation is Operation.SET else []
+    writing = asyncio.create_task(run(node, Batch(operation, "default", [key], values)))
+    await l2.held.wait()
+    for epoch in epochs:
+        node.placement.apply(view_of(epoch, *"ab" if epoch == 4 else "b"))
+    l2.gate.set()
+    assert (await writing).failures[0].reason is Reason.NOT_OWNER
+    namespace = node.namespaces.get("default")
+    assert namespace is not None
+    assert namespace.store.peek(key, clock.now()) is None
 
 
 async def test_each_key_fails_alone() -> None:
