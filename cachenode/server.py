@@ -312,6 +312,7 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         load_failures=namespace.load_failures,
         invalidations=namespace.invalidations,
         stand_in_loads=namespace.stand_in_loads,
+        renewals=namespace.renewed,
     )
 
 

@@ -54,6 +54,8 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
     failures = CounterMetricFamily("cachenode_load_failures", "Loads that failed.", labels=["namespace"])
     stood_in = "Loads of keys whose owner could not be reached."
     stand_ins = CounterMetricFamily("cachenode_stand_in_loads", stood_in, labels=["namespace"])
+    anew = "Loads that were to replace a value before its end."
+    renewals = CounterMetricFamily("cachenode_renewals", anew, labels=["namespace"])
     untrue = CounterMetricFamily(
         "cache_invalidations", "Keys and selectors that were declared untrue.", labels=["namespace"]
     )
@@ -73,8 +75,23 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         waits.add_metric([space.name], space.load_waits)
         failures.add_metric([space.name], space.load_failures)
         stand_ins.add_metric([space.name], space.stand_in_loads)
+        renewals.add_metric([space.name], space.renewals)
         untrue.add_metric([space.name], space.invalidations)
-    yield from (hits, misses, rate, operations, memory, keys, evictions, loads, waits, failures, stand_ins, untrue)
+    yield from (
+        hits,
+        misses,
+        rate,
+        operations,
+        memory,
+        keys,
+        evictions,
+        loads,
+        waits,
+        failures,
+        stand_ins,
+        renewals,
+        untrue,
+    )
 
 
 def _of_node(stats: NodeStats) -> Iterator[Metric]:

@@ -33,6 +33,7 @@ _COUNTERS = (
     "load_waits",
     "load_failures",
     "stand_in_loads",
+    "renewals",
 )
 _L2_STATES = {
     "off": "none",

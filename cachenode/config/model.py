@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from cachenode.config.values import NO_URL, parse_address, parse_list, parse_size, parse_ttl, parse_url
-from cachenode.core.policy import NamespacePolicy
+from cachenode.core.policy import MOST_OF_A_TTL, NamespacePolicy
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
 __all__ = [
@@ -80,6 +80,7 @@ Bytes = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_not_bool), 
 Seconds = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=86_400, allow_inf_nan=False)]
 Ttl = Annotated[float, BeforeValidator(parse_ttl), BeforeValidator(_not_bool), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Part = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False)]
 Id = Annotated[str, AfterValidator(_identifier)]
 ClusterName = Annotated[Id, Field(max_length=64)]
 Address = Annotated[str, AfterValidator(_address)]
@@ -201,6 +202,26 @@ class NamespaceConfig(_Section):
         allow_inf_nan=False,
         description="How long after a removal loaded values are not kept: as long as replicas of the origin may lag",
     )
+    ttl_jitter: Part = Field(
+        0.0, le=MOST_OF_A_TTL, description="Part of a TTL by which a life may be shorter, at random"
+    )
+    stale_s: Annotated[float, BeforeValidator(_not_bool)] = Field(
+        0.0,
+        ge=0,
+        le=30 * 86_400,
+        allow_inf_nan=False,
+        description="How long after its TTL a loaded value is still served while it is loaded anew",
+    )
+    refresh_ahead: Part = Field(
+        0.0,
+        le=MOST_OF_A_TTL,
+        description="Part of a TTL before its end from which on a request has the value loaded anew",
+    )
+    xfetch_beta: Part = Field(
+        0.0,
+        le=100,
+        description="How much earlier values that take long to load are loaded anew; 1 to 1.5, 0: not at all",
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 
 
@@ -242,6 +263,10 @@ class NodeConfig(_Section):
                 l2=section.l2,
                 share=section.share,
                 holdoff_s=section.holdoff_s,
+                ttl_jitter=section.ttl_jitter,
+                stale_s=section.stale_s,
+                refresh_ahead=section.refresh_ahead,
+                xfetch_beta=section.xfetch_beta,
             )
             for name, section in self.namespaces.items()
         )

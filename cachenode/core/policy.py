@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from cachenode_api.keys import check_namespace
 
-__all__ = ["NamespacePolicy"]
+__all__ = ["MOST_OF_A_TTL", "NamespacePolicy"]
+
+MOST_OF_A_TTL = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +21,15 @@ class NamespacePolicy:
         max_value_bytes: Largest value that a write may bring.
         l2: Whether entries are also kept in the shared store.
         share: Weight when memory is short: a namespace with share 2 may keep twice as much as one with share 1.
+        ttl_jitter: Part of a TTL by which a life may be shorter, so that what is stored together does not end together.
+        stale_s: How long after its TTL a loaded value is still served while it is loaded anew.
+        refresh_ahead: Part of a TTL before its end from which on a request has the value loaded anew.
+        xfetch_beta: How much earlier values are loaded anew that take long to load; 0: not at all.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
         InvalidNamespace: The name is not a namespace's.
-        ValueError: A number is not above 0, or `holdoff_s` below.
+        ValueError: A number is out of its range.
     """
 
     name: str
@@ -32,6 +38,10 @@ class NamespacePolicy:
     l2: bool
     share: float
     holdoff_s: float = 0.0
+    ttl_jitter: float = 0.0
+    stale_s: float = 0.0
+    refresh_ahead: float = 0.0
+    xfetch_beta: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
@@ -40,5 +50,9 @@ class NamespacePolicy:
             # Negated, so that NaN is refused too: a NaN deadline would compare false to everything and never expire.
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
-        if not self.holdoff_s >= 0:
-            raise ValueError("holdoff_s: must not be below 0")
+        for field in ("holdoff_s", "stale_s", "xfetch_beta"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"{field}: must not be below 0")
+        for field in ("ttl_jitter", "refresh_ahead"):
+            if not 0 <= getattr(self, field) <= MOST_OF_A_TTL:
+                raise ValueError(f"{field}: must be between 0 and {MOST_OF_A_TTL}")

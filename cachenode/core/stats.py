@@ -27,6 +27,7 @@ class NamespaceCounters:
     load_failures: int
     invalidations: int = 0
     stand_in_loads: int = 0
+    renewals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Hashable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Layer, Operation
@@ -128,10 +129,7 @@ class Loads:
                 waiting[waiter] = index
                 namespace.load_waits += 1
             else:
-                tokens[index] = token = node.versions.next()
-                lease_s = min(batch.lease_s or DEFAULT_LEASE_S, MAX_LEASE_S)
-                namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position, now)
-                namespace.loads += 1
+                tokens[index] = self._lead(batch, namespace, key, holder, now)
         namespace.misses += len(indices) - len(found)
         self._tell(found, left, reply, layers)
         if tokens:
@@ -171,6 +169,22 @@ class Loads:
             )
         )
 
+    def renew(self, batch: Batch, namespace: Namespace, key: bytes, holder: Hashable, now: float) -> int:
+        """Let a caller load a value anew that is still there. Return the token, 0 if nobody should load it now."""
+        if namespace.flights.find(key) or namespace.load_backoff.left_s(key, now):
+            return 0
+        if not self._node.may_keep(key) or key in namespace.writing or key in namespace.changing:
+            return 0
+        namespace.renewed += 1
+        return self._lead(batch, namespace, key, holder, now)
+
+    def _lead(self, batch: Batch, namespace: Namespace, key: bytes, holder: Hashable, now: float) -> int:
+        token = self._node.versions.next()
+        lease_s = min(batch.lease_s or DEFAULT_LEASE_S, MAX_LEASE_S)
+        namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position, now)
+        namespace.loads += 1
+        return token
+
     # FULFILL and ABANDON.
 
     async def land(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> None:
@@ -180,18 +194,26 @@ class Loads:
         failures: dict[int, Failure] = {}
         landing = {index: flight for index in own if (flight := self._landing(batch, namespace, index))}
         try:
+            lives = dict(zip(landing, writes.ttls(batch, namespace, landing), strict=True))
             store = [index for index, flight in landing.items() if self._storable(batch, namespace, index, flight)]
             began = min((landing[index].position for index in store), default=0)
-            stored = await writes.store(batch, namespace, store, began) if store else BatchResult()
+            ended = self._node.clock.now()
+            stored = BatchResult()
+            if store:
+                stored = await writes.store(batch, namespace, store, began, [lives[index] for index in store])
             for at, index in enumerate(store):
                 if at in stored.failures:
                     failures[index] = stored.failures[at]
                 else:
                     versions[index] = stored.versions[at]
             now = self._node.clock.now()
-            for (index, flight), ttl_s in zip(landing.items(), writes.ttls(batch, namespace, landing), strict=True):
+            for index, flight in landing.items():
                 namespace.load_backoff.succeeded(flight.key)
-                _resolve(flight, loaded_record(batch, index, versions[index], now + ttl_s))
+                if namespace.renewals is not None and versions[index]:
+                    present = partial(_present, namespace, now)
+                    load_s = ended - flight.began
+                    namespace.renewals.note(flight.key, versions[index], now, lives[index], load_s, present)
+                _resolve(flight, loaded_record(batch, index, versions[index], now + lives[index]))
         finally:
             for flight in landing.values():
                 flights.end(flight)
@@ -234,12 +256,21 @@ class Loads:
     async def abandon(self, batch: Batch, namespace: Namespace, own: Sequence[int], reply: Reply) -> None:
         """End flights without a value: there is none, it could not be loaded, or another may lead."""
         now = self._node.clock.now()
+        gone: list[bytes] = []
         for index in own:
             flight = namespace.flights.of(batch.keys[index], batch.tokens[index])
             if flight is None or flight.landing:
                 continue
+            outcome = ending(batch, namespace, index, now)
+            if outcome == b"" and flight.attached and _present(namespace, now, flight.key):
+                gone.append(flight.key)
             namespace.flights.end(flight)
-            _resolve(flight, ending(batch, namespace, index, now))
+            _resolve(flight, outcome)
+        if gone:  # there was a value to be renewed, and the origin has none any more
+            removing = Batch(Operation.INVALIDATE, batch.namespace, gone, acknowledged=False)
+            rest = self._node.execute(removing, lambda _: None)
+            if rest is not None:
+                await rest
         reply(BatchResult(indices=own, versions=[0] * len(own)))
 
     # Ends without a value.
@@ -307,6 +338,10 @@ class Loads:
         for namespace in self._node.namespaces:
             namespace.holdoff.note_all(now)
             _send_round(namespace.flights.end_all())
+
+
+def _present(namespace: Namespace, now: float, key: bytes) -> bool:
+    return namespace.store.peek(key, now) is not None
 
 
 def _send_round(flights: Iterable[Flight[Waiter]]) -> None:

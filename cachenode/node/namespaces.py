@@ -17,6 +17,7 @@ from cachenode.core.holdoff import Holdoff
 from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.memory import Memory
 from cachenode.core.policy import NamespacePolicy
+from cachenode.core.renewals import Renewals
 from cachenode.core.store import Store
 from cachenode.core.sweep import Sweep
 from cachenode.core.tombstones import Tombstones
@@ -54,6 +55,8 @@ class Namespace:
         "loads",
         "misses",
         "policy",
+        "renewals",
+        "renewed",
         "sets",
         "settled",
         "stand_in_loads",
@@ -71,6 +74,7 @@ class Namespace:
         self.flights: Flights[Any] = Flights()
         self.load_backoff = LoadBackoff()
         self.holdoff = Holdoff(policy.holdoff_s)
+        self.renewals = Renewals(policy) if Renewals.wanted(policy) else None
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
         self.sweep = Sweep(store)
@@ -91,6 +95,7 @@ class Namespace:
         self.loads = 0
         self.load_waits = 0
         self.load_failures = 0
+        self.renewed = 0
         self.invalidations = 0
         self.stand_in_loads = 0
 

@@ -16,8 +16,10 @@ from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
+from cachenode_api.records import HEADER, HEADER_BYTES, STALE
 
 if TYPE_CHECKING:
+    from cachenode.core.renewals import Renewals
     from cachenode.node.namespaces import Namespace
     from cachenode.node.service import Node, Reply, Rest
     from cachenode.ports import Copies
@@ -41,15 +43,47 @@ class Reads:
         records = namespace.store.get_many(keys, now)
         if node.mover.moving or namespace.sweep.active:
             self._forget_untrue(namespace, keys, records)
+        tokens = self._renew(namespace.renewals, batch, namespace, records, holder, now) if namespace.renewals else ()
         if all(records):
             namespace.l1_hits += len(records)
             near = batch.near is not None and namespace.changing.keys().isdisjoint(keys)
             hot = from_peer and self._hot(batch, now)
-            reply(BatchResult(records=records, now_s=now, near=near, hot=hot))
+            reply(BatchResult(records=records, now_s=now, near=near, hot=hot, tokens=tokens))
             return None
         missing = [index for index, record in enumerate(records) if not record]
         namespace.l1_hits += len(records) - len(missing)
-        return self._begin_missing(batch, namespace, reply, from_peer, holder, records, missing)
+        return self._begin_missing(batch, namespace, reply, from_peer, holder, records, tokens, missing)
+
+    def _renew(
+        self,
+        renewals: Renewals,
+        batch: Batch,
+        namespace: Namespace,
+        records: list[bytes],
+        holder: Hashable,
+        now: float,
+    ) -> Sequence[int]:
+        """Let callers load values anew that are due; return their tokens, beside the values.
+
+        What is past its TTL is marked. What may be copied is given its due time for an end: only then does a near cache
+        ask again while there still is a value to be served meanwhile.
+        """
+        tokens: list[int] = []
+        leasing, near = batch.operation is Operation.LEASE, batch.near is not None
+        for index, record in enumerate(records):
+            if not record:
+                continue
+            key = batch.keys[index]
+            slot, flags, version, deadline = HEADER.unpack_from(record)
+            due_at, soft_end = renewals.ends(key, version)
+            if leasing and due_at <= now and (token := self._node.loads.renew(batch, namespace, key, holder, now)):
+                tokens = tokens or [0] * len(records)
+                tokens[index] = token
+            stale = soft_end <= now
+            if stale or (near and due_at < deadline):
+                flags, deadline = flags | STALE if stale else flags, min(deadline, due_at) if near else deadline
+                records[index] = HEADER.pack(slot, flags, version, deadline) + record[HEADER_BYTES:]
+        return tokens
 
     def _hot(self, batch: Batch, now: float) -> bool:
         """Count reads that a peer has forwarded. Return True if all of the keys are hot."""
@@ -93,6 +127,7 @@ class Reads:
         from_peer: bool,
         holder: Hashable,
         records: list[bytes],
+        tokens: Sequence[int],
         missing: list[int],
     ) -> Rest | None:
         node, keys = self._node, batch.keys
@@ -112,7 +147,7 @@ class Reads:
         for failure in failures.values():
             node.failures[failure.reason] += 1
         if not pending:
-            reply(BatchResult(records=records, failures=failures, now_s=now))
+            reply(BatchResult(records=records, failures=failures, now_s=now, tokens=tokens))
             return None
         known = [index for index in range(len(keys)) if index not in pending]
         if known:
@@ -123,6 +158,7 @@ class Reads:
                     failures={at: failures[index] for at, index in enumerate(known) if index in failures},
                     now_s=now,
                     near=batch.near is not None and namespace.changing.keys().isdisjoint(keys),
+                    tokens=[tokens[index] for index in known] if tokens else (),
                 )
             )
         parts: list[tuple[Sequence[int], Rest]] = []

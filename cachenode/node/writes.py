@@ -36,11 +36,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
 from cachenode.core.failures import BAD_KEY, NOT_OWNER, NOT_READY, SUPERSEDED, UNCERTAIN, UNREACHABLE, failed, too_large
+from cachenode.core.renewals import spread_ttl
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill, store_entry
 from cachenode_api.errors import InvalidTags
@@ -165,23 +167,38 @@ class Writes:
         """Return the lives that a batch gives to some of its keys, in seconds."""
         default, column = namespace.policy.ttl_s, batch.ttls_ms
         if not column:
-            return [default] * len(indices)
-        if len(column) == 1:
-            return [_seconds(column[0], default)] * len(indices)
-        return [_seconds(column[index], default) for index in indices]
+            lives = [default] * len(indices)
+        elif len(column) == 1:
+            lives = [_seconds(column[0], default)] * len(indices)
+        else:
+            lives = [_seconds(column[index], default) for index in indices]
+        if jitter := namespace.policy.ttl_jitter:
+            lives = [spread_ttl(ttl_s, jitter, random.random()) for ttl_s in lives]  # noqa: S311 - not a secret
+        return lives
 
-    def _versioned(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
+    def _new(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
+        lives = self.ttls(batch, namespace, indices)
+        return self._versioned(batch, namespace, indices, namespace.barriers.position, lives)
+
+    def _versioned(
+        self, batch: Batch, namespace: Namespace, indices: Sequence[int], position: int, lives: Sequence[float]
+    ) -> list[L2Write]:
         """Return the values of a SET, each with its version: here the owner orders them."""
         next_version, flags = self._node.versions.next, batch.flags or [0] * len(batch.keys)
-        position = namespace.barriers.position
         return [
             L2Write(batch.keys[index], batch.values[index], flags[index], next_version(), ttl_s, position)
-            for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True)
+            for index, ttl_s in zip(indices, lives, strict=True)
         ]
 
-    async def store(self, batch: Batch, namespace: Namespace, indices: Sequence[int], position: int) -> BatchResult:
-        """Store some values of a batch that were loaded since a position of the barriers; return their results."""
-        writes = [write._replace(position=position) for write in self._versioned(batch, namespace, indices)]
+    async def store(
+        self, batch: Batch, namespace: Namespace, indices: Sequence[int], position: int, lives: Sequence[float]
+    ) -> BatchResult:
+        """Store values of a batch that were loaded since a position of the barriers; return their results.
+
+        Their lives end as much later than the TTLs given as the namespace still serves them then.
+        """
+        stale_s = namespace.policy.stale_s
+        writes = self._versioned(batch, namespace, indices, position, [ttl_s + stale_s for ttl_s in lives])
         return await self.put(batch, namespace, indices, writes)
 
     async def put(
@@ -203,7 +220,7 @@ class Writes:
 
     def _in_memory(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
         if batch.operation is Operation.SET:
-            writes = self._versioned(batch, namespace, indices)
+            writes = self._new(batch, namespace, indices)
             return self._store(namespace, indices, writes, [True] * len(writes))
         if batch.operation is Operation.TOUCH:
             found = self._touched(batch, namespace, indices)
@@ -301,7 +318,7 @@ class Writes:
         if self._node.placement.epoch != epoch and not self._keep_own(batch, indices, reply):
             return
         if batch.operation is Operation.SET:
-            writes = self._versioned(batch, namespace, indices)
+            writes = self._new(batch, namespace, indices)
             reply(await self._set(batch, namespace, indices, writes))
         elif batch.operation is Operation.TOUCH:
             reply(await self._touch(batch, namespace, indices))

@@ -85,6 +85,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     load_failures=namespace.load_failures,
                     invalidations=namespace.invalidations,
                     stand_in_loads=namespace.stand_in_loads,
+                    renewals=namespace.renewals,
                 )
                 for namespace in stats.namespaces
             ],

@@ -11,13 +11,13 @@ The timeout belongs to the batch, not to the call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cachenode_api.reasons import detail_at
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_client.errors import CacheError, NodeError, from_reason
 
-__all__ = ["EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter", "give_back"]
+__all__ = ["Due", "EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter", "give_back"]
 
 GET = pb.OPERATION_GET
 SET = pb.OPERATION_SET
@@ -53,6 +53,13 @@ class Waiter(Protocol):
 
     def set_exception(self, exception: CacheError, /) -> None:
         """Hand over the failure."""
+
+
+class Due(NamedTuple):
+    """What a LEASE finds of a value that is due: the value, and the right to load it anew."""
+
+    record: bytes
+    token: int
 
 
 class PendingBatch:
@@ -131,7 +138,7 @@ class EachBatch(PendingBatch):
     """Keys of many callers, a waiter each.
 
     A GET's result is the record, empty if absent; with layers wanted it is (record, layer, now_s). A LEASE's is the
-    record too, or the token, an int, for who is to load. A write's result is its version.
+    record too, or the token, an int, for who is to load, or both, `Due`. A write's result is its version.
     """
 
     __slots__ = ("orphans", "waiters")
@@ -156,7 +163,7 @@ class EachBatch(PendingBatch):
         """Hand each answered key's result to its waiter."""
         results: Sequence[Any] = reply.records if self.group[0] in _GIVE_RECORDS else reply.versions
         if reply.tokens:
-            results = [token or record for token, record in zip(reply.tokens, results, strict=True)]
+            results = [_leased(token, record) for token, record in zip(reply.tokens, results, strict=True)]
         if self.group[3]:
             layers, now_s = reply.layers, reply.now_s
             results = [(record, layers[at] if layers else 1, now_s) for at, record in enumerate(results)]
@@ -183,6 +190,10 @@ class EachBatch(PendingBatch):
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_exception(make_error())
+
+
+def _leased(token: int, record: bytes) -> bytes | int | Due:
+    return (Due(record, token) if record else token) if token else record
 
 
 def _deliver_some(waiters: Sequence[Waiter], results: Sequence[Any], reply: pb.Reply) -> None:

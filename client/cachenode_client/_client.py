@@ -15,7 +15,7 @@ from cachenode_api.records import HEADER_BYTES
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import AfterCommit, Pending
-from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Group
+from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Due, Group
 from cachenode_client._checks import (
     Ack,
     Key,
@@ -467,6 +467,9 @@ class CacheClient(ClientCore):
     ) -> Any:
         """Return a key's value; if there is none, load it, once for all who ask in the whole cluster.
 
+        A value that the namespace wants renewed before its end (`stale_s`, `refresh_ahead`, `xfetch_beta`) is returned
+        at once, and the loader of one caller in the cluster runs in the background; `stats` counts if it fails.
+
         One caller runs its loader, the others wait for the value. The load goes on if its caller is cancelled. A
         value whose key was written or removed during the load is returned and not stored. Not promised: that loaders
         exclude each other; after `lease_s`, or across a change of the cluster, another may run.
@@ -504,6 +507,9 @@ class CacheClient(ClientCore):
             self._must_load_alone(error)
             load: Awaitable[Any] = call_loader(loader)
         else:
+            if isinstance(outcome, Due):
+                engine.keep(self._load(group, raw, outcome.token, loader, ttl_ms, tags))
+                return self._found(outcome.record, default)
             if not isinstance(outcome, int):
                 return self._found(outcome, default)
             load = asyncio.shield(engine.keep(self._load(group, raw, outcome, loader, ttl_ms, tags)))
@@ -557,7 +563,9 @@ class CacheClient(ClientCore):
         try:
             async with asyncio.timeout(group[2]) as limit:
                 while asks.left or loads:
-                    leads = self._sort_out(await asks.some(loads), originals, raws, values, errors)
+                    leads, due = self._sort_out(await asks.some(loads), originals, raws, values, errors)
+                    if due:
+                        engine.keep(self._load_many(group, due, batch_loader, ttl_ms, tags))
                     if leads:
                         loads.add(engine.keep(self._load_many(group, leads, batch_loader, ttl_ms, tags)))
                     for load in [load for load in loads if load.done()]:

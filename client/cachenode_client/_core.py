@@ -13,7 +13,7 @@ from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
 from cachenode_api.tags import canonical_tags, pack_tags, split_tags
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
-from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Group
+from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Due, Group
 from cachenode_client._checks import (
     Ack,
     Key,
@@ -261,12 +261,16 @@ class ClientCore:
         raws: list[bytes],
         values: dict[K, Any],
         errors: dict[int, CacheError],
-    ) -> list[Lead[K]]:
-        """Put outcomes of asking where they belong; return the keys that this client is to load."""
+    ) -> tuple[list[Lead[K]], list[Lead[K]]]:
+        """Put outcomes of asking where they belong; return the keys to be loaded, and those to be loaded anew."""
         leads: list[Lead[K]] = []
+        due: list[Lead[K]] = []
         for at, outcome in outcomes.items():
             if isinstance(outcome, int):
                 leads.append((keys[at], raws[at], outcome))
+            elif isinstance(outcome, Due):
+                due.append((keys[at], raws[at], outcome.token))
+                values[keys[at]] = self._found(outcome.record, None)
             elif isinstance(outcome, CacheError):
                 errors[at] = outcome
             elif outcome:
@@ -274,7 +278,7 @@ class ClientCore:
             else:
                 self._stats.misses += 1
         self._stats.misses += len(leads)
-        return leads
+        return leads, due
 
     def _must_load_alone(self, error: CacheError) -> None:
         """Raise the error unless the client takes it for a miss: then the caller loads for itself, storing nothing."""

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode_api.keys import MAX_KEY_BYTES, seat_of
 from cachenode_client._backoff import RetryBudget, Schedule
-from cachenode_client._batches import INCR, KEY_OVERHEAD, LEASE, SET, Group, ManyBatch, ManyResult, Waiter, give_back
+from cachenode_client._batches import (
+    INCR,
+    KEY_OVERHEAD,
+    LEASE,
+    SET,
+    Due,
+    Group,
+    ManyBatch,
+    ManyResult,
+    Waiter,
+    give_back,
+)
 from cachenode_client._router import Router
 from cachenode_client._session import covered_by
 from cachenode_client.errors import (
@@ -47,6 +59,7 @@ Encoded = tuple[bytes, int]
 _RETRIES = Schedule(first_s=0.02, max_s=0.25, retries=5)
 _LEASE_RETRIES = Schedule(first_s=0.05, max_s=1.0, retries=None)
 """Who wants a value loaded has time to wait for a key's next owner, and may do so without paying from the budget."""
+_MOST_RENEWING = 8
 _PORTION_BYTES = 1 << 20
 _TIMEOUT_DIGITS = 2
 """Calls whose remaining time is equal to so many digits may share a batch: after a reconnect hundreds come at once."""
@@ -82,6 +95,8 @@ class Engine:
         self._stats = stats
         self._closed = False
         self._loads: set[asyncio.Task[Any]] = set()
+        self.renewing = threading.Semaphore(_MOST_RENEWING)
+        """The threads in which blocking loaders may run for nobody who waits. Lost by a fork, with the engine."""
         self.watches: set[Watching] = set()
         """Those under way: they end with the engine."""
         self.router.start()
@@ -191,10 +206,12 @@ class Engine:
         """Give a lease back that came in the very turn in which its caller was cancelled."""
         if group[0] != LEASE or future.cancelled() or not future.done() or future.exception() is not None:
             return
-        if isinstance(future.result(), int):
+        outcome = future.result()
+        token = outcome.token if isinstance(outcome, Due) else outcome
+        if isinstance(token, int):
             session = self.router.route(raw)
             if session is not None:
-                back = give_back(group, [(raw, future.result())])
+                back = give_back(group, [(raw, token)])
                 session.submit_many(back.group, back)
 
     async def persist(

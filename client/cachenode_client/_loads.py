@@ -104,7 +104,8 @@ class Asks:
     async def some(self, also: Collection[asyncio.Task[Any]] = ()) -> dict[int, Any]:
         """Wait for one or more outcomes, or for the end of another task; return the outcomes by position.
 
-        An outcome is a record, empty if the key is absent; a token, an int, if the caller is to load; or an error.
+        An outcome is a record, empty if the key is absent; a token, an int, if the caller is to load; both, `Due`, if
+        it is to load anew; or an error.
         """
         done, _ = await asyncio.wait({*self._tasks, *also}, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in self._tasks if task in done]  # in the order of the keys

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import BlockingAfterCommit, Pending
-from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Group
+from cachenode_client._batches import ABANDON, BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Due, Group
 from cachenode_client._checks import (
     Ack,
     Key,
@@ -352,7 +352,7 @@ class CacheClient(ClientCore):
         """Return a key's value; if there is none, load it, once for all who ask in the whole cluster.
 
         As the asyncio client's, with two differences: the loader runs in the calling thread, and nothing ends it when
-        `timeout_s` is over.
+        `timeout_s` is over. Only what is renewed before its end is loaded in a thread of its own.
         """
         if (entry := self._near_entry(key, namespace)) is not None:
             return self._near_value(entry)
@@ -368,6 +368,9 @@ class CacheClient(ClientCore):
             self._must_load_alone(error)
             value = loader()
         else:
+            if isinstance(outcome, Due):
+                self._renew(group, [(raw, raw, outcome.token)], lambda _: {raw: loader()}, ttl_ms, tags)
+                return self._found(outcome.record, default)
             if not isinstance(outcome, int):
                 return self._found(outcome, default)
             leads: list[Lead[bytes]] = [(raw, raw, outcome)]
@@ -401,7 +404,9 @@ class CacheClient(ClientCore):
         try:
             while asks.left:
                 outcomes = self._run(asks.some(), max(0.0, end - engine.loop.time()), grace_s=0.0)
-                leads = self._sort_out(outcomes, originals, raws, values, errors)
+                leads, due = self._sort_out(outcomes, originals, raws, values, errors)
+                if due:
+                    self._renew(group, due, batch_loader, ttl_ms, tags)
                 if leads:
                     values |= self._load_many(group, leads, batch_loader, ttl_ms, tags)
         except CacheTimeout:
@@ -412,6 +417,30 @@ class CacheClient(ClientCore):
         if alone:
             values |= checked_batch(batch_loader(alone))
         return self._checked_many(values, {originals[at]: error for at, error in errors.items()})
+
+    def _renew(
+        self,
+        group: Group,
+        leads: list[Lead[K]],
+        batch_loader: Callable[[list[K]], Mapping[K, Any]],
+        ttl_ms: int,
+        tags: Iterable[str] | None,
+    ) -> None:
+        """Load values anew in a thread of its own, of which there are few: what is too much is left to others."""
+        renewing = self._started().renewing
+        if not renewing.acquire(blocking=False):
+            self._end(self._flight_end(ABANDON, group, leads))
+            return
+
+        def renew() -> None:
+            try:
+                self._load_many(group, leads, batch_loader, ttl_ms, tags)
+            except Exception:  # noqa: BLE001, S110 - counted, and told to the owner; the value is still there
+                pass
+            finally:
+                renewing.release()
+
+        threading.Thread(target=renew, name="cachenode-renewal", daemon=True).start()
 
     def _load_many(
         self,

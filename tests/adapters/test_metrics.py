@@ -26,6 +26,7 @@ USERS = NamespaceCounters(
     load_failures=23,
     invalidations=24,
     stand_in_loads=25,
+    renewals=26,
 )
 STATS = NodeStats(
     node_id="node-0",
@@ -69,6 +70,7 @@ def test_counters_of_a_namespace() -> None:
     loads = ("cachenode_loads_total", "cachenode_load_waits_total", "cachenode_load_failures_total")
     assert [value(STATS, name, **users) for name in loads] == [21, 22, 23]
     assert value(STATS, "cachenode_stand_in_loads_total", **users) == 25
+    assert value(STATS, "cachenode_renewals_total", **users) == 26
     assert value(STATS, "cache_operations_total", operation="delete", **users) == 4
     assert value(STATS, "cache_invalidations_total", **users) == 24
     assert value(STATS, "cache_memory_bytes", **users) == 700
@@ -138,6 +140,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_load_waits_total": ["namespace"],
         "cachenode_load_failures_total": ["namespace"],
         "cachenode_stand_in_loads_total": ["namespace"],
+        "cachenode_renewals_total": ["namespace"],
         "cache_invalidations_total": ["namespace"],
         "cachenode_near_holders": [],
         "cachenode_invalidation_waits_total": [],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
 from cachenode.server import Server
+from cachenode_api.records import HEADER
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_client import (
     ABSENT,
@@ -24,7 +25,7 @@ from cachenode_client import (
 from cachenode_client import blocking as threads
 from tests.support.eventually import eventually
 from tests.support.scripted_node import ScriptedNode, record
-from tests.support.server import free_port
+from tests.support.server import free_port, running_server
 
 
 class Origin:
@@ -471,3 +472,92 @@ async def test_waiting_for_a_load_holds_nobody_up(scripted: ScriptedNode) -> Non
             await scripted.reply(lease, records=[record(b"x")] * len(lease.keys))
         assert await more == [b"x"] * 40
         assert await loads == [b"x"] * 40
+
+
+# Values that are loaded anew before they end.
+
+
+@pytest.fixture
+async def renewing() -> AsyncIterator[Server]:
+    """A node whose loaded values are due after the first part of their lives."""
+    async with running_server(namespaces__default__refresh_ahead=0.9) as server:
+        yield server
+
+
+async def due(server: Server, key: bytes = b"k") -> None:
+    """Wait until a value is due."""
+    namespace = server.node.namespaces.get("default")
+    record = namespace.store.peek(key, server.node.clock.now())
+    due_at, _ = namespace.renewals.ends(key, HEADER.unpack_from(record)[2])
+    await eventually(lambda: server.node.clock.now() > due_at)
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_value_is_loaded_anew_in_the_background(renewing: Server, many: bool) -> None:
+    """The caller is given what is there at once, though the origin does not answer yet; later callers get the new."""
+    origin = Origin("old")
+    async with CacheClient(renewing.address, timeout_s=10) as cache:
+
+        async def load_all(keys: list[str]) -> dict[str, Any]:
+            return dict.fromkeys(keys, await origin())
+
+        async def read() -> Any:
+            if many:
+                return (await cache.get_or_load_many(["k"], load_all, ttl_s=1))["k"]
+            return await cache.get_or_load("k", origin, ttl_s=1)
+
+        assert await read() == "old"
+        await due(renewing)
+        origin.value = "new"
+        origin.go.clear()
+        assert [await read() for _ in range(3)] == ["old"] * 3
+        await eventually(lambda: origin.calls == 2)
+        origin.go.set()
+        await eventually(lambda: renewing.node.namespaces.get("default").sets == 2)
+        assert await read() == "new"
+        assert cache.stats()["loads"] == 2
+    assert renewing.stats().namespaces[0].renewals == 1
+
+
+async def test_failed_renewal_is_counted(renewing: Server) -> None:
+    """Nobody gets the exception of a loader that ran in the background; the owner knows, and the value is served on."""
+    origin = Origin("old")
+    async with CacheClient(renewing.address, timeout_s=10) as cache:
+        assert await cache.get_or_load("k", origin, ttl_s=10) == "old"
+        await due(renewing)
+        origin.value = OSError("no")
+        assert await cache.get_or_load("k", origin) == "old"
+        await eventually(lambda: renewing.node.namespaces.get("default").load_failures == 1)
+        assert cache.stats()["load_failures"] == 1
+        assert await cache.get_or_load("k", origin) == "old"
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_blocking_client_renews_in_a_thread(renewing: Server, many: bool) -> None:
+    """The loader runs in a thread of its own while the caller goes on; a crowd of renewals is left to others."""
+    go, where = threading.Event(), []
+
+    def load() -> str:
+        where.append(threading.current_thread().name)
+        if len(where) > 1:
+            go.wait(10)
+        return f"v{len(where)}"
+
+    def read(cache: threads.CacheClient) -> Any:
+        if many:
+            return cache.get_or_load_many(["k"], lambda keys: dict.fromkeys(keys, load()), ttl_s=1)["k"]
+        return cache.get_or_load("k", load, ttl_s=1)
+
+    with threads.CacheClient(renewing.address, timeout_s=10) as cache:
+        assert await asyncio.to_thread(read, cache) == "v1"
+        await due(renewing)
+        permits = [cache._engine.renewing.acquire(blocking=False) for _ in range(8)]
+        assert all(permits)
+        assert await asyncio.to_thread(read, cache) == "v1"
+        assert len(where) == 1
+        cache._engine.renewing.release()
+        assert await asyncio.to_thread(read, cache) == "v1"
+        go.set()
+        await eventually(lambda: renewing.node.namespaces.get("default").sets == 2)
+        assert await asyncio.to_thread(read, cache) == "v2"
+        assert where[1:] == ["cachenode-renewal"]

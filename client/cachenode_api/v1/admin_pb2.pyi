@@ -200,6 +200,7 @@ class NamespaceStats(google.protobuf.message.Message):
     LOAD_FAILURES_FIELD_NUMBER: builtins.int
     INVALIDATIONS_FIELD_NUMBER: builtins.int
     STAND_IN_LOADS_FIELD_NUMBER: builtins.int
+    RENEWALS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -230,6 +231,8 @@ class NamespaceStats(google.protobuf.message.Message):
     """Keys and selectors that were declared untrue."""
     stand_in_loads: builtins.int
     """Those of the loads that were of keys whose owner could not be reached."""
+    renewals: builtins.int
+    """Those of the loads that were to replace a value before its end."""
     def __init__(
         self,
         *,
@@ -248,8 +251,9 @@ class NamespaceStats(google.protobuf.message.Message):
         load_failures: builtins.int = ...,
         invalidations: builtins.int = ...,
         stand_in_loads: builtins.int = ...,
+        renewals: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "sets", b"sets", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 

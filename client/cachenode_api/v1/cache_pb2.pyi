@@ -716,7 +716,9 @@ Global___GetOrLeaseRequest: typing_extensions.TypeAlias = GetOrLeaseRequest
 
 @typing.final
 class GetOrLeaseResponse(google.protobuf.message.Message):
-    """The value; or a token; or neither, if another caller has found that there is no value."""
+    """The value; or a token; or both, if the value is to be loaded anew; or neither, if another caller has found that there
+    is no value.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

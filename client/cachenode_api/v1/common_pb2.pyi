@@ -535,7 +535,9 @@ class Reply(google.protobuf.message.Message):
 
     @property
     def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """LEASE: per answered key the token of the right to load, 0 for a key that has a value; none means that all have one."""
+        """LEASE: per answered key the token of the right to load, 0 for who is not to load; none means that all are 0. A key may
+        have both a record and a token: then the value is good, and is to be loaded anew.
+        """
 
     def __init__(
         self,
