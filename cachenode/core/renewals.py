@@ -19,7 +19,6 @@ from a former owner, is not due before its life ends. That costs its next caller
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 
 from cachenode.core.policy import NamespacePolicy
@@ -54,11 +53,11 @@ class Renewals:
 
     __slots__ = ("_ahead", "_beta", "_draw", "_due", "stale_s")
 
-    def __init__(self, policy: NamespacePolicy, draw: Callable[[], float] | None = None) -> None:
+    def __init__(self, policy: NamespacePolicy, draw: Callable[[], float]) -> None:
         self.stale_s = policy.stale_s
         self._ahead = policy.refresh_ahead
         self._beta = policy.xfetch_beta
-        self._draw = draw if draw is not None else lambda: random.expovariate(1.0)
+        self._draw = draw
         self._due: dict[bytes, tuple[int, float, float]] = {}
 
     @staticmethod

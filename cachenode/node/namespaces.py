@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,10 @@ __all__ = ["Namespace", "Namespaces"]
 MAX_IMPLICIT = 1_000
 _LARGEST_PART = 4
 """A value may take at most this part of the memory budget."""
+
+
+def _draw() -> float:
+    return random.expovariate(1.0)
 
 
 class Namespace:
@@ -74,7 +79,7 @@ class Namespace:
         self.flights: Flights[Any] = Flights()
         self.load_backoff = LoadBackoff()
         self.holdoff = Holdoff(policy.holdoff_s)
-        self.renewals = Renewals(policy) if Renewals.wanted(policy) else None
+        self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
         self.sweep = Sweep(store)

@@ -488,6 +488,7 @@ async def due(server: Server, key: bytes = b"k") -> None:
     """Wait until a value is due."""
     namespace = server.node.namespaces.get("default")
     record = namespace.store.peek(key, server.node.clock.now())
+    assert record is not None
     due_at, _ = namespace.renewals.ends(key, HEADER.unpack_from(record)[2])
     await eventually(lambda: server.node.clock.now() > due_at)
 

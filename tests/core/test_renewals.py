@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 from statistics import fmean
 
 import pytest
@@ -43,8 +44,7 @@ def test_due_time(ahead: float, beta: float, draw: float, ttl_s: float, load_s: 
 
 def test_early_times_are_exponential() -> None:
     """XFetch: the lead is positive, its mean is beta times the load's time, and its tail falls as it should."""
-    random.seed(7)
-    renewals = Renewals(policy(xfetch_beta=1.5))
+    renewals = Renewals(policy(xfetch_beta=1.5), partial(random.Random(7).expovariate, 1.0))
     leads = [1_000.0 - due_after(renewals, ttl_s=1_000.0, load_s=2.0) for _ in range(20_000)]
     assert min(leads) >= 0
     assert fmean(leads) == pytest.approx(3.0, rel=0.05)
@@ -54,7 +54,7 @@ def test_early_times_are_exponential() -> None:
 
 def test_another_version_is_not_meant() -> None:
     """What somebody has written since, or what does not expire, is not due."""
-    renewals = Renewals(policy(stale_s=1))
+    renewals = Renewals(policy(stale_s=1), lambda: 1.0)
     due_after(renewals)
     assert renewals.ends(b"k", 2) == renewals.ends(b"other", 1) == (math.inf, math.inf)
     assert due_after(renewals, ttl_s=math.inf) == math.inf
@@ -62,7 +62,7 @@ def test_another_version_is_not_meant() -> None:
 
 def test_notes_of_values_that_are_gone_go() -> None:
     """As many notes are kept as there are values in memory, and not many more."""
-    renewals = Renewals(policy(stale_s=1))
+    renewals = Renewals(policy(stale_s=1), lambda: 1.0)
     alive: set[bytes] = set()
     for number in range(5_000):
         key = b"%d" % number

@@ -187,6 +187,7 @@ async def test_new_owner_renews_nothing_of_its_predecessor() -> None:
     assert await rig.fulfil(token, b"old", key)
     rig.clock.advance(TTL_S + 1)
     space = rig.node.namespaces.get("n")
+    assert space is not None
     rig.node.placement.apply(both)
     assert rig.node.loads.renew(Batch(Operation.LEASE, "n", [key]), space, key, None, rig.clock.now()) == 0
 

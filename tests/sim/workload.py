@@ -219,7 +219,7 @@ class Client:
     async def _load_one(self, key: str) -> None:
         rng = self._rng
         timeout_s, lease_s = rng.choice((2.0, 5.0)), rng.choice(self._mix.lease_s)
-        more = {"namespace": SIDE} if key[0] == "s" else {}
+        more: dict[str, Any] = {"namespace": SIDE} if key[0] == "s" else {"ttl_s": rng.choice((None, 3.0))}
         op, begun = self._op(Kind.READ, "get_or_load", key, timeout_s), len(self._history.loads)
         call = self._client.get_or_load(
             key, self._loader(key, op.began), tags=_tags(key), timeout_s=timeout_s, lease_s=lease_s, **more

@@ -141,6 +141,7 @@ class World:
                 "node": {"id": machine, "listen": f"{machine}:{_PORT}", "http_listen": "", "insecure": True},
                 "cluster": {"discovery": "redis"},
                 "memory": {"max_bytes": 1 << 20},
+                "namespaces": {"default": {"refresh_ahead": 0.9}},
                 "l2": {"url": self._l2_url, "registry_url": "redis://registry:6379"},
             }
         )
