@@ -54,7 +54,8 @@ _log = structlog.get_logger(__name__)
 
 _FRAME_SOFT_BYTES = 1 << 20
 _MAX_PENDING_KEYS = 100_000
-_SILENCE_S = 10.0
+_SILENCE_S = 60.0
+"""Four times what an idle client leaves between heartbeats. A connection that is dead ends long before, by gRPC's own pings."""
 _MOST_UNSENT = 64
 """Replies, each of at most some megabytes, that may wait before a client that reads slowly is not read from."""
 _MOST_UNTOLD = 10_000
@@ -131,7 +132,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             session.send_view(message)
 
     def reap(self, now: float) -> int:
-        """End the sessions that have been silent for ten seconds. Return how many."""
+        """End the sessions that have been silent for a minute. Return how many."""
         silent = [session for session in self._sessions if now - session.heard_at > _SILENCE_S]
         for session in silent:
             session.end()

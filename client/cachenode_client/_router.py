@@ -124,7 +124,11 @@ class Router:
 
     async def wait_view(self) -> None:
         """Return once there is a view."""
-        while self.view is None:
+        await self._until(lambda: self.view is not None)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Return once something holds of the view and the sessions that are ready."""
+        while not holds():
             self._changed.clear()
             await self._changed.wait()
 
@@ -167,6 +171,7 @@ class Router:
                         break
                 attempt = 0 if self._ready else attempt + 1
                 holding = {task for task in holding if not task.done()}
+                await self._until(lambda: not self._ready)
                 await asyncio.sleep(_REDIAL.limit_s(min(attempt, 3)) * self._rng.uniform(0.5, 1.0))
         finally:
             for task in holding:
@@ -194,7 +199,9 @@ class Router:
         if joined:
             await asyncio.sleep(_SPREAD_S * self._rng.random())
         while _name(member) in self._dialers:
-            if member.id not in self._ready:
+            if member.id in self._ready:  # over a session that was dialled as a seed's
+                await self._until(lambda: member.id not in self._ready or _name(member) not in self._dialers)
+            else:
                 lasted = await self._hold(member.address)
                 attempt = 0 if lasted else attempt + 1
             await asyncio.sleep(_REDIAL.limit_s(min(attempt, 5)) * self._rng.uniform(0.5, 1.0))

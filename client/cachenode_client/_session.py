@@ -11,7 +11,7 @@ into ever smaller frames, until they are all it has time for. So a frame that is
 moment for more to join it.
 
 Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a
-heartbeat goes out, less often while there is nothing to lose. If nothing is heard for two seconds the session is over.
+heartbeat goes out, four times a minute while there is nothing to lose. If nothing is heard for two seconds the session is over.
 A check that itself comes late proves only that *this* process was held up, so it is skipped.
 
 With a near cache the heartbeats ask for the lease, and their answers bring it. The lease counts from the moment of the
@@ -76,8 +76,9 @@ _HOLD_S = 0.001
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
-_IDLE_HEARTBEAT_S = 3.0
-"""Time between heartbeats of a session that has nothing to do and no copies: a node may have thousands of those."""
+_IDLE_HEARTBEAT_S = 15.0
+"""Time between heartbeats of a session that has nothing to do and no copies: a node may have thousands of those, and a
+process hundreds. Five hundred that asked every three seconds took a third of two cores."""
 _QUESTIONS = 20
 """Heartbeats whose answers may still bring a lease."""
 _GOODBYE_S = 0.2
@@ -153,6 +154,7 @@ class Session:
         self._timer_at = math.inf
         self._wake: asyncio.Future[None] | None = None
         self._held: asyncio.TimerHandle | None = None
+        self._resting: asyncio.Future[None] | None = None
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._goodbye = False
         self._heard_at = self._loop.time()
@@ -226,6 +228,8 @@ class Session:
         if deadline < self._timer_at:
             self._arm(deadline)
         self._queue.append(batch)
+        if self._resting is not None:
+            self._stir()
         self._rouse()
 
     def _arm(self, deadline: float) -> None:
@@ -521,7 +525,10 @@ class Session:
     async def _watch(self) -> None:
         while True:
             slept_at = self._loop.time()
-            await asyncio.sleep(HEARTBEAT_S)
+            if self._idle(slept_at) and not (self._near is not None and len(self._near)):
+                await self._rest(_IDLE_HEARTBEAT_S)
+            else:
+                await asyncio.sleep(HEARTBEAT_S)
             now = self._loop.time()
             unanswered_s = now - self._asked_since if self._asked_since > self._heard_at else 0.0
             if now - slept_at < 2 * HEARTBEAT_S and unanswered_s > SILENCE_S - HEARTBEAT_S:
@@ -533,8 +540,24 @@ class Session:
                 self._near.sweep(_SWEEP)
 
     def _idle(self, now: float) -> bool:
-        """Return True if nothing is under way and there are no copies whose lease must go on."""
-        return not self._sent and not self._queue and self._near is not None and now - self._kept_at > MAX_AGE_S
+        """Return True if nothing is under way, no answer is awaited, and there are no copies whose lease must go on."""
+        under_way = self._sent or self._queue or self._asked_since > self._heard_at
+        return not under_way and (self._near is None or now - self._kept_at > MAX_AGE_S)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait until there is something to watch over again, but no longer than this."""
+        self._resting = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._stir)
+        try:
+            await self._resting
+        finally:
+            timer.cancel()
+            self._resting = None
+
+    def _stir(self) -> None:
+        resting, self._resting = self._resting, None
+        if resting is not None and not resting.done():
+            resting.set_result(None)
 
     def _fail_all(self) -> None:
         if self._timer is not None:

@@ -12,6 +12,7 @@ import pytest
 from cachenode.server import Server
 from cachenode_api.ring import Ring
 from cachenode_client import CacheClient, CacheUnavailable
+from cachenode_client._backoff import Schedule
 from cachenode_client._router import Router
 from tests.support.eventually import eventually
 from tests.support.scripted_node import ScriptedNode, record, scripted_node, view_message
@@ -302,3 +303,36 @@ async def test_close_ends_every_session(scripted: ScriptedNode) -> None:
         assert time.monotonic() - began < 5
         mine = {task for task in asyncio.all_tasks() - before if "cachenode_client" in repr(task.get_coro())}
         assert mine == set()
+
+
+async def test_connected_client_does_not_poll(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who keeps the sessions sleeps until one ends: a process may have hundreds of clients that do nothing."""
+    pauses: list[int] = []
+
+    class Counted(Schedule):
+        def limit_s(self, retry: int) -> float:
+            pauses.append(retry)
+            return 0.0
+
+    monkeypatch.setattr("cachenode_client._router._REDIAL", Counted(first_s=0.1, max_s=1.0, retries=None))
+    async with CacheClient(server.address, timeout_s=10) as client:
+        await client.view()
+        for _ in range(50):
+            await client.get("k")
+        before = len(pauses)
+        assert before <= 3
+        [session] = router_of(client)._sessions
+        session._on_end(session)  # and they wake when there is something to do
+        await eventually(lambda: len(pauses) > before)
+
+
+async def test_idle_session_rests(server: Server) -> None:
+    """With no copies and nothing under way a session sends no heartbeats for a while; a call ends its rest."""
+    async with CacheClient(server.address, timeout_s=10) as client:
+        assert await client.get("k") is None
+        [session] = router_of(client)._sessions
+        await eventually(lambda: session._resting is not None)
+        rest = session._resting
+        await client.set("k", 1)
+        assert rest is not None
+        assert rest.done()
