@@ -55,7 +55,7 @@ _log = structlog.get_logger(__name__)
 _FRAME_SOFT_BYTES = 1 << 20
 _MAX_PENDING_KEYS = 100_000
 _SILENCE_S = 60.0
-"""Four times what an idle client leaves between heartbeats. A connection that is dead ends long before, by gRPC's own pings."""
+"""Four times what an idle client leaves between heartbeats. A dead connection ends long before, by gRPC's pings."""
 _MOST_UNSENT = 64
 """Replies, each of at most some megabytes, that may wait before a client that reads slowly is not read from."""
 _MOST_UNTOLD = 10_000

@@ -11,8 +11,8 @@ into ever smaller frames, until they are all it has time for. So a frame that is
 moment for more to join it.
 
 Liveness is counted here, not left to the transport: a frozen node keeps its connection open. Every half second a
-heartbeat goes out, four times a minute while there is nothing to lose. If nothing is heard for two seconds the session is over.
-A check that itself comes late proves only that *this* process was held up, so it is skipped.
+heartbeat goes out, four times a minute while there is nothing to lose. If nothing is heard for two seconds the session
+is over. A check that itself comes late proves only that *this* process was held up, so it is skipped.
 
 With a near cache the heartbeats ask for the lease, and their answers bring it. The lease counts from the moment of the
 question: an answer may have lain on the way for any time. What a frame says to drop is dropped before its records are
