@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from cachenode.adapters.epochs_redis import RedisEpochs
 from cachenode.adapters.l2_redis import RedisL2
+from cachenode.adapters.loaders import PluginLoader, find_plugin
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
+from cachenode.errors import ConfigError
 from cachenode.node.membership import RegistryMembership
+from cachenode.node.origins import Origin
 from cachenode.node.seed_membership import SeedMembership
 from cachenode.ports import PeerEvents
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from cachenode.node.placement import Placement
     from cachenode.ports import Clock, L2Store
 
-__all__ = ["Membership", "make_l2", "make_membership"]
+__all__ = ["Membership", "make_l2", "make_membership", "make_origins"]
 
 _CONTROL_TIMEOUT_S = 1.0
 _WRITE_LIMITS = 4
@@ -55,6 +58,27 @@ def make_l2(config: NodeConfig) -> L2Store | None:
         write_timeout_s=write_timeout_s,
         tombstone_s=config.l2.tombstone_s,
     )
+
+
+def make_origins(config: NodeConfig, clock: Clock) -> dict[str, Origin]:
+    """Return the origins by name.
+
+    Raises:
+        ConfigError: Loaders cannot be made; it carries the problem of each.
+    """
+    origins: dict[str, Origin] = {}
+    problems: list[str] = []
+    for name, section in config.origins.items():
+        try:
+            plugin = find_plugin(section.loader, section.options)
+            loader = PluginLoader(plugin, most_keys=section.batch_keys, threads=section.concurrency)
+        except ConfigError as error:
+            problems += [f"origins.{name}.loader: {problem}" for problem in error.problems]
+        else:
+            origins[name] = Origin(name, loader, section.limits(), clock)
+    if problems:
+        raise ConfigError(problems)
+    return origins
 
 
 def make_membership(config: NodeConfig, placement: Placement, clock: Clock, links: PeerLinks) -> Membership:

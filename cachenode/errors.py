@@ -5,6 +5,7 @@
     CacheNodeError
     ├── ConfigError        the configuration is not valid; carries every problem found
     ├── L2Unavailable      the shared store did not answer in time, or refused
+    ├── OriginError        an origin did not answer in time, or not with a value
     ├── PeerUnavailable    a peer did not answer, or its link is down
     └── RegistryError      the registry cannot be reached, or refuses this member
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["CacheNodeError", "ConfigError", "L2Unavailable", "PeerUnavailable", "RegistryError"]
+__all__ = ["CacheNodeError", "ConfigError", "L2Unavailable", "OriginError", "PeerUnavailable", "RegistryError"]
 
 
 class CacheNodeError(Exception):
@@ -34,6 +35,18 @@ class ConfigError(CacheNodeError):
 
 class L2Unavailable(CacheNodeError):
     """The shared store did not answer in time, or refused."""
+
+
+class OriginError(CacheNodeError):
+    """An origin did not answer in time, or not with a value. Its text is shown to those who wait for the value.
+
+    Attributes:
+        again: True if the same question may be answered another time; False if the origin did answer.
+    """
+
+    def __init__(self, text: str, *, again: bool = True) -> None:
+        self.again = again
+        super().__init__(text)
 
 
 class PeerUnavailable(CacheNodeError):

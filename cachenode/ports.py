@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write
+from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded
+from cachenode.errors import OriginError
 from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
 
-__all__ = ["LOST_HISTORY_STRIDE", "Clock", "Copies", "L2Store", "PeerEvents", "Peers", "Registry", "Renewal"]
+__all__ = ["LOST_HISTORY_STRIDE", "Clock", "Copies", "L2Store", "Loader", "PeerEvents", "Peers", "Registry", "Renewal"]
 
 
 class Clock(Protocol):
@@ -132,6 +133,24 @@ class Peers(Protocol):
         Raises:
             PeerUnavailable: There is no link to the owner, it was lost, or the batch's time limit passed.
         """
+
+
+class Loader(Protocol):
+    """Reads an origin. Which keys to ask for, when and how often is not its business (`cachenode.node.origins`)."""
+
+    @property
+    def most_keys(self) -> int:
+        """How many keys one call may ask for."""
+
+    async def load(self, keys: Sequence[bytes]) -> Sequence[Loaded | OriginError | None]:
+        """Return for each key what the origin has, None where it has nothing, or why that cannot be told.
+
+        Raises:
+            OriginError: None of them can be told.
+        """
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""
 
 
 class Copies(Protocol):

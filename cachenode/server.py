@@ -37,12 +37,13 @@ from cachenode.adapters.http import HttpServer
 from cachenode.adapters.logs import configure as configure_logs
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
-from cachenode.assembly import make_l2, make_membership
+from cachenode.assembly import make_l2, make_membership, make_origins
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
 from cachenode.core.stats import NamespaceCounters, NodeStats
 from cachenode.core.store import Store
 from cachenode.core.versions import VersionSource
+from cachenode.errors import ConfigError
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.loops import Loops
 from cachenode.node.namespaces import Namespace, Namespaces
@@ -89,15 +90,18 @@ class Server:
         """Set once the node is in a view."""
         self._stopping = False
         self._started_at = 0.0
+        self._clock = BootClock()
 
     async def start(self) -> None:
         """Bind, serve, and begin to join the cluster.
 
         Raises:
             OSError: An address cannot be bound.
+        ConfigError: A loader cannot be found or made.
         """
         config = self.config
         self._started_at = time.monotonic()
+        self._origins = make_origins(config, self._clock)
         self._grpc = aio.server(options=_options(config))
         self.address = _bind(self._grpc, config.node.listen, config.node.advertise)
         self._http = HttpServer(
@@ -128,13 +132,14 @@ class Server:
         _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
 
     def _build(self, me: Member) -> None:
-        config = self.config
-        clock, versions = BootClock(), VersionSource()
+        config, clock = self.config, self._clock
+        versions = VersionSource()
         self._placement = placement = Placement(me, lease_s=config.cluster.lease_s)
         namespaces = Namespaces(
             config.policies(),
             Memory(config.memory.max_bytes),
             new_store=lambda: Store(config.memory.policy),
+            origins=self._origins,
             strict=config.strict_namespaces,
         )
         l2 = make_l2(config)
@@ -251,6 +256,7 @@ class Server:
             handover_declined=node.handover.declined,
             handover_accepted=node.handover.accepted,
             handover_refused=node.handover.refused,
+            origins=tuple(origin.counters() for origin in self._origins.values()),
         )
 
     def _metrics(self) -> CollectorRegistry:
@@ -279,6 +285,9 @@ class Server:
         await _within(_STEP_S, self._loops.stop())
         self._node.invalidations.log.close()
         await _within(_STEP_S, self._grpc.stop(_STEP_S / 2))
+        await _within(_STEP_S, self._node.read_through.close())
+        for origin in self._origins.values():
+            await _within(_STEP_S, origin.close())
         if self._tier is not None:
             await _within(_STEP_S, self._tier.close())
         await _within(_STEP_S, self._membership.close())
@@ -313,6 +322,7 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         invalidations=namespace.invalidations,
         stand_in_loads=namespace.stand_in_loads,
         renewals=namespace.renewed,
+        negative_hits=namespace.negative_hits,
     )
 
 
@@ -400,7 +410,7 @@ async def _run(config: NodeConfig, *, ready_json: bool) -> int:
         loop.add_signal_handler(number, on_signal)
     try:
         await server.start()
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         print(f"cachenode: {error}", file=sys.stderr)  # noqa: T201 - the process's last word
         return 1
     announcing = asyncio.create_task(_announce(server)) if ready_json else None

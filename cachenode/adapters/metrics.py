@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cachenode.core.stats import NamespaceCounters, NodeStats
+from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 
 __all__ = ["NodeCollector"]
 
@@ -37,6 +37,8 @@ class NodeCollector(Collector):
         stats = self._stats()
         yield from _of_namespaces(stats.namespaces)
         yield from _of_node(stats)
+        if stats.origins:
+            yield from _of_origins(stats.origins)
 
 
 def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric]:
@@ -49,13 +51,17 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
     evictions = CounterMetricFamily(
         "cache_evictions", "Entries that left memory by themselves.", labels=["namespace", "reason"]
     )
-    loads = CounterMetricFamily("cachenode_loads", "Loads that callers were let do.", labels=["namespace"])
+    loads = CounterMetricFamily(
+        "cachenode_loads", "Loads of absent values, by callers or by nodes.", labels=["namespace"]
+    )
     waits = CounterMetricFamily("cachenode_load_waits", "Reads that waited for a load.", labels=["namespace"])
     failures = CounterMetricFamily("cachenode_load_failures", "Loads that failed.", labels=["namespace"])
     stood_in = "Loads of keys whose owner could not be reached."
     stand_ins = CounterMetricFamily("cachenode_stand_in_loads", stood_in, labels=["namespace"])
     anew = "Loads that were to replace a value before its end."
     renewals = CounterMetricFamily("cachenode_renewals", anew, labels=["namespace"])
+    nothing = "Reads that were told at once that the origin has nothing."
+    negatives = CounterMetricFamily("cachenode_negative_hits", nothing, labels=["namespace"])
     untrue = CounterMetricFamily(
         "cache_invalidations", "Keys and selectors that were declared untrue.", labels=["namespace"]
     )
@@ -76,6 +82,7 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         failures.add_metric([space.name], space.load_failures)
         stand_ins.add_metric([space.name], space.stand_in_loads)
         renewals.add_metric([space.name], space.renewals)
+        negatives.add_metric([space.name], space.negative_hits)
         untrue.add_metric([space.name], space.invalidations)
     yield from (
         hits,
@@ -90,6 +97,7 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         failures,
         stand_ins,
         renewals,
+        negatives,
         untrue,
     )
 
@@ -129,3 +137,26 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("cachenode_members", "Members of the view in force.", value=stats.members)
     yield GaugeMetricFamily("cachenode_memory_max_bytes", "Budget for entries.", value=stats.max_bytes)
     yield GaugeMetricFamily("cachenode_uptime_seconds", "Time since the start.", value=stats.uptime_s)
+
+
+def _of_origins(origins: tuple[OriginCounters, ...]) -> Iterator[Metric]:
+    by_origin = ["origin"]
+    calls = CounterMetricFamily("cachenode_origin_calls", "Calls of a loader.", labels=by_origin)
+    keys = CounterMetricFamily("cachenode_origin_keys", "Keys that loaders were asked for.", labels=by_origin)
+    failures = CounterMetricFamily("cachenode_origin_failures", "Calls that brought nothing.", labels=by_origin)
+    retries = CounterMetricFamily("cachenode_origin_retries", "Calls made again after a failure.", labels=by_origin)
+    seconds = CounterMetricFamily("cachenode_origin_seconds", "Time spent in calls.", labels=by_origin)
+    busy = GaugeMetricFamily("cachenode_origin_busy", "Calls under way.", labels=by_origin)
+    waiting = GaugeMetricFamily("cachenode_origin_waiting", "Keys that wait for a call.", labels=by_origin)
+    left_alone = "1 while the origin is left alone because it kept failing."
+    breaker = GaugeMetricFamily("cachenode_origin_breaker_open", left_alone, labels=by_origin)
+    for origin in origins:
+        calls.add_metric([origin.name], origin.calls)
+        keys.add_metric([origin.name], origin.keys)
+        failures.add_metric([origin.name], origin.failures)
+        retries.add_metric([origin.name], origin.retries)
+        seconds.add_metric([origin.name], origin.seconds)
+        busy.add_metric([origin.name], origin.busy)
+        waiting.add_metric([origin.name], origin.waiting)
+        breaker.add_metric([origin.name], float(origin.state != "closed"))
+    yield from (calls, keys, failures, retries, seconds, busy, waiting, breaker)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from cachenode.config.model import NodeConfig
-from cachenode.config.sources import FieldPath
+from cachenode.config.sources import FieldPath, did_you_mean
 from cachenode.config.values import is_loopback, is_wildcard, parse_address
 
 __all__ = ["Conflict", "conflicts"]
@@ -35,6 +35,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     yield from _addresses(config)
     yield from _cluster(config, given)
     yield from _sizes(config)
+    yield from _origins(config)
 
 
 def _addresses(config: NodeConfig) -> Iterator[Conflict]:
@@ -71,6 +72,14 @@ def _cluster(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Confl
     if cluster.lease_s < 3 * cluster.heartbeat_s:
         text = "must be at least three times cluster.heartbeat_s, or one late renewal loses the lease"
         yield Conflict((("cluster", "lease_s"), ("cluster", "heartbeat_s")), text)
+
+
+def _origins(config: NodeConfig) -> Iterator[Conflict]:
+    for name, namespace in config.namespaces.items():
+        if namespace.origin and namespace.origin not in config.origins:
+            hint = did_you_mean(namespace.origin, config.origins)
+            text = f"must be the name of an origin, that is of a table [origins.<name>]{hint}"
+            yield Conflict((("namespaces", name, "origin"),), text)
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from cachenode.config.values import NO_URL, parse_address, parse_list, parse_size, parse_ttl, parse_url
+from cachenode.core.origin_limits import OriginLimits
 from cachenode.core.policy import MOST_OF_A_TTL, NamespacePolicy
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
@@ -26,6 +27,7 @@ __all__ = [
     "NamespaceConfig",
     "NodeConfig",
     "NodeSection",
+    "OriginConfig",
     "Secret",
     "Size",
 ]
@@ -222,7 +224,46 @@ class NamespaceConfig(_Section):
         le=100,
         description="How much earlier values that take long to load are loaded anew; 1 to 1.5, 0: not at all",
     )
+    origin: str = Field("", description='Name of the origin that nodes load absent values from; "": none')
+    negative_ttl_s: Annotated[float, BeforeValidator(_not_bool)] = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="How long it is believed that the origin has nothing for a key; 0: not at all",
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
+
+
+class OriginConfig(_Section):
+    """Where truth lives, and how hard a node may ask for it."""
+
+    loader: str = Field(description="module:name of what loads a value, or the name of an installed loader")
+    options: Annotated[Mapping[str, Any], AfterValidator(MappingProxyType)] = Field(
+        default_factory=dict, description="A table of what the loader is made with; never shown"
+    )
+    batch_keys: Count = Field(1, ge=1, le=10_000, description="Most keys in a call; above 1 the loader takes a list")
+    batch_window_s: Annotated[float, BeforeValidator(_not_bool)] = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="How long the first key of a batch waits for others"
+    )
+    concurrency: Count = Field(16, ge=1, le=10_000, description="Calls at a time, of each node; more keys wait")
+    timeout_s: Seconds = Field(5.0, description="How long a call may take")
+    attempts: Count = Field(3, ge=1, le=100, description="Calls for a key until its load counts as failed")
+    breaker_failures: Count = Field(
+        5, ge=1, le=1_000, description="Failed calls in a row after which the origin is left alone"
+    )
+    breaker_retry_s: Seconds = Field(1.0, description="How long it is left alone before it is tried again")
+
+    def limits(self) -> OriginLimits:
+        """Return how hard a node may ask it."""
+        return OriginLimits(
+            concurrency=self.concurrency,
+            timeout_s=self.timeout_s,
+            attempts=self.attempts,
+            window_s=self.batch_window_s,
+            breaker_failures=self.breaker_failures,
+            breaker_retry_s=self.breaker_retry_s,
+        )
 
 
 class LogConfig(_Section):
@@ -242,6 +283,9 @@ class NodeConfig(_Section):
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     namespaces: Annotated[Mapping[str, NamespaceConfig], AfterValidator(MappingProxyType)] = Field(
         default_factory=dict, description="Policies by namespace"
+    )
+    origins: Annotated[Mapping[str, OriginConfig], AfterValidator(MappingProxyType)] = Field(
+        default_factory=dict, description="Origins by name"
     )
     strict_namespaces: bool = Field(
         False, description="Refuse namespaces without a table of their own; otherwise up to 1,000 are made at first use"
@@ -267,6 +311,8 @@ class NodeConfig(_Section):
                 stale_s=section.stale_s,
                 refresh_ahead=section.refresh_ahead,
                 xfetch_beta=section.xfetch_beta,
+                negative_ttl_s=section.negative_ttl_s,
+                origin=section.origin,
             )
             for name, section in self.namespaces.items()
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cachenode.config.model import NamespaceConfig, NodeConfig, Secret, Size
-from cachenode.config.sources import FLAGS, SHORT_VARIABLES, dotted, field_paths, variable
+from cachenode.config.model import NodeConfig, Secret, Size
+from cachenode.config.sources import FLAGS, NAMED, SHORT_VARIABLES, dotted, field_paths, variable
 from cachenode.config.values import redact_url, show_size
 
 __all__ = ["FieldHelp", "describe", "fields_help", "fields_table"]
@@ -24,7 +24,7 @@ class FieldHelp:
     """One field for people.
 
     Attributes:
-        path: Dotted path; ``<name>`` stands for a namespace's name.
+        path: Dotted path; ``<name>`` stands for the name of a namespace or origin.
         default: The default as it would be written in TOML, empty if it depends on the machine or on other fields.
         flag: Its flag, or "".
         variables: Its environment variables.
@@ -49,8 +49,8 @@ def _tables(section: BaseModel, prefix: str) -> Iterator[str]:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             inner.append((name, value))
-        elif name == "namespaces":
-            inner += [(f"{name}.{_key(namespace)}", policy) for namespace, policy in value.items()]
+        elif name in NAMED:
+            inner += [(f"{name}.{_key(each)}", table) for each, table in value.items()]
         elif value is not None:
             yield f"{name} = {_toml(value, info)}"
     for name, value in inner:
@@ -71,6 +71,8 @@ def _toml(value: Any, info: FieldInfo) -> str:  # noqa: ANN401 - a field of any 
         return str(value).lower()
     if isinstance(value, float):
         return '"never"' if math.isinf(value) else repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f'{_key(name)} = "***"' for name in value) + "}"
     if isinstance(value, tuple):
         return f"[{', '.join(json.dumps(item) for item in value)}]"
     return str(value) if isinstance(value, int) else json.dumps(value)
@@ -111,7 +113,7 @@ def fields_help() -> tuple[FieldHelp, ...]:
 def _field(path: tuple[str, ...]) -> FieldInfo:
     if len(path) == 1:
         return NodeConfig.model_fields[path[0]]
-    section: Any = NamespaceConfig if path[0] == "namespaces" else NodeConfig.model_fields[path[0]].annotation
+    section: Any = NAMED.get(path[0]) or NodeConfig.model_fields[path[0]].annotation
     info: FieldInfo = section.model_fields[path[-1]]
     return info
 

@@ -18,13 +18,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cachenode.config.model import NamespaceConfig, NodeConfig
+from cachenode.config.model import NamespaceConfig, NodeConfig, OriginConfig
 from cachenode_api.errors import InvalidNamespace
 from cachenode_api.keys import check_namespace
 
 __all__ = [
     "FILE_VARIABLE",
     "FLAGS",
+    "NAMED",
     "SHORT_VARIABLES",
     "FieldPath",
     "Merged",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 FieldPath = tuple[str, ...]
+NAMED: Mapping[str, type[BaseModel]] = MappingProxyType({"namespaces": NamespaceConfig, "origins": OriginConfig})
+"""The sections that are tables by name, and what each table holds."""
 
 PREFIX = "CACHENODE_"
 FILE_VARIABLE = "CACHENODE_CONFIG"
@@ -75,11 +78,11 @@ _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
 @cache
 def field_paths() -> tuple[FieldPath, ...]:
-    """Return the path of every field; "*" stands for a namespace's name."""
+    """Return the path of every field; "*" stands for the name of a namespace or origin."""
     paths: list[FieldPath] = []
     for name, info in NodeConfig.model_fields.items():
-        if name == "namespaces":
-            paths += [(name, "*", inner) for inner in NamespaceConfig.model_fields]
+        if name in NAMED:
+            paths += [(name, "*", inner) for inner in NAMED[name].model_fields]
         elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             paths += [(name, inner) for inner in info.annotation.model_fields]
         else:
@@ -88,7 +91,7 @@ def field_paths() -> tuple[FieldPath, ...]:
 
 
 def _general(path: FieldPath) -> FieldPath:
-    return (path[0], "*", *path[2:]) if len(path) > 1 and path[0] == "namespaces" else path
+    return (path[0], "*", *path[2:]) if len(path) > 1 and path[0] in NAMED else path
 
 
 def dotted(path: FieldPath) -> str:
@@ -122,8 +125,8 @@ class Merged:
     problems: list[str] = field(default_factory=list)
 
     def put(self, path: FieldPath, value: object, origin: str) -> None:
-        """Set the value of a known path; a namespace with a bad name becomes a problem."""
-        if path[0] == "namespaces" and not self._add_namespace(path[1], origin):
+        """Set the value of a known path; a table with a bad name becomes a problem."""
+        if path[0] in NAMED and not self._add_named(path[0], path[1], origin):
             return
         here = self.tree
         for part in path[:-1]:
@@ -165,18 +168,18 @@ class Merged:
             elif is_value:
                 self.put(path, value, here)
             elif isinstance(value, dict):
-                if not depth or self._add_namespace(key, here):
+                if not depth or self._add_named(prefix[0], key, here):
                     self._add_table(value, path, file)
             else:
                 self.problems.append(f"{dotted(path)}: must be a table, [{dotted(path)}] ({here})")
 
-    def _add_namespace(self, name: str, origin: str) -> bool:
+    def _add_named(self, section: str, name: str, origin: str) -> bool:
         try:
             check_namespace(name or "-")
         except InvalidNamespace as error:
-            self.problems.append(f"namespaces.{name}: {error} ({origin})")
+            self.problems.append(f"{section}.{name}: {error} ({origin})")
             return False
-        self.tree.setdefault("namespaces", {}).setdefault(name, {})  # a table may be empty
+        self.tree.setdefault(section, {}).setdefault(name, {})  # a table may be empty
         return True
 
     def add_environment(self, environ: Mapping[str, str], *, ignore: Collection[str]) -> None:
@@ -195,7 +198,7 @@ class Merged:
                 or _is_service_link(name, environ[name])
             ):
                 continue
-            path = SHORT_VARIABLES.get(name) or paths.get(name) or _namespace_path(name)
+            path = SHORT_VARIABLES.get(name) or paths.get(name) or _named_path(name)
             if path is None:
                 hint = did_you_mean(name, [*paths, *SHORT_VARIABLES, FILE_VARIABLE, *ignore])
                 self.problems.append(f"{name}: there is no such setting (environment){hint}")
@@ -224,6 +227,6 @@ def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.match(name) or (name.endswith("_PORT") and _SERVICE_URL.match(value)))
 
 
-def _namespace_path(name: str) -> FieldPath | None:
+def _named_path(name: str) -> FieldPath | None:
     parts = tuple(name.removeprefix(PREFIX).lower().split("__"))
     return parts if len(parts) == 3 and parts[1] and _general(parts) in field_paths() else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cachenode.core.holders import Holder
 from cachenode_api.reasons import Reason
 
-__all__ = ["Batch", "BatchResult", "Failure", "L2Entry", "L2Write", "Layer", "Operation", "RemovalCause"]
+__all__ = ["Batch", "BatchResult", "Failure", "L2Entry", "L2Write", "Layer", "Loaded", "Operation", "RemovalCause"]
 
 
 class Operation(IntEnum):
@@ -73,6 +73,19 @@ class L2Entry(NamedTuple):
     version: int
     ttl_s: float
     position: int = 0
+
+
+class Loaded(NamedTuple):
+    """What an origin has for a key. `ttl_s` is its life if the origin knows better than the namespace.
+
+    `value` may begin with a block of tags, as the flags say (`cachenode_api.records`). What is not to be kept is handed
+    to those who wait for it, and loaded again for who asks next.
+    """
+
+    value: bytes
+    flags: int
+    ttl_s: float | None = None
+    keep: bool = True
 
 
 class L2Write(NamedTuple):

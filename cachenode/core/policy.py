@@ -25,6 +25,8 @@ class NamespacePolicy:
         stale_s: How long after its TTL a loaded value is still served while it is loaded anew.
         refresh_ahead: Part of a TTL before its end from which on a request has the value loaded anew.
         xfetch_beta: How much earlier values are loaded anew that take long to load; 0: not at all.
+        negative_ttl_s: How long an absence that a loader has found is believed; 0: not at all.
+        origin: Where the nodes load absent values from, by its name in the configuration; empty: nowhere.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
@@ -42,6 +44,8 @@ class NamespacePolicy:
     stale_s: float = 0.0
     refresh_ahead: float = 0.0
     xfetch_beta: float = 0.0
+    negative_ttl_s: float = 0.0
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
@@ -50,7 +54,7 @@ class NamespacePolicy:
             # Negated, so that NaN is refused too: a NaN deadline would compare false to everything and never expire.
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
-        for field in ("holdoff_s", "stale_s", "xfetch_beta"):
+        for field in ("holdoff_s", "stale_s", "xfetch_beta", "negative_ttl_s"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"{field}: must not be below 0")
         for field in ("ttl_jitter", "refresh_ahead"):

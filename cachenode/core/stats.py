@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["NamespaceCounters", "NodeStats"]
+__all__ = ["NamespaceCounters", "NodeStats", "OriginCounters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,25 @@ class NamespaceCounters:
     invalidations: int = 0
     stand_in_loads: int = 0
     renewals: int = 0
+    negative_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OriginCounters:
+    """One origin as one node asks it: calls and keys waiting now, counters since the start.
+
+    A call may ask for several keys. `failures` are calls that answered none; `state` is the breaker's.
+    """
+
+    name: str
+    calls: int
+    keys: int
+    failures: int
+    retries: int
+    seconds: float
+    busy: int
+    waiting: int
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +76,4 @@ class NodeStats:
     handover_declined: int = 0
     handover_accepted: int = 0
     handover_refused: int = 0
+    origins: tuple[OriginCounters, ...] = ()

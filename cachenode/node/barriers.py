@@ -158,7 +158,8 @@ class Barriers:
         namespace.sweep.bar(selector, self._node.versions.next())
         namespace.holdoff.note_barrier(selector, self._node.clock.now())
         namespace.fills.void_all()
-        if selector.kind is SelectorKind.TAG:  # what a load under way brings may have any tags
+        if selector.kind is SelectorKind.TAG:  # what a load under way brings may have any tags, so may what was absent
+            namespace.negatives.void_all()
             namespace.flights.detach_if(lambda _key: True)
         else:
             namespace.flights.detach_if(lambda key: selector.covers(key, ()))

@@ -1,9 +1,9 @@
-"""Loads by callers: who may load an absent key, who waits, and what becomes of the loaded value.
+"""Loads: who may load an absent key, who waits, and what becomes of the loaded value.
 
-The node loads nothing itself. It answers LEASE with the value, or with a token to one caller per key, who loads; the
-others wait here. FULFILL brings the value and hands it to them, ABANDON the failure. A flight that ends without either
-(its holder is gone, its lease is over, the view changed) sends them round again: one of them leads next, or finds what
-was stored meanwhile.
+LEASE is answered with the value, or with a token to one caller per key, who loads; the others wait here. A GET of a
+namespace with an origin waits too: this node leads, and loads for all (`ReadThrough`). FULFILL brings the value for
+those who wait, ABANDON the failure. A flight that ends without either (its holder is gone, its lease is over, the
+view changed) sends them round again: one of them leads next, or finds what was stored meanwhile.
 
 What a detached flight brings is given to those who waited and is not stored (see `cachenode.core.flights`). What an
 attached one brings is stored like any write: ordered by the owner now, in L2 first.
@@ -123,19 +123,28 @@ class Loads:
             outcome = self._settled(namespace, key, now)
             if outcome is not None:
                 found[index] = outcome
-            elif flight := namespace.flights.find(key):
+            elif flight := self._to_wait_for(batch, namespace, key, now):
                 waiter: Waiter = asyncio.get_running_loop().create_future()
                 flight.waiting.append(waiter)
                 waiting[waiter] = index
-                namespace.load_waits += 1
             else:
-                tokens[index] = self._lead(batch, namespace, key, holder, now)
+                tokens[index] = self._lead(batch, namespace, key, holder, now).token
         namespace.misses += len(indices) - len(found)
         self._tell(found, left, reply, layers)
         if tokens:
             _forget(left, tokens)
             records = [b""] * len(tokens)
             reply(BatchResult(indices=list(tokens), records=records, tokens=list(tokens.values()), now_s=now))
+
+    def _to_wait_for(self, batch: Batch, namespace: Namespace, key: bytes, now: float) -> Flight[Waiter] | None:
+        """Return the flight that brings a key's value; None if the caller is to lead one."""
+        flight = namespace.flights.find(key)
+        if flight is not None:
+            namespace.load_waits += 1
+        elif batch.operation is Operation.GET:
+            flight = self._lead(batch, namespace, key, self._node.read_through, now)
+            self._node.read_through.begin(namespace, key, flight.token)
+        return flight
 
     def _settled(self, namespace: Namespace, key: bytes, now: float) -> Outcome:
         """Return what is known of a key that L2 does not have: None if it must be loaded."""
@@ -147,6 +156,9 @@ class Loads:
             return NOT_OWNER
         if self._node.placement.fenced(now):
             return NOT_READY
+        if namespace.negatives and namespace.absent(key, now):
+            namespace.negative_hits += 1
+            return b""
         pause = namespace.load_backoff.left_s(key, now)
         return load_paused(pause) if pause else None
 
@@ -176,14 +188,14 @@ class Loads:
         if not self._node.may_keep(key) or key in namespace.writing or key in namespace.changing:
             return 0
         namespace.renewed += 1
-        return self._lead(batch, namespace, key, holder, now)
+        return self._lead(batch, namespace, key, holder, now).token
 
-    def _lead(self, batch: Batch, namespace: Namespace, key: bytes, holder: Hashable, now: float) -> int:
+    def _lead(self, batch: Batch, namespace: Namespace, key: bytes, holder: Hashable, now: float) -> Flight[Waiter]:
         token = self._node.versions.next()
-        lease_s = min(batch.lease_s or DEFAULT_LEASE_S, MAX_LEASE_S)
-        namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position, now)
+        lease_s = MAX_LEASE_S if batch.operation is Operation.GET else batch.lease_s or DEFAULT_LEASE_S
+        lease_s = min(lease_s, MAX_LEASE_S)
         namespace.loads += 1
-        return token
+        return namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position, now)
 
     # FULFILL and ABANDON.
 
@@ -262,8 +274,11 @@ class Loads:
             if flight is None or flight.landing:
                 continue
             outcome = ending(batch, namespace, index, now)
-            if outcome == b"" and flight.attached and _present(namespace, now, flight.key):
-                gone.append(flight.key)
+            if outcome == b"" and flight.attached:
+                if _present(namespace, now, flight.key):
+                    gone.append(flight.key)
+                elif not namespace.holdoff.covers(flight.key, (), flight.began):
+                    namespace.negatives.note(flight.key, now, flight.position)
             namespace.flights.end(flight)
             _resolve(flight, outcome)
         if gone:  # there was a value to be renewed, and the origin has none any more
@@ -337,6 +352,7 @@ class Loads:
         now = self._node.clock.now()
         for namespace in self._node.namespaces:
             namespace.holdoff.note_all(now)
+            namespace.negatives.void_all()
             _send_round(namespace.flights.end_all())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,11 +17,13 @@ from cachenode.core.holders import Exposure
 from cachenode.core.holdoff import Holdoff
 from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.memory import Memory
+from cachenode.core.negatives import Negatives
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.renewals import Renewals
 from cachenode.core.store import Store
 from cachenode.core.sweep import Sweep
 from cachenode.core.tombstones import Tombstones
+from cachenode.node.origins import Origin
 from cachenode_api.errors import InvalidNamespace, InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 from cachenode_api.records import TAGGED
@@ -59,6 +61,9 @@ class Namespace:
         "load_waits",
         "loads",
         "misses",
+        "negative_hits",
+        "negatives",
+        "origin",
         "policy",
         "renewals",
         "renewed",
@@ -71,14 +76,18 @@ class Namespace:
         "writing",
     )
 
-    def __init__(self, policy: NamespacePolicy, store: Store, gains: Gains | None = None) -> None:
+    def __init__(
+        self, policy: NamespacePolicy, store: Store, gains: Gains | None = None, origin: Origin | None = None
+    ) -> None:
         self.policy = policy
+        self.origin = origin
         self.store = store
         self.gains = gains if gains is not None else Gains()
         self.fills = FillTokens()
         self.flights: Flights[Any] = Flights()
         self.load_backoff = LoadBackoff()
         self.holdoff = Holdoff(policy.holdoff_s)
+        self.negatives = Negatives(policy.negative_ttl_s)
         self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
@@ -101,6 +110,7 @@ class Namespace:
         self.load_waits = 0
         self.load_failures = 0
         self.renewed = 0
+        self.negative_hits = 0
         self.invalidations = 0
         self.stand_in_loads = 0
 
@@ -153,10 +163,17 @@ class Namespace:
     def void(self, key: bytes) -> None:
         """What is being read or loaded for the key must not be stored: the key is written or removed."""
         self.fills.void(key)
+        if self.negatives:
+            self.negatives.void(key)
         if self.gains.open:
             self.gains.touch(self.policy.name, key)
         if self.flights:
             self.flights.detach(key)
+
+    def absent(self, key: bytes, now: float) -> bool:
+        """Return True if the origin is known to have no value for a key, and nothing has happened since."""
+        position = self.negatives.since(key, now)
+        return position is not None and not self.barriers.covers(key, (), position)
 
 
 class Namespaces:
@@ -169,6 +186,7 @@ class Namespaces:
         policies: The configured namespaces; "default" must be among them.
         memory: The budget that their stores share.
         new_store: Makes an empty store.
+        origins: Where values are loaded from, by name.
         strict: Refuse names that are not configured.
     """
 
@@ -178,11 +196,13 @@ class Namespaces:
         memory: Memory,
         *,
         new_store: Callable[[], Store],
+        origins: Mapping[str, Origin] | None = None,
         strict: bool = False,
     ) -> None:
         self.memory = memory
         self.gains = Gains()
         """Shared by all namespaces: those that are made later too belong to the window of the present view."""
+        self.origins = origins or {}
         self._new_store = new_store
         self._by_name: dict[str, Namespace] = {}
         for policy in policies:
@@ -208,7 +228,7 @@ class Namespaces:
     def _add(self, policy: NamespacePolicy) -> Namespace:
         most = self.memory.max_bytes // _LARGEST_PART
         policy = replace(policy, max_value_bytes=min(policy.max_value_bytes, most))
-        namespace = Namespace(policy, self._new_store(), self.gains)
+        namespace = Namespace(policy, self._new_store(), self.gains, self.origins.get(policy.origin))
         self._by_name[policy.name] = namespace
         self.memory.add(policy.name, namespace.store, share=policy.share)
         return namespace

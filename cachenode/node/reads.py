@@ -1,4 +1,7 @@
-"""GET and LEASE: from memory, else from the owner, else from L2; a LEASE's absent keys are loaded (`Loads`).
+"""GET and LEASE: from memory, else from the owner, else from L2; what is absent is loaded (`Loads`).
+
+A LEASE lets its caller load. A GET of a namespace with an origin has this node load (`ReadThrough`), any other finds
+nothing.
 
 A key whose owner cannot be reached is read from L2 past the owner and not stored: this node has no right to keep it. If
 it is absent there too, or L2 cannot say, a LEASE goes to who stands in for the owner (`StandIns`).
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Layer, Operation
 from cachenode.core.failures import BAD_KEY, NOT_OWNER, UNANSWERABLE, UNREACHABLE
 from cachenode.core.hot_keys import HotKeys
+from cachenode.core.origin_limits import Priority
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -70,15 +74,21 @@ class Reads:
         """
         tokens: list[int] = []
         leasing, near = batch.operation is Operation.LEASE, batch.near is not None
+        reading_through = namespace.origin is not None and not leasing
+        holder = self._node.read_through if reading_through else holder
         for index, record in enumerate(records):
             if not record:
                 continue
             key = batch.keys[index]
             slot, flags, version, deadline = HEADER.unpack_from(record)
             due_at, soft_end = renewals.ends(key, version)
-            if leasing and due_at <= now and (token := self._node.loads.renew(batch, namespace, key, holder, now)):
-                tokens = tokens or [0] * len(records)
-                tokens[index] = token
+            due = due_at <= now and (leasing or reading_through)
+            if due and (token := self._node.loads.renew(batch, namespace, key, holder, now)):
+                if reading_through:
+                    self._node.read_through.begin(namespace, key, token, Priority.REFRESH)
+                else:
+                    tokens = tokens or [0] * len(records)
+                    tokens[index] = token
             stale = soft_end <= now
             if stale or (near and due_at < deadline):
                 flags, deadline = flags | STALE if stale else flags, min(deadline, due_at) if near else deadline
@@ -136,14 +146,11 @@ class Reads:
         if from_peer and away:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
             away = {}
-        tier, leasing = node.l2_for(namespace), batch.operation is Operation.LEASE
+        now, leasing = node.clock.now(), batch.operation is Operation.LEASE
+        own = self._to_look_for(batch, namespace, own, now)
         if away and holder is None and not leasing and node.copies is not None:
             away = self._take_copies(node.copies, namespace, batch, away, records)
-        if own and not leasing and (tier is None or not tier.available):
-            namespace.misses += len(own)
-            own = []
         pending = set(own).union(*away.values())
-        now = node.clock.now()
         for failure in failures.values():
             node.failures[failure.reason] += 1
         if not pending:
@@ -165,21 +172,35 @@ class Reads:
         if own and leasing:
             parts.append((own, node.loads.lease(batch, namespace, own, reply, holder)))
         elif own:
-            parts += self._read_own(batch, namespace, own, reply)
+            parts += self._read_own(batch, namespace, own, reply, holder)
         for owner, indices in away.items():  # keys of a LEASE one by one: each may wait for a load of its own
             shares = [[index] for index in indices] if leasing else [indices]
             parts += [(share, self._ask(owner, batch, namespace, share, reply, holder)) for share in shares]
         return node.run_parts(batch, reply, parts)
 
+    def _to_look_for(self, batch: Batch, namespace: Namespace, own: list[int], now: float) -> list[int]:
+        """Return this node's keys that L2 or the origin may have; the others are answered as they are, absent."""
+        left = own
+        if namespace.negatives:
+            left = [index for index in own if not namespace.absent(batch.keys[index], now)]
+            namespace.negative_hits += len(own) - len(left)
+        if batch.operation is not Operation.LEASE and namespace.origin is None:
+            tier = self._node.l2_for(namespace)
+            left = left if tier is not None and tier.available else []
+        namespace.misses += len(own) - len(left)
+        return left
+
     def _read_own(
-        self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply
+        self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply, holder: Hashable
     ) -> list[tuple[Sequence[int], Rest]]:
         """Return the parts that read this node's keys from L2: those that another may still act for are not kept."""
         placement = self._node.placement
         gained = [index for index in own if placement.gained(batch.keys[index])] if placement.unsettled else []
         kept = [index for index in own if index not in set(gained)] if gained else own
         parts: list[tuple[Sequence[int], Rest]] = []
-        if kept:
+        if kept and namespace.origin is not None:
+            parts.append((kept, self._node.loads.lease(batch, namespace, kept, reply, holder)))
+        elif kept:
             parts.append((kept, self._fill(batch, namespace, kept, reply)))
         if gained:
             parts.append((gained, self._pass_through(namespace, batch, gained, reply, or_miss=True)))
@@ -244,6 +265,8 @@ class Reads:
         except PeerUnavailable:
             if batch.operation is Operation.LEASE:
                 await self._ask_stand_in(namespace, batch, indices[0], reply, holder)
+            elif namespace.origin is not None:
+                await self._read_through(namespace, batch, indices, reply)
             else:
                 await self._pass_through(namespace, batch, indices, reply)
             return
@@ -278,6 +301,9 @@ class Reads:
         now = node.clock.now()
         if entries is None and or_miss:
             entries = [None] * len(indices)
+        if entries is not None and namespace.origin is not None and batch.operation is Operation.GET:
+            await self._load_absent(namespace, batch, indices, entries)
+            now = node.clock.now()
         if entries is None:
             node.failures[Reason.OWNER_UNREACHABLE] += len(indices)
             failures = dict.fromkeys(range(len(indices)), UNANSWERABLE)
@@ -300,6 +326,16 @@ class Reads:
         namespace.misses += 1
         await self._node.stand_ins.ask(batch, namespace, index, reply, holder)
 
+    async def _read_through(self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply) -> None:
+        """Answer keys of a GET whose owner cannot be reached, and that have an origin."""
+        entries = await self._past_owner(namespace, batch, indices) or [None] * len(indices)
+        found = [at for at, entry in enumerate(entries) if entry is not None]
+        if found:
+            self._answer(namespace, [indices[at] for at in found], [entries[at] for at in found], {}, reply)
+        left = [index for at, index in enumerate(indices) if entries[at] is None]
+        namespace.misses += len(left)
+        await self._node.read_through.past_owner(batch, namespace, left, reply)
+
     async def _past_owner(
         self, namespace: Namespace, batch: Batch, indices: Sequence[int]
     ) -> list[L2Entry | None] | None:
@@ -311,6 +347,15 @@ class Reads:
             return await tier.read(namespace.policy.name, [batch.keys[index] for index in indices])
         except L2Unavailable:
             return None
+
+    async def _load_absent(
+        self, namespace: Namespace, batch: Batch, indices: Sequence[int], entries: list[L2Entry | None]
+    ) -> None:
+        """Load what L2 does not have, without keeping it: another node may still act for these keys."""
+        absent = [at for at, entry in enumerate(entries) if entry is None]
+        loaded = await self._node.read_through.unkept(namespace, [batch.keys[indices[at]] for at in absent])
+        for at, entry in zip(absent, loaded, strict=True):
+            entries[at] = entry
 
     def _answer(
         self,

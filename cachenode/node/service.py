@@ -26,6 +26,7 @@ from cachenode.node.loads import MAX_LEASE_S, Loads
 from cachenode.node.mover import Mover
 from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
+from cachenode.node.read_through import ReadThrough
 from cachenode.node.reads import Reads
 from cachenode.node.standins import StandIns
 from cachenode.node.writes import Writes
@@ -98,6 +99,7 @@ class Node:
         self.barriers = Barriers(self)
         self.loads = Loads(self)
         self.stand_ins = StandIns(self)
+        self.read_through = ReadThrough(self)
         self.changes = Changes(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
         if tier is not None:
@@ -336,7 +338,7 @@ class Node:
         """
         found = self.namespaces.get(namespace)
         now = self.clock.now()
-        if found is None or not self.placement.ready or self.placement.fenced(now):
+        if found is None or found.renewals is not None or not self.placement.ready or self.placement.fenced(now):
             return b"", now
         return self._reads.hit(found, key, now), now
 

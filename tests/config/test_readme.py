@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from cachenode.config.model import NamespaceConfig, NodeConfig
+from cachenode.config.model import NodeConfig
+from cachenode.config.sources import NAMED
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -16,8 +17,8 @@ def paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from paths(field.annotation, f"{prefix}{name}.")
-        elif name == "namespaces":
-            yield from paths(NamespaceConfig, "namespaces.<name>.")
+        elif name in NAMED:
+            yield from paths(NAMED[name], f"{name}.<name>.")
         else:
             yield prefix + name
 

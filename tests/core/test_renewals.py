@@ -6,6 +6,7 @@ import math
 import random
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from cachenode.core.renewals import Renewals, spread_ttl
 NOW = 1_000.0
 
 
-def policy(**numbers: float) -> NamespacePolicy:
+def policy(**numbers: Any) -> NamespacePolicy:
     return NamespacePolicy(name="n", ttl_s=60, max_value_bytes=100, l2=False, share=1, **numbers)
 
 

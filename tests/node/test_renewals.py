@@ -24,7 +24,7 @@ TTL_S = 10.0
 class Rig:
     """A node with a namespace whose values live 10 s and are served 5 s longer."""
 
-    def __init__(self, *, l2: bool = False, **numbers: float) -> None:
+    def __init__(self, *, l2: bool = False, **numbers: Any) -> None:
         self.clock = ManualClock()
         policy = NamespacePolicy(
             name="n", ttl_s=TTL_S, max_value_bytes=100, l2=l2, share=1, **(numbers or {"stale_s": 5.0})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cachenode.core.breaker import Breaker
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Operation
@@ -15,6 +15,7 @@ from cachenode.core.versions import VersionSource
 from cachenode.errors import PeerUnavailable
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.namespaces import Namespaces
+from cachenode.node.origins import Origin
 from cachenode.node.placement import Placement
 from cachenode.node.service import Node
 from cachenode.ports import Clock, L2Store
@@ -146,6 +147,7 @@ def new_node(
     journal_limit: int = 100_000,
     hot_reads_per_s: int = 0,
     handover_bytes: int = 1 << 20,
+    origins: Mapping[str, Origin] | None = None,
 ) -> Node:
     """Return a node of its own or of a cluster of direct peers."""
     peers = peers or DirectPeers()
@@ -158,7 +160,7 @@ def new_node(
     placement = Placement(member(name))
     node = Node(
         placement=placement,
-        namespaces=Namespaces([default, *policies], Memory(max_bytes), new_store=Store),
+        namespaces=Namespaces([default, *policies], Memory(max_bytes), new_store=Store, origins=origins),
         peers=peers,
         tier=tier,
         clock=clock,

@@ -1,0 +1,151 @@
+"""Loaders that are plug-ins: a function or object by ``module:name``, or by the name of an entry point.
+
+Entry points are those of the group ``cachenode.loaders``. With options, or if it is a class, what is named is called
+with the options to make the loader. The loader takes a key, as text, or bytes if it is none; one that takes several
+keys at a time gets a list and returns a mapping, in which a key without a value is missing or `ABSENT`.
+
+Values are encoded as a client with default options does, so every client reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
+from importlib.metadata import entry_points
+from operator import attrgetter
+from typing import Any
+
+import structlog
+
+from cachenode.core.entries import Loaded as Answer
+from cachenode.errors import ConfigError, OriginError
+from cachenode.origins import ABSENT, Loaded
+from cachenode_api.errors import ContractError
+from cachenode_api.records import TAGGED
+from cachenode_api.tags import canonical_tags, pack_tags
+from cachenode_client import CacheError
+from cachenode_client._values import Codec
+
+__all__ = ["PluginLoader", "find_plugin"]
+
+_log = structlog.get_logger(__name__)
+
+_GROUP = "cachenode.loaders"
+
+
+def find_plugin(name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the plug-in is
+    """Return the loader that a name and options stand for.
+
+    Raises:
+        ConfigError: There is none, or it cannot be made of these options. The options are not repeated.
+    """
+    try:
+        if ":" in name:
+            module, _, path = name.partition(":")
+            found = attrgetter(path)(import_module(module))
+        else:
+            [entry] = entry_points(group=_GROUP, name=name)
+            found = entry.load()
+        return found(**options) if options or isinstance(found, type) else found
+    except ValueError:
+        known = sorted(entry.name for entry in entry_points(group=_GROUP))
+        text = f"is neither module:name nor one of the installed loaders ({', '.join(known) or 'there are none'})"
+        raise ConfigError([text]) from None
+    except Exception as error:
+        raise ConfigError([f"cannot be loaded: {type(error).__name__}: {error}"]) from error
+
+
+class PluginLoader:
+    """A `Loader` made of a plug-in.
+
+    Args:
+        plugin: Takes a key, or a list of keys if `most_keys` is above 1, or has `load` or `load_many` that do; it may
+            have `close`.
+        most_keys: How many keys it takes at a time.
+        threads: How many calls of one that is no async function run at a time.
+
+    Raises:
+        ConfigError: It cannot be called.
+    """
+
+    def __init__(self, plugin: Any, *, most_keys: int = 1, threads: int = 16) -> None:  # noqa: ANN401
+        self.most_keys = most_keys
+        self._plugin = plugin
+        self._load: Callable[[Any], Any] = getattr(plugin, "load_many" if most_keys > 1 else "load", plugin)
+        if not callable(self._load):
+            raise ConfigError([f"is no function, and has no {'load_many' if most_keys > 1 else 'load'}"])
+        self._is_async = _is_async(self._load)
+        self._codec = Codec()
+        self._threads = None if self._is_async else ThreadPoolExecutor(threads, thread_name_prefix="loader")
+
+    async def load(self, keys: Sequence[bytes]) -> Sequence[Answer | OriginError | None]:
+        """Return for each key what the origin has, None where it has nothing, or why that cannot be told.
+
+        Raises:
+            OriginError: None of them can be told.
+        """
+        names = [_name(key) for key in keys]
+        if self.most_keys == 1:
+            return [await self._one(names[0])]
+        found = await self._call(names)
+        if not isinstance(found, Mapping):
+            text = f"the loader must return a mapping of keys to values, not {type(found).__name__}"
+            raise OriginError(text, again=False)
+        return [self._answer(found.get(name, ABSENT)) for name in names]
+
+    async def _one(self, name: str | bytes) -> Answer | OriginError | None:
+        return self._answer(await self._call(name))
+
+    async def _call(self, argument: object) -> object:
+        try:
+            if self._is_async:
+                return await self._load(argument)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._load, argument)
+            return await found if inspect.isawaitable(found) else found
+        except OriginError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a stranger's code: whatever it raises means that there is no value
+            _log.warning("load_failed", error_type=type(error).__name__)
+            raise OriginError(type(error).__name__) from None
+
+    def _answer(self, found: object) -> Answer | OriginError | None:
+        if found is ABSENT:
+            return None
+        loaded = found if isinstance(found, Loaded) else Loaded(found)
+        try:
+            data, flags = self._codec.encode(loaded.value)
+            tags = canonical_tags(loaded.tags)
+        except (CacheError, ContractError) as error:
+            return OriginError(f"what the loader returned cannot be stored: {error}", again=False)
+        if tags:
+            data, flags = pack_tags(tags) + data, flags | TAGGED
+        if loaded.ttl_s is not None and not loaded.ttl_s > 0:
+            return OriginError("what the loader returned cannot be stored: ttl_s must be above 0", again=False)
+        return Answer(data, flags, loaded.ttl_s, loaded.keep)
+
+    async def close(self) -> None:
+        """Let the plug-in close, if it can, and end the threads that are idle."""
+        close = getattr(self._plugin, "close", None)
+        if close is not None:
+            closed = close()
+            if inspect.isawaitable(closed):
+                await closed
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _name(key: bytes) -> str | bytes:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key
+
+
+def _is_async(load: Callable[..., Any]) -> bool:
+    while isinstance(load, partial):
+        load = load.func
+    return inspect.iscoroutinefunction(load) or inspect.iscoroutinefunction(getattr(load, "__call__", None))  # noqa: B004 - an object whose call is async

@@ -1,0 +1,121 @@
+"""Read-through: values that the node itself loads from the origin of their namespace.
+
+To `Loads` the node is one more caller who leads: a flight's token goes to `begin`, and the load ends with a FULFILL or
+an ABANDON like any other. So everything that is true of loads by callers is true of these: one at a time per key (C6),
+nothing stored that is older than a removal (C2), those who wait are answered together.
+
+A load belongs to nobody who waits: callers may leave, it goes on, and who asks next finds its value. Where the owner of
+a key cannot be reached, its stand-in gives this node the right to load (`StandIns`); what another node may still act
+for is loaded without being kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cachenode.core.entries import Batch, BatchResult, L2Entry, Loaded, Operation
+from cachenode.core.failures import load_failed
+from cachenode.core.origin_limits import Priority
+from cachenode.errors import OriginError
+from cachenode.node.filler import new_record
+from cachenode.node.loads import MAX_LEASE_S, Outcome
+from cachenode_api.records import NO_TTL_MS
+
+if TYPE_CHECKING:
+    from cachenode.node.namespaces import Namespace
+    from cachenode.node.service import Node, Reply
+
+__all__ = ["ReadThrough"]
+
+
+class ReadThrough:
+    """The part of a node that loads."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._loads: set[asyncio.Task[Outcome]] = set()
+
+    def begin(
+        self, namespace: Namespace, key: bytes, token: int, priority: Priority = Priority.DEMAND
+    ) -> asyncio.Task[Outcome]:
+        """Load the key of a flight that this node leads, and end the flight.
+
+        Returns:
+            The load. Whoever awaits it must shield it: it is not the caller's alone.
+        """
+        load = asyncio.get_running_loop().create_task(self._load(namespace, key, token, priority))
+        self._loads.add(load)
+        load.add_done_callback(self._loads.discard)
+        return load
+
+    async def _load(self, namespace: Namespace, key: bytes, token: int, priority: Priority) -> Outcome:
+        end = Batch(Operation.ABANDON, namespace.policy.name, [key], tokens=[token], acknowledged=False)
+        assert namespace.origin is not None, "there is something to load from"
+        try:
+            loaded = await namespace.origin.load(key, priority)
+        except OriginError as error:
+            end.details = [str(error)]
+            await self._tell(end)
+            return load_failed(f"the load failed: {error}")
+        if loaded is None:
+            end.flags = [1]
+            await self._tell(end)
+            return b""
+        if not loaded.keep and namespace.flights.of(key, token) is namespace.flights.find(key):
+            namespace.flights.detach(key)
+        end.operation, end.values, end.flags = Operation.FULFILL, [loaded.value], [loaded.flags]
+        if loaded.ttl_s is not None:
+            end.ttls_ms = [_ttl_ms(loaded.ttl_s)]
+        await self._tell(end)
+        return new_record(self._entry(namespace, loaded), self._node.clock.now())
+
+    async def _tell(self, end: Batch) -> None:
+        rest = self._node.execute(end, lambda _: None)
+        if rest is not None:
+            await rest
+
+    def _entry(self, namespace: Namespace, loaded: Loaded) -> L2Entry:
+        """Return a loaded value as an entry without a version, which has no place in any order."""
+        ttl_s = namespace.policy.ttl_s if loaded.ttl_s is None else loaded.ttl_s
+        return L2Entry(loaded.value, loaded.flags, 0, ttl_s)
+
+    async def past_owner(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
+        """Answer keys of a GET whose owner cannot be reached, and which L2 does not have."""
+        asked = replace(batch, operation=Operation.LEASE, lease_s=MAX_LEASE_S)
+        await asyncio.gather(*(self._past_owner(asked, namespace, index, reply) for index in indices))
+
+    async def _past_owner(self, asked: Batch, namespace: Namespace, index: int, reply: Reply) -> None:
+        told: list[BatchResult] = []
+        await self._node.stand_ins.ask(asked, namespace, index, told.append, self)
+        [result] = told
+        token = result.tokens[0] if result.tokens else 0
+        if token:
+            outcome = await asyncio.shield(self.begin(namespace, asked.keys[index], token))
+            result = BatchResult(indices=[index], records=[b""], now_s=self._node.clock.now())
+            if isinstance(outcome, bytes):
+                result.records = [outcome]
+            elif outcome is not None:
+                result.failures = {0: outcome}
+        reply(result)
+
+    async def unkept(self, namespace: Namespace, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        """Load keys that this node may not keep; what cannot be loaded is as good as absent."""
+        origin = namespace.origin
+        assert origin is not None, "there is something to load from"
+        namespace.loads += len(keys)
+        found = await asyncio.gather(*(origin.load(key) for key in keys), return_exceptions=True)
+        namespace.load_failures += sum(isinstance(each, BaseException) for each in found)
+        return [self._entry(namespace, each) if isinstance(each, Loaded) else None for each in found]
+
+    async def close(self) -> None:
+        """End the loads that are under way."""
+        for load in list(self._loads):
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
+
+
+def _ttl_ms(ttl_s: float) -> int:
+    return NO_TTL_MS if ttl_s == float("inf") else max(1, round(ttl_s * 1_000))

@@ -1,0 +1,58 @@
+"""An origin that the test controls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from cachenode.core.entries import Loaded
+from cachenode.core.origin_limits import OriginLimits
+from cachenode.errors import OriginError
+from cachenode.node.origins import Origin
+from cachenode.ports import Clock
+
+__all__ = ["ScriptedLoader", "origin_of"]
+
+
+class ScriptedLoader:
+    """A `Loader` over a dictionary, whose calls can be held and can fail.
+
+    Attributes:
+        values: What there is.
+        calls: The keys of each call.
+        failures: Taken from the front, one a call; None lets the call through.
+        gate: Closed, it holds calls, which look at `values` before they wait.
+    """
+
+    def __init__(self, *, most_keys: int = 100) -> None:
+        self.most_keys = most_keys
+        self.values: dict[bytes, Loaded | OriginError] = {}
+        self.calls: list[list[bytes]] = []
+        self.failures: list[OriginError | None] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.held = asyncio.Event()
+        self.closed = False
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Give a key a value."""
+        self.values[key] = Loaded(value, 0)
+
+    async def load(self, keys: Sequence[bytes]) -> Sequence[Loaded | OriginError | None]:
+        self.calls.append(list(keys))
+        found = [self.values.get(key) for key in keys]
+        failure = self.failures.pop(0) if self.failures else None
+        if not self.gate.is_set():
+            self.held.set()
+            await self.gate.wait()
+        if failure is not None:
+            raise failure
+        return found
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def origin_of(loader: ScriptedLoader, clock: Clock, **limits: float) -> Origin:
+    """Return an origin that reads a loader and does not pause between attempts."""
+    return Origin("o", loader, OriginLimits(first_pause_s=0.0, **limits), clock)  # type: ignore[arg-type]
