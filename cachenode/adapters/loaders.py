@@ -50,13 +50,18 @@ def find_plugin(name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 -
         else:
             [entry] = entry_points(group=_GROUP, name=name)
             found = entry.load()
-        return found(**options) if options or isinstance(found, type) else found
     except ValueError:
         known = sorted(entry.name for entry in entry_points(group=_GROUP))
         text = f"is neither module:name nor one of the installed loaders ({', '.join(known) or 'there are none'})"
         raise ConfigError([text]) from None
     except Exception as error:
-        raise ConfigError([f"cannot be loaded: {type(error).__name__}: {error}"]) from error
+        raise ConfigError([f"cannot be imported: {type(error).__name__}: {error}"]) from error
+    if not options and not isinstance(found, type):
+        return found
+    try:
+        return found(**options)
+    except Exception as error:  # its text may repeat an option
+        raise ConfigError([f"cannot be made with its options: {type(error).__name__}"]) from error
 
 
 class PluginLoader:

@@ -238,7 +238,7 @@ class NamespaceConfig(_Section):
 class OriginConfig(_Section):
     """Where truth lives, and how hard a node may ask for it."""
 
-    loader: str = Field(description="module:name of what loads a value, or the name of an installed loader")
+    loader: str = Field("", description="module:name of what loads a value, or the name of an installed loader")
     options: Annotated[Mapping[str, Any], AfterValidator(MappingProxyType)] = Field(
         default_factory=dict, description="A table of what the loader is made with; never shown"
     )

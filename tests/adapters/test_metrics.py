@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from cachenode.adapters.metrics import NodeCollector
-from cachenode.core.stats import NamespaceCounters, NodeStats
+from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 
 USERS = NamespaceCounters(
     name="users",
@@ -27,6 +27,10 @@ USERS = NamespaceCounters(
     invalidations=24,
     stand_in_loads=25,
     renewals=26,
+    negative_hits=27,
+)
+DATABASE = OriginCounters(
+    name="database", calls=31, keys=32, failures=33, retries=34, seconds=3.5, busy=36, waiting=37, state="half_open"
 )
 STATS = NodeStats(
     node_id="node-0",
@@ -46,6 +50,7 @@ STATS = NodeStats(
     near_holders=14,
     invalidation_waits=15,
     swept=16,
+    origins=(DATABASE,),
 )
 
 
@@ -71,6 +76,7 @@ def test_counters_of_a_namespace() -> None:
     assert [value(STATS, name, **users) for name in loads] == [21, 22, 23]
     assert value(STATS, "cachenode_stand_in_loads_total", **users) == 25
     assert value(STATS, "cachenode_renewals_total", **users) == 26
+    assert value(STATS, "cachenode_negative_hits_total", **users) == 27
     assert value(STATS, "cache_operations_total", operation="delete", **users) == 4
     assert value(STATS, "cache_invalidations_total", **users) == 24
     assert value(STATS, "cache_memory_bytes", **users) == 700
@@ -141,6 +147,15 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_load_failures_total": ["namespace"],
         "cachenode_stand_in_loads_total": ["namespace"],
         "cachenode_renewals_total": ["namespace"],
+        "cachenode_negative_hits_total": ["namespace"],
+        "cachenode_origin_calls_total": ["origin"],
+        "cachenode_origin_keys_total": ["origin"],
+        "cachenode_origin_failures_total": ["origin"],
+        "cachenode_origin_retries_total": ["origin"],
+        "cachenode_origin_seconds_total": ["origin"],
+        "cachenode_origin_busy": ["origin"],
+        "cachenode_origin_waiting": ["origin"],
+        "cachenode_origin_breaker_open": ["origin"],
         "cache_invalidations_total": ["namespace"],
         "cachenode_near_holders": [],
         "cachenode_invalidation_waits_total": [],
@@ -164,3 +179,17 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_memory_max_bytes": [],
         "cachenode_uptime_seconds": [],
     }
+
+
+def test_origins_are_told_apart() -> None:
+    """What a node asks of each origin; without origins there is nothing to tell."""
+    of = {"origin": "database"}
+    counters = [
+        value(STATS, f"cachenode_origin_{name}_total", **of) for name in ("calls", "keys", "failures", "retries")
+    ]
+    assert counters == [31, 32, 33, 34]
+    assert value(STATS, "cachenode_origin_seconds_total", **of) == 3.5
+    assert value(STATS, "cachenode_origin_busy", **of) == 36
+    assert value(STATS, "cachenode_origin_waiting", **of) == 37
+    assert value(STATS, "cachenode_origin_breaker_open", **of) == 1
+    assert value(dataclasses.replace(STATS, origins=()), "cachenode_origin_busy", **of) is None

@@ -436,3 +436,44 @@ def test_every_field_has_help() -> None:
     assert by_path["namespaces.<name>.ttl_s"].default == "3600.0"
     assert by_path["node.id"].default == ""
     assert len(fields_table().splitlines()) == len(items) + 2
+
+
+ORIGIN = """
+[origins.users]
+loader = "shop:load"
+options = { url = "postgresql://u:secret@db/shop", size = 5 }
+batch_keys = 50
+timeout_s = 2
+[namespaces.users]
+origin = "users"
+negative_ttl_s = 30
+"""
+
+
+def test_origins_come_from_tables(tmp_path: Path) -> None:
+    """A namespace names its origin; what the loader is made with is never shown."""
+    config = load(ORIGIN, environ={"CACHENODE_ORIGINS__USERS__CONCURRENCY": "4"}, folder=tmp_path)
+    origin = config.origins["users"]
+    assert (origin.loader, dict(origin.options)["size"], origin.batch_keys) == ("shop:load", 5, 50)
+    limits = origin.limits()
+    assert (limits.concurrency, limits.timeout_s, limits.attempts, limits.window_s) == (4, 2.0, 3, 0.0)
+    policy = {policy.name: policy for policy in config.policies()}["users"]
+    assert (policy.origin, policy.negative_ttl_s) == ("users", 30.0)
+    shown = describe(config)
+    assert "secret" not in shown
+    assert tomllib.loads(shown)["origins"]["users"]["options"] == {"url": "***", "size": "***"}
+
+
+def test_origins_that_are_not_there(tmp_path: Path) -> None:
+    """A misspelt name, a table without a loader, a setting that does not exist: each is told."""
+    toml = '[origins.users]\nload = "x:y"\n[namespaces.a]\norigin = "user"\n[namespaces.b]\norigin = "users"\n'
+    file = f"file {tmp_path / 'node.toml'}"
+    assert problems(toml, folder=tmp_path) == (
+        f"origins.users.load: there is no such setting ({file} [origins.users]); did you mean loader?",
+        "origins.users.loader: must say what loads a value: module:name, or the name of an installed loader",
+        (
+            "namespaces.a.origin: must be the name of an origin, that is of a table [origins.<name>]; "
+            "did you mean users? "
+            f"({file} [namespaces.a])"
+        ),
+    )
