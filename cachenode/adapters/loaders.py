@@ -10,13 +10,15 @@ Values are encoded as a client with default options does, so every client reads 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from operator import attrgetter
+from queue import SimpleQueue
 from typing import Any
 
 import structlog
@@ -85,7 +87,7 @@ class PluginLoader:
             raise ConfigError([f"is no function, and has no {'load_many' if most_keys > 1 else 'load'}"])
         self._is_async = _is_async(self._load)
         self._codec = Codec()
-        self._threads = None if self._is_async else ThreadPoolExecutor(threads, thread_name_prefix="loader")
+        self._threads = _Threads(0 if self._is_async else threads)
 
     async def load(self, keys: Sequence[bytes]) -> Sequence[Answer | OriginError | None]:
         """Return for each key what the origin has, None where it has nothing, or why that cannot be told.
@@ -109,7 +111,7 @@ class PluginLoader:
         try:
             if self._is_async:
                 return await self._load(argument)
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._load, argument)
+            found = await self._threads.run(self._load, argument)
             return await found if inspect.isawaitable(found) else found
         except OriginError:
             raise
@@ -139,8 +141,61 @@ class PluginLoader:
             closed = close()
             if inspect.isawaitable(closed):
                 await closed
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+
+
+class _Threads:
+    """Threads for calls that block, made as they are needed.
+
+    An executor's threads are waited for when the process ends, so a call that never returns would keep a node from
+    stopping. These are not.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made = 0
+        self._idle = 0
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[[Any], Any], object] | None] = SimpleQueue()
+
+    async def run(self, function: Callable[[Any], Any], argument: object) -> Any:  # noqa: ANN401
+        """Call a function in a thread and return what it returns. Who leaves before that leaves it running."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._idle:
+            self._idle -= 1
+        elif self._made < self._most:
+            self._made += 1
+            threading.Thread(target=self._work, name=f"loader-{self._made}", daemon=True).start()
+        self._calls.put((future, function, argument))
+        return await future
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, function, argument = call
+            result: Any = None
+            error: Exception | None = None
+            try:
+                result = function(argument)
+            except Exception as raised:  # noqa: BLE001 - the caller's to judge
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                future.get_loop().call_soon_threadsafe(self._done, future, result, error)
+
+    def _done(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:  # noqa: ANN401
+        self._idle += 1
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def close(self) -> None:
+        """Let the threads end, each when its call has."""
+        for _ in range(self._made):
+            self._calls.put(None)
 
 
 def _name(key: bytes) -> str | bytes:

@@ -17,30 +17,35 @@ from __future__ import annotations
 
 __all__ = ["Negatives"]
 
+_OVERHEAD = 200
+"""About what a key costs beside its bytes: objects, and its place in the table."""
+
 
 class Negatives:
     """The absent keys of one namespace.
 
     Args:
         ttl_s: How long an absence is believed; 0: not at all.
-        limit: Most keys; beyond it the oldest is forgotten, since whoever asks for made-up keys has no end of them.
+        max_bytes: What they may cost; beyond it the oldest are forgotten: whoever makes keys up has no end of them.
     """
 
-    __slots__ = ("_limit", "_until", "ttl_s")
+    __slots__ = ("_max_bytes", "_until", "_used", "ttl_s")
 
-    def __init__(self, ttl_s: float, *, limit: int = 100_000) -> None:
+    def __init__(self, ttl_s: float, *, max_bytes: int = 16 << 20) -> None:
         self.ttl_s = ttl_s
-        self._limit = limit
+        self._max_bytes = max_bytes
+        self._used = 0
         self._until: dict[bytes, tuple[float, int]] = {}
 
     def note(self, key: bytes, now: float, position: int) -> None:
         """A load has found nothing that began at this position of the barrier log, and has not come off its key."""
         if not self.ttl_s:
             return
-        self._until.pop(key, None)  # so that the youngest is the last
+        self.void(key)  # so that the youngest is the last
         self._until[key] = now + self.ttl_s, position
-        if len(self._until) > self._limit:
-            del self._until[next(iter(self._until))]
+        self._used += len(key) + _OVERHEAD
+        while self._used > self._max_bytes:
+            self.void(next(iter(self._until)))
 
     def since(self, key: bytes, now: float) -> int | None:
         """Return the position at which a key was found to be absent, None if that is not known or too long ago."""
@@ -48,17 +53,19 @@ class Negatives:
         if known is None:
             return None
         if known[0] <= now:
-            del self._until[key]
+            self.void(key)
             return None
         return known[1]
 
     def void(self, key: bytes) -> None:
         """The key has been written or declared untrue."""
-        self._until.pop(key, None)
+        if self._until.pop(key, None) is not None:
+            self._used -= len(key) + _OVERHEAD
 
     def void_all(self) -> None:
         """Any key may have a value by now."""
         self._until.clear()
+        self._used = 0
 
     def __len__(self) -> int:
         return len(self._until)

@@ -288,6 +288,11 @@ class Loads:
                 await rest
         reply(BatchResult(indices=own, versions=[0] * len(own)))
 
+    def conclude(self, namespace: Namespace, flight: Flight[Waiter], outcome: Outcome) -> None:
+        """End a flight, and tell those who wait for it."""
+        namespace.flights.end(flight)
+        _resolve(flight, outcome)
+
     # Ends without a value.
 
     async def ask(self, lender: str, batch: Batch, index: int, holder: Hashable) -> BatchResult:

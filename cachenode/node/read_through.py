@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cachenode.core.entries import Batch, BatchResult, L2Entry, Loaded, Operation
+from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Loaded, Operation
 from cachenode.core.failures import load_failed
 from cachenode.core.origin_limits import Priority
 from cachenode.errors import OriginError
 from cachenode.node.filler import new_record
-from cachenode.node.loads import MAX_LEASE_S, Outcome
+from cachenode.node.loads import MAX_LEASE_S
 from cachenode_api.records import NO_TTL_MS
 
 if TYPE_CHECKING:
@@ -30,17 +30,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ReadThrough"]
 
+_MAX_TEXT = 150
+"""Of why a load failed: the rest of the sentence fits in what may travel."""
+
 
 class ReadThrough:
     """The part of a node that loads."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._loads: set[asyncio.Task[Outcome]] = set()
+        self._loads: set[asyncio.Task[bytes | Failure]] = set()
 
     def begin(
         self, namespace: Namespace, key: bytes, token: int, priority: Priority = Priority.DEMAND
-    ) -> asyncio.Task[Outcome]:
+    ) -> asyncio.Task[bytes | Failure]:
         """Load the key of a flight that this node leads, and end the flight.
 
         Returns:
@@ -51,31 +54,41 @@ class ReadThrough:
         load.add_done_callback(self._loads.discard)
         return load
 
-    async def _load(self, namespace: Namespace, key: bytes, token: int, priority: Priority) -> Outcome:
+    async def _load(self, namespace: Namespace, key: bytes, token: int, priority: Priority) -> bytes | Failure:
+        """Load, tell whoever lent the token how that has ended, and return the outcome.
+
+        A node that is about to leave stores nothing more: then those who wait here are given the outcome all the same
+        (``test_node_that_leaves_hands_out_what_it_loads``).
+        """
         end = Batch(Operation.ABANDON, namespace.policy.name, [key], tokens=[token], acknowledged=False)
+        outcome = await self._outcome(namespace, key, token, priority, end)
+        rest = self._node.execute(end, lambda _: None)
+        if rest is not None:
+            await rest
+        flight = namespace.flights.of(key, token)
+        if flight is not None and not flight.landing:
+            self._node.loads.conclude(namespace, flight, outcome)
+        return outcome
+
+    async def _outcome(
+        self, namespace: Namespace, key: bytes, token: int, priority: Priority, end: Batch
+    ) -> bytes | Failure:
+        """Ask the origin. Return what those who wait are to be told, and make `end` say so."""
         assert namespace.origin is not None, "there is something to load from"
         try:
             loaded = await namespace.origin.load(key, priority)
         except OriginError as error:
-            end.details = [str(error)]
-            await self._tell(end)
+            end.details = [str(error)[:_MAX_TEXT]]
             return load_failed(f"the load failed: {error}")
         if loaded is None:
             end.flags = [1]
-            await self._tell(end)
             return b""
         if not loaded.keep and namespace.flights.of(key, token) is namespace.flights.find(key):
             namespace.flights.detach(key)
         end.operation, end.values, end.flags = Operation.FULFILL, [loaded.value], [loaded.flags]
         if loaded.ttl_s is not None:
             end.ttls_ms = [_ttl_ms(loaded.ttl_s)]
-        await self._tell(end)
         return new_record(self._entry(namespace, loaded), self._node.clock.now())
-
-    async def _tell(self, end: Batch) -> None:
-        rest = self._node.execute(end, lambda _: None)
-        if rest is not None:
-            await rest
 
     def _entry(self, namespace: Namespace, loaded: Loaded) -> L2Entry:
         """Return a loaded value as an entry without a version, which has no place in any order."""
@@ -95,10 +108,10 @@ class ReadThrough:
         if token:
             outcome = await asyncio.shield(self.begin(namespace, asked.keys[index], token))
             result = BatchResult(indices=[index], records=[b""], now_s=self._node.clock.now())
-            if isinstance(outcome, bytes):
-                result.records = [outcome]
-            elif outcome is not None:
+            if isinstance(outcome, Failure):
                 result.failures = {0: outcome}
+            else:
+                result.records = [outcome]
         reply(result)
 
     async def unkept(self, namespace: Namespace, keys: Sequence[bytes]) -> list[L2Entry | None]:

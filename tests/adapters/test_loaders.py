@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,3 +106,30 @@ def test_what_cannot_be_called() -> None:
     """A module's constant is no loader."""
     with pytest.raises(ConfigError, match="is no function, and has no load"):
         PluginLoader(7)
+
+
+async def test_blocking_calls_run_side_by_side() -> None:
+    """As many as there are threads, which are used again; one that never returns holds up nobody else."""
+    meet, forever = threading.Barrier(3), threading.Event()
+    names: set[str] = set()
+
+    def load(key: str) -> str:
+        names.add(threading.current_thread().name)
+        if key == "stuck":
+            forever.wait()
+        elif key != "alone":
+            meet.wait(10)
+        return key
+
+    loader = PluginLoader(load, threads=4)
+    stuck = asyncio.ensure_future(loader.load([b"stuck"]))
+    await asyncio.gather(*(loader.load([b"%d" % number]) for number in range(3)))
+    stuck.cancel()
+    await asyncio.gather(stuck, return_exceptions=True)
+    for _ in range(10):
+        await loader.load([b"alone"])
+    await loader.close()
+    assert names == {f"loader-{number}" for number in range(1, 5)}
+    stuck_thread = next(thread for thread in threading.enumerate() if thread.name == "loader-1")
+    assert stuck_thread.daemon
+    forever.set()

@@ -36,7 +36,7 @@ def test_write_ends_it() -> None:
 
 def test_made_up_keys_push_out_the_oldest() -> None:
     """The memory is bounded; a key that is noted again is young again."""
-    negatives = Negatives(5.0, limit=3)
+    negatives = Negatives(5.0, max_bytes=3 * 201)
     for number in (0, 1, 2, 0, 3):
         negatives.note(b"%d" % number, 10.0, 0)
     assert [negatives.since(b"%d" % number, 11.0) for number in range(4)] == [0, None, 0, 0]

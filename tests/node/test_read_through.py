@@ -356,6 +356,21 @@ async def test_absence_found_by_a_caller_counts_too() -> None:
     assert rig.loader.calls == []
 
 
+async def test_node_that_leaves_hands_out_what_it_loads() -> None:
+    """It stores nothing more, but those who wait for a load are given its value."""
+    rig = Rig()
+    rig.loader.put(K, b"v")
+    rig.loader.gate.clear()
+    reading = rig.reading()
+    await rig.loader.held.wait()
+    await rig.node.close()
+    rig.loader.gate.set()
+    assert await reading == [b"v"]
+    space = rig.node.namespaces.get("n")
+    assert space is not None
+    assert (len(space.store), len(space.flights)) == (0, 0)
+
+
 async def test_stop_ends_the_loads() -> None:
     """A node that stops loads nothing more, and those who wait are sent elsewhere."""
     rig = Rig()
