@@ -90,7 +90,6 @@ class Server:
         """Set once the node is in a view."""
         self._stopping = False
         self._started_at = 0.0
-        self._clock = BootClock()
 
     async def start(self) -> None:
         """Bind, serve, and begin to join the cluster.
@@ -101,6 +100,7 @@ class Server:
         """
         config = self.config
         self._started_at = time.monotonic()
+        self._clock = BootClock()
         self._origins = make_origins(config, self._clock)
         self._grpc = aio.server(options=_options(config))
         self.address = _bind(self._grpc, config.node.listen, config.node.advertise)
