@@ -231,16 +231,11 @@ class Router:
     def _ended(self, session: Session) -> None:
         if self._ready.get(session.node_id) is session:
             del self._ready[session.node_id]
-            for other in self._sessions:  # it may have been dialled twice, as a seed and as a member
-                if other is not session and other.ready and other.incarnation == session.incarnation:
-                    self._ready[session.node_id] = other
         self._refresh()
 
     def _frame(self, session: Session, frame: ServerFrame) -> None:
         if frame.HasField("hello"):
-            known = self._ready.get(session.node_id)
-            if known is None or known.incarnation != session.incarnation:
-                self._ready[session.node_id] = session
+            self._ready[session.node_id] = session
         if frame.HasField("view"):
             former = self._ring
             self._take_view(frame.view)
