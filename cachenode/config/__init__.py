@@ -13,10 +13,11 @@ from cachenode.config.model import (
     LimitsConfig,
     LogConfig,
     MemoryConfig,
-    NamespaceConfig,
     NodeConfig,
     NodeSection,
 )
+from cachenode.config.namespaces import NamespaceConfig
+from cachenode.config.origins import OriginConfig
 from cachenode.config.show import FieldHelp, describe, fields_help, fields_table
 from cachenode.config.sources import FLAGS
 from cachenode.config.values import parse_address, redact_url
@@ -32,6 +33,7 @@ __all__ = [
     "NamespaceConfig",
     "NodeConfig",
     "NodeSection",
+    "OriginConfig",
     "describe",
     "fields_help",
     "fields_table",

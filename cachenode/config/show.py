@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cachenode.config.model import NodeConfig, Secret, Size
+from cachenode.config.fields import Secret, Size
+from cachenode.config.model import NodeConfig
 from cachenode.config.sources import FLAGS, NAMED, SHORT_VARIABLES, dotted, field_paths, variable
 from cachenode.config.values import redact_url, show_size
 

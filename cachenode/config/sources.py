@@ -18,7 +18,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cachenode.config.model import NamespaceConfig, NodeConfig, OriginConfig
+from cachenode.config.model import NodeConfig
+from cachenode.config.namespaces import NamespaceConfig
+from cachenode.config.origins import OriginConfig
 from cachenode_api.errors import InvalidNamespace
 from cachenode_api.keys import check_namespace
 

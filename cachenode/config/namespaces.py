@@ -1,0 +1,62 @@
+"""The settings of a namespace: its policy, as the configuration says it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from cachenode.config.fields import Bytes, Part, Section, Share, Span, Ttl
+from cachenode.core.policy import MOST_OF_A_TTL, NamespacePolicy
+
+__all__ = ["NamespaceConfig"]
+
+
+class NamespaceConfig(Section):
+    """One namespace; [namespaces.default] holds what others without a table of their own get."""
+
+    ttl_s: Ttl = Field(3_600.0, description="Life of entries whose write names none; never: they do not expire")
+    max_value_bytes: Annotated[Bytes, Field(ge=1)] | None = Field(
+        None, description="Largest value; unset: limits.max_value_bytes"
+    )
+    l2: bool = Field(True, description="Whether entries are kept in L2 too")
+    holdoff_s: Span = Field(
+        0.0,
+        le=3_600,
+        description="How long after a removal loaded values are not kept: as long as replicas of the origin may lag",
+    )
+    ttl_jitter: Part = Field(
+        0.0, le=MOST_OF_A_TTL, description="Part of a TTL by which a life may be shorter, at random"
+    )
+    stale_s: Span = Field(
+        0.0,
+        le=30 * 86_400,
+        description="How long after its TTL a loaded value is still served while it is loaded anew",
+    )
+    refresh_ahead: Part = Field(
+        0.0,
+        le=MOST_OF_A_TTL,
+        description="Part of a TTL before its end from which on a request has the value loaded anew",
+    )
+    xfetch_beta: Part = Field(
+        0.0,
+        le=100,
+        description="How much earlier values that take long to load are loaded anew; 1 to 1.5, 0: not at all",
+    )
+    origin: str = Field("", description='Name of the origin that nodes load absent values from; "": none')
+    negative_ttl_s: Span = Field(
+        0.0,
+        le=86_400,
+        description="How long it is believed that the origin has nothing for a key; 0: not at all",
+    )
+    share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
+
+    def policy(self, name: str, max_value_bytes: int) -> NamespacePolicy:
+        """Return the policy of the namespace with this name.
+
+        Args:
+            name: Of the namespace.
+            max_value_bytes: Largest value where the section says nothing of it.
+        """
+        settings = self.model_dump(exclude={"max_value_bytes"})
+        return NamespacePolicy(name=name, max_value_bytes=self.max_value_bytes or max_value_bytes, **settings)
