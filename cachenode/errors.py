@@ -5,7 +5,7 @@
     CacheNodeError
     ├── ConfigError        the configuration is not valid; carries every problem found
     ├── L2Unavailable      the shared store did not answer in time, or refused
-    ├── OriginError        an origin did not answer in time, or not with a value
+    ├── OriginError        an origin could not be read or written
     ├── PeerUnavailable    a peer did not answer, or its link is down
     └── RegistryError      the registry cannot be reached, or refuses this member
 """
@@ -38,7 +38,7 @@ class L2Unavailable(CacheNodeError):
 
 
 class OriginError(CacheNodeError):
-    """An origin did not answer in time, or not with a value. Its text is shown to those who wait for the value.
+    """An origin could not be read or written. Its text is shown to those who wait for that.
 
     Attributes:
         again: True if the same question may be answered another time; False if the origin did answer.

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded
+from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded, SinkWrite
 from cachenode.errors import OriginError
 from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
 
-__all__ = ["LOST_HISTORY_STRIDE", "Clock", "Copies", "L2Store", "Loader", "PeerEvents", "Peers", "Registry", "Renewal"]
+__all__ = [
+    "LOST_HISTORY_STRIDE",
+    "Clock",
+    "Copies",
+    "L2Store",
+    "Loader",
+    "PeerEvents",
+    "Peers",
+    "Registry",
+    "Renewal",
+    "Sink",
+]
 
 
 class Clock(Protocol):
@@ -147,6 +158,27 @@ class Loader(Protocol):
 
         Raises:
             OriginError: None of them can be told.
+        """
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""
+
+
+class Sink(Protocol):
+    """Writes an origin. Which writes it gets, when and how often is not its business.
+
+    It may get the same write twice, so it must not add up; and of one key it gets one write at a time, in order.
+    """
+
+    @property
+    def most_writes(self) -> int:
+        """How many writes one call may bring, of as many keys."""
+
+    async def write(self, writes: Sequence[SinkWrite]) -> Sequence[OriginError | None]:
+        """Write, and return for each None once the origin has it, or why it has not.
+
+        Raises:
+            OriginError: None of them has been done for certain; some may have been.
         """
 
     async def close(self) -> None:

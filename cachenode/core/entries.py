@@ -10,7 +10,18 @@ from typing import Any, NamedTuple
 from cachenode.core.holders import Holder
 from cachenode_api.reasons import Reason
 
-__all__ = ["Batch", "BatchResult", "Failure", "L2Entry", "L2Write", "Layer", "Loaded", "Operation", "RemovalCause"]
+__all__ = [
+    "Batch",
+    "BatchResult",
+    "Failure",
+    "L2Entry",
+    "L2Write",
+    "Layer",
+    "Loaded",
+    "Operation",
+    "RemovalCause",
+    "SinkWrite",
+]
 
 
 class Operation(IntEnum):
@@ -97,6 +108,19 @@ class L2Write(NamedTuple):
     version: int
     ttl_s: float
     position: int = 0
+
+
+class SinkWrite(NamedTuple):
+    """A write for an origin: the newest of its key that this node's caller knows.
+
+    `value` is None where the key is to be removed; it bears no tags. `version` orders the writes of a key: an origin that
+    keeps it can refuse what comes late or twice.
+    """
+
+    key: bytes
+    value: bytes | None
+    flags: int
+    version: int
 
 
 @dataclass(slots=True)
