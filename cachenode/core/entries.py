@@ -113,8 +113,8 @@ class L2Write(NamedTuple):
 class SinkWrite(NamedTuple):
     """A write for an origin: the newest of its key that this node's caller knows.
 
-    `value` is None where the key is to be removed; it bears no tags. `version` orders the writes of a key: an origin that
-    keeps it can refuse what comes late or twice.
+    `value` is None where the key is to be removed; it bears no tags. `version` orders the writes of a key: an origin
+    that keeps it can refuse what comes late or twice.
     """
 
     key: bytes
