@@ -9,6 +9,7 @@ import typer
 from cachenode.cli import config_cmd
 from cachenode.cli.cluster import cluster
 from cachenode.cli.demo import demo
+from cachenode.cli.docs import docs
 from cachenode.cli.errors import set_debug
 from cachenode.cli.explain import explain
 from cachenode.cli.invalidate import invalidate
@@ -123,4 +124,9 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=examples("cachenode stats", "cachenode stats -o json | jq '.nodes[].used_bytes'"),
 )(stats)
+app.command(
+    "docs",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode docs", "cachenode docs read-through", "cachenode docs -o json"),
+)(docs)
 app.add_typer(config_cmd.app, name="config", rich_help_panel=_LOOK)
