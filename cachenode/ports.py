@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded, SinkWrite
@@ -158,6 +158,19 @@ class Loader(Protocol):
 
         Raises:
             OriginError: None of them can be told.
+        """
+
+    @property
+    def enumerates(self) -> bool:
+        """True if it can list the keys of the origin."""
+
+    def enumerate(self) -> AsyncIterator[bytes]:
+        """Yield the key of everything that the origin has, each at least once, in any order.
+
+        What comes or goes meanwhile may be missed, or yielded all the same.
+
+        Raises:
+            OriginError: The keys cannot be listed, or no more of them; or it `enumerates` none.
         """
 
     async def close(self) -> None:

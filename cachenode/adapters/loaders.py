@@ -4,6 +4,9 @@ Entry points are those of the group ``cachenode.loaders``. With options, or if i
 with the options to make the loader. The loader takes a key, as text, or bytes if it is none; one that takes several
 keys at a time gets a list and returns a mapping, in which a key without a value is missing or `ABSENT`.
 
+An object that has `keys` can say what the origin has: a generator, async or not (then it runs in a thread of its own),
+or a function that returns any iterable of keys.
+
 Values are encoded as a client with default options does, so every client reads them.
 """
 
@@ -13,10 +16,11 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import islice
 from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any
@@ -37,6 +41,8 @@ __all__ = ["PluginLoader", "find_plugin"]
 _log = structlog.get_logger(__name__)
 
 _GROUP = "cachenode.loaders"
+_KEYS_AT_ONCE = 1_000
+"""Keys that a thread lists before it hands them to the loop."""
 
 
 def find_plugin(name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the plug-in is
@@ -71,7 +77,7 @@ class PluginLoader:
 
     Args:
         plugin: Takes a key, or a list of keys if `most_keys` is above 1, or has `load` or `load_many` that do; it may
-            have `close`.
+            have `keys` and `close`.
         most_keys: How many keys it takes at a time.
         threads: How many calls of one that is no async function run at a time.
 
@@ -134,6 +140,31 @@ class PluginLoader:
             return OriginError("what the loader returned cannot be stored: ttl_s must be above 0", again=False)
         return Answer(data, flags, loaded.ttl_s, loaded.keep)
 
+    @property
+    def enumerates(self) -> bool:
+        """True if the plug-in has `keys`."""
+        return callable(getattr(self._plugin, "keys", None))
+
+    async def enumerate(self) -> AsyncIterator[bytes]:
+        """Yield the keys that the plug-in lists.
+
+        Raises:
+            OriginError: It has no `keys`, or they failed, or what they yield is no key.
+        """
+        if not self.enumerates:
+            raise OriginError("the loader cannot list keys: it has no `keys`", again=False)
+        listed = self._plugin.keys()
+        try:
+            if inspect.isawaitable(listed):
+                listed = await listed
+            async for name in listed if isinstance(listed, AsyncIterable) else _in_thread(listed):
+                yield name.encode() if isinstance(name, str) else bytes(name)
+        except OriginError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_call`
+            _log.warning("keys_failed", error_type=type(error).__name__)
+            raise OriginError(type(error).__name__) from None
+
     async def close(self) -> None:
         """Let the plug-in close, if it can, and end the threads that are idle."""
         close = getattr(self._plugin, "close", None)
@@ -162,6 +193,10 @@ class _Threads:
 
     async def run(self, function: Callable[[Any], Any], argument: object) -> Any:  # noqa: ANN401
         """Call a function in a thread and return what it returns. Who leaves before that leaves it running."""
+        return await self.begin(function, argument)
+
+    def begin(self, function: Callable[[Any], Any], argument: object) -> asyncio.Future[Any]:
+        """Call a function in a thread; the future gets what it returns."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._idle:
             self._idle -= 1
@@ -169,7 +204,7 @@ class _Threads:
             self._made += 1
             threading.Thread(target=self._work, name=f"loader-{self._made}", daemon=True).start()
         self._calls.put((future, function, argument))
-        return await future
+        return future
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -196,6 +231,30 @@ class _Threads:
         """Let the threads end, each when its call has."""
         for _ in range(self._made):
             self._calls.put(None)
+
+
+async def _in_thread(listed: Iterable[str | bytes]) -> AsyncIterator[str | bytes]:
+    """Yield what an iterable does that may block."""
+    iterator: Iterator[str | bytes] | None = None
+
+    def some(_: object) -> list[str | bytes]:
+        nonlocal iterator
+        iterator = iter(listed) if iterator is None else iterator
+        return list(islice(iterator, _KEYS_AT_ONCE))
+
+    def close(_: object) -> None:
+        end = getattr(iterator, "close", None)
+        if end is not None:
+            end()
+
+    thread = _Threads(1)
+    try:
+        while names := await thread.run(some, None):
+            for name in names:
+                yield name
+    finally:  # in the same thread: a generator may hold what no other may touch, such as a connection of SQLite
+        thread.begin(close, None)
+        thread.close()
 
 
 def _name(key: bytes) -> str | bytes:

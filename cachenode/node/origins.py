@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import count
 from typing import NamedTuple
 
@@ -81,6 +81,19 @@ class Origin:
             window_s = self._limits.window_s
             self._due = loop.call_later(window_s, self._begin) if window_s else loop.call_soon(self._begin)
         return await answer
+
+    @property
+    def enumerates(self) -> bool:
+        """True if it can list the keys that it has."""
+        return self._loader.enumerates
+
+    def keys(self) -> AsyncIterator[bytes]:
+        """Yield the key of everything that the origin has (`Loader.enumerate`).
+
+        Raises:
+            OriginError: That could not be found out.
+        """
+        return self._loader.enumerate()
 
     def _begin(self) -> None:
         """Make as many calls as may be made."""

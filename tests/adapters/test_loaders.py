@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from cachenode_api.records import TAGGED
 from cachenode_api.tags import split_tags
 from cachenode_client._values import Codec
 from tests.support import loaders
+from tests.support.eventually import eventually
 
 HERE = "tests.support.loaders"
 
@@ -100,6 +104,56 @@ def test_what_cannot_be_found(name: str, options: dict[str, Any], text: str) -> 
         find_plugin(name, options)
     assert str(caught.value).startswith(text)
     assert "hunter2" not in str(caught.value)
+
+
+async def listed(plugin: Any, most_keys: int = 1) -> list[bytes]:
+    """Return the keys that a plug-in lists."""
+    loader = PluginLoader(plugin, most_keys=most_keys)
+    try:
+        return [key async for key in loader.enumerate()]
+    finally:
+        await loader.close()
+
+
+async def test_keys_of_an_origin(tmp_path: Path) -> None:
+    """An async generator, a plain one that holds a connection of its thread, and any iterable."""
+    assert await listed(loaders.Listing()) == [b"a", b"\xff", b"b"]
+    path = tmp_path / "users.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE users (id INTEGER)")
+        database.executemany("INSERT INTO users VALUES (?)", [(number,) for number in range(2_500)])
+    found = await listed(loaders.Database(str(path)), most_keys=100)
+    assert (len(found), found[0], found[-1]) == (2_500, b"user:0", b"user:2499")
+    plugin = SimpleNamespace(load=loaders.load, keys=lambda: {"x": 1, "y": 2})
+    assert await listed(plugin) == [b"x", b"y"]
+
+
+async def test_generator_of_keys_that_is_left(tmp_path: Path) -> None:
+    """It is closed in its own thread."""
+    closed: list[str] = []
+
+    def keys() -> Iterator[str]:
+        try:
+            while True:
+                yield "k"
+        finally:
+            closed.append(threading.current_thread().name)
+
+    loader = PluginLoader(SimpleNamespace(load=loaders.load, keys=keys))
+    left = loader.enumerate()
+    assert await anext(left) == b"k"
+    await left.aclose()  # type: ignore[attr-defined]
+    await eventually(lambda: closed == ["loader-1"])
+
+
+async def test_keys_that_cannot_be_listed() -> None:
+    """No `keys`, or they fail: the error says so without their text."""
+    assert not PluginLoader(loaders.load).enumerates
+    with pytest.raises(OriginError, match="it has no `keys`"):
+        await listed(loaders.load)
+    assert PluginLoader(loaders.Listing()).enumerates
+    with pytest.raises(OriginError, match=r"^OSError$"):
+        await listed(loaders.Listing("a", "bad"))
 
 
 def test_what_cannot_be_called() -> None:

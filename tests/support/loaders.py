@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from cachenode.origins import ABSENT, Loaded
 
-__all__ = ["Database", "count", "fail", "load", "load_in_thread", "load_many"]
+__all__ = ["Database", "Listing", "count", "fail", "load", "load_in_thread", "load_many"]
 
 
 async def load(key: str) -> object:
@@ -71,6 +71,30 @@ class Database:
             rows = dict(database.execute(f"SELECT id, name FROM users WHERE id IN ({marks})", list(ids.values())))
         return {key: {"id": int(each), "name": rows[int(each)]} for key, each in ids.items() if int(each) in rows}
 
+    def keys(self) -> Iterator[str]:
+        """Return the key of each user."""
+        with closing(sqlite3.connect(self.path, timeout=30)) as database:
+            for (number,) in database.execute("SELECT id FROM users ORDER BY id"):
+                yield f"user:{number}"
+
     def close(self) -> None:
         """Take note."""
         self.closed = True
+
+
+class Listing:
+    """A loader that lists keys without blocking, and fails at the one that is named ``bad``."""
+
+    def __init__(self, *names: str | bytes) -> None:
+        self.names = names or ("a", b"\xff", "b")
+
+    async def load(self, key: str) -> str:
+        """Return the key."""
+        return key
+
+    async def keys(self) -> AsyncIterator[str | bytes]:
+        """Yield the names."""
+        for name in self.names:
+            if name == "bad":
+                raise OSError("a secret")
+            yield name

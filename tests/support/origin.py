@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from cachenode.core.entries import Loaded
 from cachenode.core.origin_limits import OriginLimits
@@ -48,6 +48,14 @@ class ScriptedLoader:
         if failure is not None:
             raise failure
         return found
+
+    @property
+    def enumerates(self) -> bool:
+        return True
+
+    async def enumerate(self) -> AsyncIterator[bytes]:
+        for key in list(self.values):
+            yield key
 
     async def close(self) -> None:
         self.closed = True
