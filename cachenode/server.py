@@ -304,7 +304,7 @@ async def _within(seconds: float, step: Awaitable[None]) -> None:
 
 
 def _counters(namespace: Namespace) -> NamespaceCounters:
-    store = namespace.store
+    store, demand = namespace.store, namespace.demand
     return NamespaceCounters(
         name=namespace.policy.name,
         entries=len(store),
@@ -323,6 +323,8 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         stand_in_loads=namespace.stand_in_loads,
         renewals=namespace.renewed,
         negative_hits=namespace.negative_hits,
+        adaptive_ttls=demand.ttls if demand is not None else 0,
+        adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
     )
 
 

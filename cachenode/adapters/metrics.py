@@ -62,6 +62,10 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
     renewals = CounterMetricFamily("cachenode_renewals", anew, labels=["namespace"])
     nothing = "Reads that were told at once that the origin has nothing."
     negatives = CounterMetricFamily("cachenode_negative_hits", nothing, labels=["namespace"])
+    lives = "Values that got a life by how much their key is asked for."
+    adaptive = CounterMetricFamily("cachenode_adaptive_ttls", lives, labels=["namespace"])
+    summed = "Sum of these lives; over their number it is the mean."
+    adaptive_s = CounterMetricFamily("cachenode_adaptive_ttl_seconds", summed, labels=["namespace"])
     untrue = CounterMetricFamily(
         "cache_invalidations", "Keys and selectors that were declared untrue.", labels=["namespace"]
     )
@@ -84,6 +88,8 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         renewals.add_metric([space.name], space.renewals)
         negatives.add_metric([space.name], space.negative_hits)
         untrue.add_metric([space.name], space.invalidations)
+        adaptive.add_metric([space.name], space.adaptive_ttls)
+        adaptive_s.add_metric([space.name], space.adaptive_ttl_s)
     yield from (
         hits,
         misses,
@@ -99,6 +105,8 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         renewals,
         negatives,
         untrue,
+        adaptive,
+        adaptive_s,
     )
 
 

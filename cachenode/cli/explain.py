@@ -107,6 +107,17 @@ def _of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
         "writing": answer.writing,
         "changing": answer.changing,
         "tombstone": answer.tombstone,
+        "adaptive_ttl": _adaptive(answer) if answer.HasField("adaptive_ttl_s") else None,
+    }
+
+
+def _adaptive(answer: pb.ExplainResponse) -> dict[str, Any]:
+    return {
+        "ttl_s": answer.adaptive_ttl_s,
+        "rule": answer.adaptive_rule,
+        "accesses": answer.accesses,
+        "since_access_s": answer.since_access_s if answer.HasField("since_access_s") else None,
+        "hit_rate": round(answer.hit_rate, 4) if answer.HasField("hit_rate") else None,
     }
 
 
@@ -183,8 +194,20 @@ def _notes(asked: Asked, answers: Answers) -> Iterator[str]:
     for name, answer in known.items():
         for note in _under_way(answer):
             yield f"{name}: {note}."
+        if answer.owner == name and answer.HasField("adaptive_ttl_s"):
+            yield _adaptive_note(answer)
     if {answer.header.view_epoch for answer in known.values()} - {asked.view.epoch}:
         yield "The nodes hold different views: one is on its way. Look again in a few seconds."
+
+
+def _adaptive_note(answer: pb.ExplainResponse) -> str:
+    """Say which life a value would get that brings none, and what it is derived from."""
+    asked = f"asked for {count(answer.accesses)} {'time' if answer.accesses == 1 else 'times'} lately"
+    if answer.HasField("since_access_s"):
+        asked = f"{asked}, the last time but one {seconds(answer.since_access_s)} ago"
+    if answer.HasField("hit_rate"):
+        asked = f"{asked}, hit rate {answer.hit_rate:.0%}"
+    return f"A new value would live for {seconds(answer.adaptive_ttl_s)}: {asked}; rule {answer.adaptive_rule}."
 
 
 def _barriers(known: Mapping[str, pb.ExplainResponse]) -> Iterator[str]:

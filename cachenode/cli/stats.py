@@ -34,6 +34,8 @@ _COUNTERS = (
     "load_failures",
     "stand_in_loads",
     "renewals",
+    "adaptive_ttls",
+    "adaptive_ttl_s",
 )
 _L2_STATES = {
     "off": "none",

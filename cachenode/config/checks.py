@@ -35,6 +35,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     yield from _addresses(config)
     yield from _cluster(config, given)
     yield from _sizes(config)
+    yield from _lives(config)
     yield from _origins(config)
 
 
@@ -84,6 +85,13 @@ def _origins(config: NodeConfig) -> Iterator[Conflict]:
             hint = did_you_mean(namespace.origin, config.origins)
             text = f"must be the name of an origin, that is of a table [origins.<name>]{hint}"
             yield Conflict((("namespaces", name, "origin"),), text)
+
+
+def _lives(config: NodeConfig) -> Iterator[Conflict]:
+    for name, namespace in config.namespaces.items():
+        if namespace.adaptive_min_s > namespace.adaptive_max_s:
+            shortest, longest = ("namespaces", name, "adaptive_min_s"), ("namespaces", name, "adaptive_max_s")
+            yield Conflict((shortest, longest), "must be at most adaptive_max_s")
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from cachenode.config.values import parse_address, parse_size, parse_ttl, parse_url
+from cachenode.config.values import parse_address, parse_list, parse_size, parse_ttl, parse_url
+from cachenode.core.adaptive_ttl import parse_step
 
 __all__ = [
     "Address",
@@ -28,6 +30,7 @@ __all__ = [
     "Share",
     "Size",
     "Span",
+    "Steps",
     "Ttl",
     "default_id",
 ]
@@ -72,6 +75,13 @@ def _checked_listen(text: str) -> str:
     return text
 
 
+def _checked_steps(texts: tuple[str, ...]) -> tuple[str, ...]:
+    steps = [parse_step(text) for text in texts]
+    if not steps or steps[-1].above >= 0 or not math.isinf(steps[-1].within_s):
+        raise ValueError("must end with a TTL alone, for what none before it fits")
+    return tuple(step.text for step in steps)
+
+
 def _optional(check: Any) -> AfterValidator:  # noqa: ANN401 - a function from text to text
     return AfterValidator(lambda text: check(text) if text else text)
 
@@ -84,6 +94,7 @@ Share = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1_000_000, a
 Part = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False)]
 Span = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False)]
 """Seconds that may be 0; each field says how many at most."""
+Steps = Annotated[tuple[str, ...], BeforeValidator(parse_list), AfterValidator(_checked_steps)]
 Id = Annotated[str, AfterValidator(_identifier)]
 ClusterName = Annotated[Id, Field(max_length=64)]
 Address = Annotated[str, AfterValidator(_checked_address)]

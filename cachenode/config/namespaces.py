@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cachenode.config.fields import Bytes, Part, Section, Share, Span, Ttl
+from cachenode.config.fields import Bytes, Part, Section, Share, Span, Steps, Ttl
+from cachenode.core.adaptive_ttl import DEFAULT_STEPS
 from cachenode.core.policy import MOST_OF_A_TTL, NamespacePolicy
 
 __all__ = ["NamespaceConfig"]
@@ -48,6 +49,19 @@ class NamespaceConfig(Section):
         0.0,
         le=86_400,
         description="How long it is believed that the origin has nothing for a key; 0: not at all",
+    )
+    adaptive_ttl: bool = Field(False, description="Whether lives follow how much a key is asked for, in place of ttl_s")
+    adaptive_steps: Steps = Field(
+        DEFAULT_STEPS,
+        description="Lives and whom they are for: >accesses, <time since the last but one; the first that fits",
+    )
+    adaptive_min_s: Span = Field(60.0, gt=0, le=365 * 86_400, description="Shortest adaptive life")
+    adaptive_max_s: Span = Field(86_400.0, gt=0, le=365 * 86_400, description="Longest adaptive life")
+    adaptive_hit_rate: Part = Field(
+        0.5, le=1, description="While fewer of the reads are hits, adaptive lives are one step longer; 0: never"
+    )
+    demand_window_s: Span = Field(
+        3_600.0, ge=1, le=30 * 86_400, description="Accesses of a key count for one to two times as long"
     )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cachenode.core.adaptive_ttl import DEFAULT_STEPS, AdaptiveTtl, parse_step
 from cachenode_api.keys import check_namespace
 
 __all__ = ["MOST_OF_A_TTL", "NamespacePolicy"]
@@ -27,6 +28,12 @@ class NamespacePolicy:
         xfetch_beta: How much earlier values are loaded anew that take long to load; 0: not at all.
         negative_ttl_s: How long an absence that a loader has found is believed; 0: not at all.
         origin: Where the nodes load absent values from, by its name in the configuration; empty: nowhere.
+        demand_window_s: The accesses that count of a key are those of the last one to two of these.
+        adaptive_ttl: Whether a value that brings no TTL gets one by how much its key is wanted, in place of `ttl_s`.
+        adaptive_steps: The TTLs and whom they are for (`cachenode.core.adaptive_ttl`), the first that fits counts.
+        adaptive_min_s: The shortest of these TTLs.
+        adaptive_max_s: The longest.
+        adaptive_hit_rate: While fewer of the reads find a value, values get the next longer TTL.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
@@ -46,11 +53,17 @@ class NamespacePolicy:
     xfetch_beta: float = 0.0
     negative_ttl_s: float = 0.0
     origin: str = ""
+    demand_window_s: float = 3_600.0
+    adaptive_ttl: bool = False
+    adaptive_steps: tuple[str, ...] = DEFAULT_STEPS
+    adaptive_min_s: float = 60.0
+    adaptive_max_s: float = 86_400.0
+    adaptive_hit_rate: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
             raise ValueError("namespace: a policy needs a name")
-        for field in ("ttl_s", "max_value_bytes", "share"):
+        for field in ("ttl_s", "max_value_bytes", "share", "demand_window_s"):
             # Negated, so that NaN is refused too: a NaN deadline would compare false to everything and never expire.
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
@@ -60,3 +73,5 @@ class NamespacePolicy:
         for field in ("ttl_jitter", "refresh_ahead"):
             if not 0 <= getattr(self, field) <= MOST_OF_A_TTL:
                 raise ValueError(f"{field}: must be between 0 and {MOST_OF_A_TTL}")
+        steps = [parse_step(text) for text in self.adaptive_steps]
+        AdaptiveTtl(steps, self.adaptive_min_s, self.adaptive_max_s, self.adaptive_hit_rate)  # says what is wrong

@@ -29,6 +29,8 @@ class NamespaceCounters:
     stand_in_loads: int = 0
     renewals: int = 0
     negative_hits: int = 0
+    adaptive_ttls: int = 0
+    adaptive_ttl_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

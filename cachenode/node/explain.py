@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cachenode.core.demand import Wanted
 from cachenode.core.entries import L2Entry
 from cachenode.node.l2_tier import Belief
 from cachenode_api.errors import InvalidTags
@@ -82,6 +83,7 @@ class Explanation:
         writing: Version of the newest write on its way to L2, 0 if none.
         changing: Writes and removals under way.
         tombstone: Version under which the key was removed lately, 0 if it was not.
+        wanted: How much it is asked for, and the life that follows; None where that is not counted.
     """
 
     owner: str
@@ -101,6 +103,7 @@ class Explanation:
     writing: int
     changing: int
     tombstone: int
+    wanted: Wanted | None = None
 
 
 async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
@@ -132,6 +135,7 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         writing=namespace.writing.get(key, 0),
         changing=namespace.changing.get(key, 0),
         tombstone=namespace.tombstones.version_of(key, now),
+        wanted=namespace.wanted(key, now),
     )
 
 

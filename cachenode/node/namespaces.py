@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from cachenode.core.barriers import BarrierLog
+from cachenode.core.demand import Demand, Wanted
 from cachenode.core.fills import FillTokens
 from cachenode.core.flights import Flights
 from cachenode.core.gains import Gains
@@ -48,6 +50,7 @@ class Namespace:
         "barriers",
         "changing",
         "deletes",
+        "demand",
         "exposure",
         "fills",
         "flights",
@@ -60,6 +63,7 @@ class Namespace:
         "load_failures",
         "load_waits",
         "loads",
+        "look_at",
         "misses",
         "negative_hits",
         "negatives",
@@ -89,6 +93,9 @@ class Namespace:
         self.holdoff = Holdoff(policy.holdoff_s)
         self.negatives = Negatives(policy.negative_ttl_s)
         self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
+        self.demand = Demand(policy) if Demand.wanted(policy) else None
+        self.look_at = 0 if self.renewals is not None or self.demand is not None else sys.maxsize
+        """From so many hits on a batch of reads is looked at (`Reads`); 0: each is, which policies ask for."""
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
         self.sweep = Sweep(store)
@@ -169,6 +176,19 @@ class Namespace:
             self.gains.touch(self.policy.name, key)
         if self.flights:
             self.flights.detach(key)
+
+    def adapted(self, keys: Iterable[bytes], now: float) -> list[float]:
+        """Return the lives of values that bring none, where these are adaptive."""
+        assert self.demand is not None, "lives are adaptive"
+        return self.demand.lives(keys, *self._reads(), now)
+
+    def wanted(self, key: bytes, now: float) -> Wanted | None:
+        """Return how much a key is wanted; None where that is not counted."""
+        return self.demand.of(key, *self._reads(), now) if self.demand is not None else None
+
+    def _reads(self) -> tuple[int, int]:
+        hits = self.l1_hits + self.l2_hits
+        return hits, hits + self.misses
 
     def absent(self, key: bytes, now: float) -> bool:
         """Return True if the origin is known to have no value for a key, and nothing has happened since."""

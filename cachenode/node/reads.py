@@ -47,7 +47,9 @@ class Reads:
         records = namespace.store.get_many(keys, now)
         if node.mover.moving or namespace.sweep.active:
             self._forget_untrue(namespace, keys, records)
-        tokens = self._renew(namespace.renewals, batch, namespace, records, holder, now) if namespace.renewals else ()
+        tokens: Sequence[int] = ()
+        if namespace.l1_hits >= namespace.look_at:
+            tokens = self._look(batch, namespace, records, holder, now)
         if all(records):
             namespace.l1_hits += len(records)
             near = batch.near is not None and namespace.changing.keys().isdisjoint(keys)
@@ -57,6 +59,14 @@ class Reads:
         missing = [index for index, record in enumerate(records) if not record]
         namespace.l1_hits += len(records) - len(missing)
         return self._begin_missing(batch, namespace, reply, from_peer, holder, records, tokens, missing)
+
+    def _look(
+        self, batch: Batch, namespace: Namespace, records: list[bytes], holder: Hashable, now: float
+    ) -> Sequence[int]:
+        """Do for reads what the namespace's policies ask for; return the tokens of who is to load values anew."""
+        if namespace.demand is not None:
+            namespace.demand.note(batch.keys, now)
+        return self._renew(namespace.renewals, batch, namespace, records, holder, now) if namespace.renewals else ()
 
     def _renew(
         self,

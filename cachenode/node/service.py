@@ -338,7 +338,7 @@ class Node:
         """
         found = self.namespaces.get(namespace)
         now = self.clock.now()
-        if found is None or found.renewals is not None or not self.placement.ready or self.placement.fenced(now):
+        if found is None or found.l1_hits >= found.look_at or not self.placement.ready or self.placement.fenced(now):
             return b"", now
         return self._reads.hit(found, key, now), now
 

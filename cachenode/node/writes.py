@@ -172,9 +172,21 @@ class Writes:
             lives = [_seconds(column[0], default)] * len(indices)
         else:
             lives = [_seconds(column[index], default) for index in indices]
+        if namespace.demand is not None and namespace.demand.gives_ttls:
+            lives = self._adapted(batch, namespace, indices, lives)
         if jitter := namespace.policy.ttl_jitter:
             lives = [spread_ttl(ttl_s, jitter, random.random()) for ttl_s in lives]  # noqa: S311 - not a secret
         return lives
+
+    def _adapted(
+        self, batch: Batch, namespace: Namespace, indices: Collection[int], lives: Sequence[float]
+    ) -> list[float]:
+        """Return lives with those that the batch does not give by how much the keys are wanted."""
+        column = batch.ttls_ms
+        given = [column[0 if len(column) == 1 else index] if column else 0 for index in indices]
+        keys = [batch.keys[index] for index, ttl_ms in zip(indices, given, strict=True) if not ttl_ms]
+        adapted = iter(namespace.adapted(keys, self._node.clock.now()))
+        return [ttl_s if ttl_ms else next(adapted) for ttl_s, ttl_ms in zip(lives, given, strict=True)]
 
     def _new(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
         lives = self.ttls(batch, namespace, indices)

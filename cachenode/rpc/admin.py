@@ -8,6 +8,7 @@ from typing import Any
 
 from grpc import aio
 
+from cachenode.core.demand import Wanted
 from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
 from cachenode.core.stats import NodeStats
 from cachenode.node.explain import Explanation, HeldEntry, explain
@@ -86,6 +87,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     invalidations=namespace.invalidations,
                     stand_in_loads=namespace.stand_in_loads,
                     renewals=namespace.renewals,
+                    adaptive_ttls=namespace.adaptive_ttls,
+                    adaptive_ttl_s=namespace.adaptive_ttl_s,
                 )
                 for namespace in stats.namespaces
             ],
@@ -129,7 +132,21 @@ def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.Expl
         writing=found.writing,
         changing=found.changing,
         tombstone=found.tombstone,
+        **_wanted(found.wanted),
     )
+
+
+def _wanted(found: Wanted | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    fields: dict[str, Any] = {"accesses": found.accesses, "hit_rate": found.hit_rate}
+    if not math.isinf(found.since_s):
+        fields["since_access_s"] = found.since_s
+    if found.choice is not None:
+        fields["adaptive_ttl_s"] = found.choice.ttl_s
+        longer = ", one step longer because of the hit rate" if found.choice.longer else ""
+        fields["adaptive_rule"] = f"{found.choice.step.text}{longer}"
+    return fields
 
 
 def _held(entry: HeldEntry | None) -> pb.HeldEntry | None:

@@ -28,6 +28,8 @@ USERS = NamespaceCounters(
     stand_in_loads=25,
     renewals=26,
     negative_hits=27,
+    adaptive_ttls=2,
+    adaptive_ttl_s=7_200.0,
 )
 DATABASE = OriginCounters(
     name="database", calls=31, keys=32, failures=33, retries=34, seconds=3.5, busy=36, waiting=37, state="half_open"
@@ -112,6 +114,12 @@ def test_state_of_l2_is_one_of_all() -> None:
         assert shown == {name: float(name == state) for name in shown}
 
 
+def test_adaptive_lives_are_counted() -> None:
+    """Their number and their sum: the mean is what people look at."""
+    assert value(STATS, "cachenode_adaptive_ttls_total", namespace="users") == 2
+    assert value(STATS, "cachenode_adaptive_ttl_seconds_total", namespace="users") == 7_200
+
+
 def test_namespace_without_reads_has_no_hit_rate_trouble() -> None:
     """Nothing is divided by zero before the first read."""
     idle = dataclasses.replace(USERS, l1_hits=0, l2_hits=0, misses=0)
@@ -148,6 +156,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_stand_in_loads_total": ["namespace"],
         "cachenode_renewals_total": ["namespace"],
         "cachenode_negative_hits_total": ["namespace"],
+        "cachenode_adaptive_ttls_total": ["namespace"],
+        "cachenode_adaptive_ttl_seconds_total": ["namespace"],
         "cachenode_origin_calls_total": ["origin"],
         "cachenode_origin_keys_total": ["origin"],
         "cachenode_origin_failures_total": ["origin"],

@@ -135,3 +135,25 @@ def test_what_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 changes under way" in printed(capsys, answer(OWNER, changing=2))
     document = explain._of_node(OWNER, answer(OWNER, loads=loads))
     assert document["loads"][0] == {"lease_s": 4.25, "waiting": 3, "storable": True}
+
+
+def test_adaptive_life(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which life a value would get and why, from the owner alone; both forms say it."""
+    known = {"adaptive_ttl_s": 14_400.0, "accesses": 312, "since_access_s": 4.0, "hit_rate": 0.4567}
+    rule = {"adaptive_rule": ">100: 4h"}
+    text = printed(capsys, answer(OWNER, **known, **rule), answer(OTHER, adaptive_ttl_s=900.0))
+    expected = "asked for 312 times lately, the last time but one 4.0s ago, hit rate 46%; rule >100: 4h."
+    assert text.count("A new value would live for") == 1
+    assert f"A new value would live for 4h 0m: {expected}" in " ".join(text.split())
+    once = printed(capsys, answer(OWNER, adaptive_ttl_s=900.0, accesses=1, adaptive_rule="15m"))
+    assert "A new value would live for 15m 0s: asked for 1 time lately; rule 15m." in " ".join(once.split())
+    told = {OWNER: answer(OWNER, **known, **rule), OTHER: answer(OTHER)}
+    first, second = explain._document("k", "default", ASKED, told)["nodes"]
+    assert first["adaptive_ttl"] == {
+        "ttl_s": 14_400.0,
+        "rule": ">100: 4h",
+        "accesses": 312,
+        "since_access_s": 4.0,
+        "hit_rate": 0.4567,
+    }
+    assert second["adaptive_ttl"] is None

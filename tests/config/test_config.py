@@ -477,3 +477,17 @@ def test_origins_that_are_not_there(tmp_path: Path) -> None:
             f"({file} [namespaces.a])"
         ),
     )
+
+
+def test_adaptive_lives(tmp_path: Path) -> None:
+    """Steps are a list or one text; the policy has them, and what leaves somebody out or crosses is refused."""
+    toml = '[namespaces.a]\nadaptive_ttl = true\nadaptive_steps = [">5: 1h", "10m"]\nadaptive_min_s = 30\n'
+    (policy,) = [each for each in load(toml, folder=tmp_path).policies() if each.name == "a"]
+    assert (policy.adaptive_ttl, policy.adaptive_steps, policy.adaptive_min_s) == (True, (">5: 1h", "10m"), 30)
+    by_text = load(environ={"CACHENODE_NAMESPACES__A__ADAPTIVE_STEPS": ">5: 1h, 10m"})
+    assert by_text.namespaces["a"].adaptive_steps == (">5: 1h", "10m")
+    field = "namespaces.a.adaptive_steps"
+    for steps, rule in ((">5: 1h", "must end with a TTL alone"), ("x", "must be steps such as"), ("", "must end with")):
+        assert problems(flags={field: steps})[0].startswith(f"{field}: {rule}")
+    crossed = problems(flags={"namespaces.a.adaptive_min_s": 9, "namespaces.a.adaptive_max_s": 8})
+    assert crossed[0].startswith("namespaces.a.adaptive_min_s: must be at most adaptive_max_s")

@@ -14,7 +14,8 @@ from cachenode.rpc.admin import AdminService
 from cachenode.server import Server
 from cachenode.wire import view_from_wire
 from cachenode_api.v1 import admin_pb2 as pb
-from cachenode_api.v1 import cache_pb2, common_pb2
+from cachenode_api.v1 import admin_pb2_grpc, cache_pb2, cache_pb2_grpc, common_pb2
+from tests.rpc.conftest import StartServer
 from tests.support.cluster import member, view_of
 
 
@@ -82,6 +83,25 @@ async def test_load_under_way_is_explained(cache: Any, admin: Any) -> None:
     (load,) = (await admin.Explain(pb.ExplainRequest(key=b"k"))).loads
     assert 20 < load.lease_s <= 30
     assert (load.waiting, load.storable) == (0, True)
+
+
+async def test_adaptive_life_is_explained(start_server: StartServer) -> None:
+    """Explain and GetStats tell what follows from how much a key is asked for; nothing where nothing does."""
+    options = {"namespaces.adaptive.adaptive_ttl": True, "namespaces.adaptive.adaptive_steps": "<1m: 1h, 15m"}
+    server = await start_server(options)
+    async with aio.insecure_channel(server.address) as channel:
+        cache, admin = cache_pb2_grpc.CacheServiceStub(channel), admin_pb2_grpc.AdminServiceStub(channel)
+        for _ in range(2):
+            await cache.Get(cache_pb2.GetRequest(namespace="adaptive", key=b"k"))
+        answer = await admin.Explain(pb.ExplainRequest(namespace="adaptive", key=b"k"))
+        assert (answer.adaptive_ttl_s, answer.accesses, answer.adaptive_rule) == (3_600, 2, "<1m: 1h")
+        assert answer.HasField("since_access_s")
+        assert not answer.HasField("hit_rate")
+        await cache.Set(cache_pb2.SetRequest(namespace="adaptive", key=b"k", value=b"v"))
+        stats = await admin.GetStats(pb.GetStatsRequest())
+        given = {each.name: (each.adaptive_ttls, each.adaptive_ttl_s) for each in stats.namespaces}
+        assert given == {"default": (0, 0), "adaptive": (1, 3_600)}
+        assert not (await admin.Explain(pb.ExplainRequest(key=b"k"))).HasField("adaptive_ttl_s")
 
 
 @pytest.mark.parametrize(

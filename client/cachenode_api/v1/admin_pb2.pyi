@@ -201,6 +201,8 @@ class NamespaceStats(google.protobuf.message.Message):
     INVALIDATIONS_FIELD_NUMBER: builtins.int
     STAND_IN_LOADS_FIELD_NUMBER: builtins.int
     RENEWALS_FIELD_NUMBER: builtins.int
+    ADAPTIVE_TTLS_FIELD_NUMBER: builtins.int
+    ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -233,6 +235,10 @@ class NamespaceStats(google.protobuf.message.Message):
     """Those of the loads that were of keys whose owner could not be reached."""
     renewals: builtins.int
     """Those of the loads that were to replace a value before its end."""
+    adaptive_ttls: builtins.int
+    """Values that got a life by how much their key is asked for."""
+    adaptive_ttl_s: builtins.float
+    """The sum of these lives in seconds."""
     def __init__(
         self,
         *,
@@ -252,8 +258,10 @@ class NamespaceStats(google.protobuf.message.Message):
         invalidations: builtins.int = ...,
         stand_in_loads: builtins.int = ...,
         renewals: builtins.int = ...,
+        adaptive_ttls: builtins.int = ...,
+        adaptive_ttl_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 
@@ -303,6 +311,11 @@ class ExplainResponse(google.protobuf.message.Message):
     WRITING_FIELD_NUMBER: builtins.int
     CHANGING_FIELD_NUMBER: builtins.int
     TOMBSTONE_FIELD_NUMBER: builtins.int
+    ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
+    ACCESSES_FIELD_NUMBER: builtins.int
+    SINCE_ACCESS_S_FIELD_NUMBER: builtins.int
+    HIT_RATE_FIELD_NUMBER: builtins.int
+    ADAPTIVE_RULE_FIELD_NUMBER: builtins.int
     owner: builtins.str
     """Id of the node that owns the key under the view in force; empty before the first view."""
     ready: builtins.bool
@@ -332,6 +345,16 @@ class ExplainResponse(google.protobuf.message.Message):
     """Writes and removals under way."""
     tombstone: builtins.int
     """Version under which the key was removed lately; 0 if it was not."""
+    adaptive_ttl_s: builtins.float
+    """Life that a value which brings none would get by how much the key is asked for; not set where lives do not follow that."""
+    accesses: builtins.int
+    """How often this node was asked for the key lately, where that is counted."""
+    since_access_s: builtins.float
+    """Seconds since it was asked for the last time but one, where that is counted; not set if never."""
+    hit_rate: builtins.float
+    """Part of the namespace's recent reads that found a value; not set if there were too few."""
+    adaptive_rule: builtins.str
+    """Why the adaptive life is what it is: the step that fits, as it is configured, and whether it was made longer."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -373,10 +396,22 @@ class ExplainResponse(google.protobuf.message.Message):
         writing: builtins.int = ...,
         changing: builtins.int = ...,
         tombstone: builtins.int = ...,
+        adaptive_ttl_s: builtins.float | None = ...,
+        accesses: builtins.int = ...,
+        since_access_s: builtins.float | None = ...,
+        hit_rate: builtins.float | None = ...,
+        adaptive_rule: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_lease_s", b"_lease_s", "header", b"header", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_lease_s", b"_lease_s", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "near_holders", b"near_holders", "owner", b"owner", "ready", b"ready", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "adaptive_ttl_s", b"adaptive_ttl_s", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s", "since_access_s", b"since_access_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "near_holders", b"near_holders", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s"]) -> typing.Literal["adaptive_ttl_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_hit_rate", b"_hit_rate"]) -> typing.Literal["hit_rate"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_lease_s", b"_lease_s"]) -> typing.Literal["lease_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_since_access_s", b"_since_access_s"]) -> typing.Literal["since_access_s"] | None: ...
 
 Global___ExplainResponse: typing_extensions.TypeAlias = ExplainResponse
 
