@@ -23,7 +23,7 @@ test test-core test-sim test-integration test-coherence cov: export PYTHONWARNIN
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence test-integration cov fmt fmt-check lint types arch proto proto-check \
-	bench bench-quick dist constraints ci clean distclean
+	bench bench-quick bench-policies dist constraints ci clean distclean
 
 help:  ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -149,6 +149,9 @@ bench: setup  ## Measure, beside Redis, memcached and a bare gRPC server
 
 bench-quick: setup  ## The same in about a minute, with coarser numbers
 	@$(PY) -m tests.bench --quick $(ARGS)
+
+bench-policies: setup  ## Measure what policies are worth on a slow origin, beside cache-aside with redis-py
+	@$(PY) -m tests.bench.policies $(ARGS)
 
 dist: setup  ## Build both distributions into build/dist
 	@rm -rf build/dist
