@@ -6,7 +6,7 @@ Nothing on the path of a call knows about metrics: no locks and no label look-up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -16,6 +16,52 @@ from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 __all__ = ["NodeCollector"]
 
 _L2_STATES = ("off", "closed", "open", "half_open", "catching_up")
+_Table = tuple[tuple[str, str, str], ...]
+"""Rows of a metric's name, its help, and which counter it shows."""
+_NAMESPACE_COUNTERS: _Table = (
+    ("cache_misses", "Reads that found none.", "misses"),
+    ("cache_invalidations", "Keys and selectors that were declared untrue.", "invalidations"),
+    ("cachenode_loads", "Loads of absent values, by callers or by nodes.", "loads"),
+    ("cachenode_load_waits", "Reads that waited for a load.", "load_waits"),
+    ("cachenode_load_failures", "Loads that failed.", "load_failures"),
+    ("cachenode_stand_in_loads", "Loads of keys whose owner could not be reached.", "stand_in_loads"),
+    ("cachenode_renewals", "Loads that were to replace a value before its end.", "renewals"),
+    ("cachenode_negative_hits", "Reads that were told at once that the origin has nothing.", "negative_hits"),
+    ("cachenode_adaptive_ttls", "Values that got a life by how much their key is asked for.", "adaptive_ttls"),
+    ("cachenode_adaptive_ttl_seconds", "Sum of these lives; over their number it is the mean.", "adaptive_ttl_s"),
+)
+_NAMESPACE_GAUGES: _Table = (
+    ("cache_memory_bytes", "Cost of the entries in memory.", "used_bytes"),
+    ("cache_keys_total", "Entries in memory.", "entries"),
+)
+_ORIGIN_COUNTERS: _Table = (
+    ("cachenode_origin_calls", "Calls of a loader.", "calls"),
+    ("cachenode_origin_keys", "Keys that loaders were asked for.", "keys"),
+    ("cachenode_origin_failures", "Calls that brought nothing.", "failures"),
+    ("cachenode_origin_retries", "Calls made again after a failure.", "retries"),
+    ("cachenode_origin_seconds", "Time spent in calls.", "seconds"),
+)
+_ORIGIN_GAUGES: _Table = (
+    ("cachenode_origin_busy", "Calls under way.", "busy"),
+    ("cachenode_origin_waiting", "Keys that wait for a call.", "waiting"),
+    ("cachenode_origin_breaker_open", "1 while the origin is left alone because it kept failing.", "left_alone"),
+)
+_NODE_COUNTERS: _Table = (
+    ("cachenode_l2_errors", "Calls to L2 that failed.", "l2_errors"),
+    ("cachenode_forwarded", "Keys sent on to their owner.", "forwarded"),
+    ("cachenode_copy_hits", "Reads of other nodes' hot keys that were answered from copies.", "copy_hits"),
+    ("cachenode_invalidation_waits", "Writes that waited until nobody served an older copy.", "invalidation_waits"),
+    ("cachenode_swept", "Entries that barriers removed from memory.", "swept"),
+)
+_NODE_GAUGES: _Table = (
+    ("cachenode_copies", "Copies of other nodes' hot keys.", "copies"),
+    ("cachenode_near_holders", "Sessions that may hold copies in a near cache.", "near_holders"),
+    ("cachenode_sessions", "Open client sessions.", "sessions"),
+    ("cachenode_view_epoch", "Epoch of the view in force.", "view_epoch"),
+    ("cachenode_members", "Members of the view in force.", "members"),
+    ("cachenode_memory_max_bytes", "Budget for entries.", "max_bytes"),
+    ("cachenode_uptime_seconds", "Time since the start.", "uptime_s"),
+)
 
 
 class NodeCollector(Collector):
@@ -38,76 +84,39 @@ class NodeCollector(Collector):
         yield from _of_namespaces(stats.namespaces)
         yield from _of_node(stats)
         if stats.origins:
-            yield from _of_origins(stats.origins)
+            yield from _labelled("origin", stats.origins, _ORIGIN_COUNTERS, _ORIGIN_GAUGES)
 
 
 def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric]:
     hits = CounterMetricFamily("cache_hits", "Reads that found a value.", labels=["cache_layer", "namespace"])
-    misses = CounterMetricFamily("cache_misses", "Reads that found none.", labels=["namespace"])
     rate = GaugeMetricFamily("cache_hit_rate", "Part of all reads that found a value.", labels=["namespace"])
     operations = CounterMetricFamily("cache_operations", "Writes done.", labels=["operation", "namespace"])
-    memory = GaugeMetricFamily("cache_memory_bytes", "Cost of the entries in memory.", labels=["namespace"])
-    keys = GaugeMetricFamily("cache_keys_total", "Entries in memory.", labels=["namespace"])
     evictions = CounterMetricFamily(
         "cache_evictions", "Entries that left memory by themselves.", labels=["namespace", "reason"]
-    )
-    loads = CounterMetricFamily(
-        "cachenode_loads", "Loads of absent values, by callers or by nodes.", labels=["namespace"]
-    )
-    waits = CounterMetricFamily("cachenode_load_waits", "Reads that waited for a load.", labels=["namespace"])
-    failures = CounterMetricFamily("cachenode_load_failures", "Loads that failed.", labels=["namespace"])
-    stood_in = "Loads of keys whose owner could not be reached."
-    stand_ins = CounterMetricFamily("cachenode_stand_in_loads", stood_in, labels=["namespace"])
-    anew = "Loads that were to replace a value before its end."
-    renewals = CounterMetricFamily("cachenode_renewals", anew, labels=["namespace"])
-    nothing = "Reads that were told at once that the origin has nothing."
-    negatives = CounterMetricFamily("cachenode_negative_hits", nothing, labels=["namespace"])
-    lives = "Values that got a life by how much their key is asked for."
-    adaptive = CounterMetricFamily("cachenode_adaptive_ttls", lives, labels=["namespace"])
-    summed = "Sum of these lives; over their number it is the mean."
-    adaptive_s = CounterMetricFamily("cachenode_adaptive_ttl_seconds", summed, labels=["namespace"])
-    untrue = CounterMetricFamily(
-        "cache_invalidations", "Keys and selectors that were declared untrue.", labels=["namespace"]
     )
     for space in namespaces:
         found = space.l1_hits + space.l2_hits
         hits.add_metric(["l1", space.name], space.l1_hits)
         hits.add_metric(["l2", space.name], space.l2_hits)
-        misses.add_metric([space.name], space.misses)
         rate.add_metric([space.name], found / (found + space.misses) if found + space.misses else 0.0)
         operations.add_metric(["set", space.name], space.sets)
         operations.add_metric(["delete", space.name], space.deletes)
-        memory.add_metric([space.name], space.used_bytes)
-        keys.add_metric([space.name], space.entries)
         evictions.add_metric([space.name, "capacity"], space.evictions)
         evictions.add_metric([space.name, "expired"], space.expirations)
-        loads.add_metric([space.name], space.loads)
-        waits.add_metric([space.name], space.load_waits)
-        failures.add_metric([space.name], space.load_failures)
-        stand_ins.add_metric([space.name], space.stand_in_loads)
-        renewals.add_metric([space.name], space.renewals)
-        negatives.add_metric([space.name], space.negative_hits)
-        untrue.add_metric([space.name], space.invalidations)
-        adaptive.add_metric([space.name], space.adaptive_ttls)
-        adaptive_s.add_metric([space.name], space.adaptive_ttl_s)
-    yield from (
-        hits,
-        misses,
-        rate,
-        operations,
-        memory,
-        keys,
-        evictions,
-        loads,
-        waits,
-        failures,
-        stand_ins,
-        renewals,
-        negatives,
-        untrue,
-        adaptive,
-        adaptive_s,
-    )
+    yield from (hits, rate, operations, evictions)
+    yield from _labelled("namespace", namespaces, _NAMESPACE_COUNTERS, _NAMESPACE_GAUGES)
+
+
+def _labelled(
+    label: str, counted: Sequence[NamespaceCounters] | Sequence[OriginCounters], counters: _Table, gauges: _Table
+) -> Iterator[Metric]:
+    """Yield the metrics of a table, each with a sample for everything that is counted."""
+    for family, table in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
+        for name, text, attribute in table:
+            metric = family(name, text, labels=[label])
+            for each in counted:
+                metric.add_metric([each.name], getattr(each, attribute))
+            yield metric
 
 
 def _of_node(stats: NodeStats) -> Iterator[Metric]:
@@ -122,11 +131,6 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     info = GaugeMetricFamily("cachenode_build_info", "Always 1.", labels=["node_id", "version"])
     info.add_metric([stats.node_id, stats.version], 1)
     yield info
-    yield CounterMetricFamily("cachenode_l2_errors", "Calls to L2 that failed.", value=stats.l2_errors)
-    yield CounterMetricFamily("cachenode_forwarded", "Keys sent on to their owner.", value=stats.forwarded)
-    yield GaugeMetricFamily("cachenode_copies", "Copies of other nodes' hot keys.", value=stats.copies)
-    hits = "Reads of other nodes' hot keys that were answered from copies."
-    yield CounterMetricFamily("cachenode_copy_hits", hits, value=stats.copy_hits)
     handover = CounterMetricFamily(
         "cachenode_handover", "Entries handed to or got from others when keys moved.", labels=["outcome"]
     )
@@ -135,36 +139,7 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     handover.add_metric(["accepted"], stats.handover_accepted)
     handover.add_metric(["refused"], stats.handover_refused)
     yield handover
-    waits = "Writes that waited until nobody served an older copy."
-    yield CounterMetricFamily("cachenode_invalidation_waits", waits, value=stats.invalidation_waits)
-    yield CounterMetricFamily("cachenode_swept", "Entries that barriers removed from memory.", value=stats.swept)
-    holders = "Sessions that may hold copies in a near cache."
-    yield GaugeMetricFamily("cachenode_near_holders", holders, value=stats.near_holders)
-    yield GaugeMetricFamily("cachenode_sessions", "Open client sessions.", value=stats.sessions)
-    yield GaugeMetricFamily("cachenode_view_epoch", "Epoch of the view in force.", value=stats.view_epoch)
-    yield GaugeMetricFamily("cachenode_members", "Members of the view in force.", value=stats.members)
-    yield GaugeMetricFamily("cachenode_memory_max_bytes", "Budget for entries.", value=stats.max_bytes)
-    yield GaugeMetricFamily("cachenode_uptime_seconds", "Time since the start.", value=stats.uptime_s)
-
-
-def _of_origins(origins: tuple[OriginCounters, ...]) -> Iterator[Metric]:
-    by_origin = ["origin"]
-    calls = CounterMetricFamily("cachenode_origin_calls", "Calls of a loader.", labels=by_origin)
-    keys = CounterMetricFamily("cachenode_origin_keys", "Keys that loaders were asked for.", labels=by_origin)
-    failures = CounterMetricFamily("cachenode_origin_failures", "Calls that brought nothing.", labels=by_origin)
-    retries = CounterMetricFamily("cachenode_origin_retries", "Calls made again after a failure.", labels=by_origin)
-    seconds = CounterMetricFamily("cachenode_origin_seconds", "Time spent in calls.", labels=by_origin)
-    busy = GaugeMetricFamily("cachenode_origin_busy", "Calls under way.", labels=by_origin)
-    waiting = GaugeMetricFamily("cachenode_origin_waiting", "Keys that wait for a call.", labels=by_origin)
-    left_alone = "1 while the origin is left alone because it kept failing."
-    breaker = GaugeMetricFamily("cachenode_origin_breaker_open", left_alone, labels=by_origin)
-    for origin in origins:
-        calls.add_metric([origin.name], origin.calls)
-        keys.add_metric([origin.name], origin.keys)
-        failures.add_metric([origin.name], origin.failures)
-        retries.add_metric([origin.name], origin.retries)
-        seconds.add_metric([origin.name], origin.seconds)
-        busy.add_metric([origin.name], origin.busy)
-        waiting.add_metric([origin.name], origin.waiting)
-        breaker.add_metric([origin.name], float(origin.state != "closed"))
-    yield from (calls, keys, failures, retries, seconds, busy, waiting, breaker)
+    for name, text, attribute in _NODE_COUNTERS:
+        yield CounterMetricFamily(name, text, value=getattr(stats, attribute))
+    for name, text, attribute in _NODE_GAUGES:
+        yield GaugeMetricFamily(name, text, value=getattr(stats, attribute))

@@ -50,6 +50,11 @@ class OriginCounters:
     waiting: int
     state: str
 
+    @property
+    def left_alone(self) -> bool:
+        """True while its breaker lets no call through, or only one to see."""
+        return self.state != "closed"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:

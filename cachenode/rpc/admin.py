@@ -10,7 +10,7 @@ from grpc import aio
 
 from cachenode.core.demand import Wanted
 from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
-from cachenode.core.stats import NodeStats
+from cachenode.core.stats import NamespaceCounters, NodeStats
 from cachenode.node.explain import Explanation, HeldEntry, explain
 from cachenode.node.service import Node
 from cachenode.rpc.status import abort
@@ -69,29 +69,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             near_holders=stats.near_holders,
             invalidation_waits=stats.invalidation_waits,
             swept=stats.swept,
-            namespaces=[
-                pb.NamespaceStats(
-                    name=namespace.name,
-                    entries=namespace.entries,
-                    used_bytes=namespace.used_bytes,
-                    l1_hits=namespace.l1_hits,
-                    l2_hits=namespace.l2_hits,
-                    misses=namespace.misses,
-                    sets=namespace.sets,
-                    deletes=namespace.deletes,
-                    evictions=namespace.evictions,
-                    expirations=namespace.expirations,
-                    loads=namespace.loads,
-                    load_waits=namespace.load_waits,
-                    load_failures=namespace.load_failures,
-                    invalidations=namespace.invalidations,
-                    stand_in_loads=namespace.stand_in_loads,
-                    renewals=namespace.renewals,
-                    adaptive_ttls=namespace.adaptive_ttls,
-                    adaptive_ttl_s=namespace.adaptive_ttl_s,
-                )
-                for namespace in stats.namespaces
-            ],
+            namespaces=[_namespace(namespace) for namespace in stats.namespaces],
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
@@ -105,6 +83,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     def _header(self) -> common_pb2.ResponseHeader:
         return common_pb2.ResponseHeader(node_id=self._placement.me.id, view_epoch=self._placement.epoch)
+
+
+def _namespace(counters: NamespaceCounters) -> pb.NamespaceStats:
+    """Return the counters of a namespace: the message has their names."""
+    names = (field.name for field in pb.NamespaceStats.DESCRIPTOR.fields)
+    return pb.NamespaceStats(**{name: getattr(counters, name) for name in names})
 
 
 def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.ExplainResponse:
