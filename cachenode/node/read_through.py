@@ -114,14 +114,22 @@ class ReadThrough:
                 result.records = [outcome]
         reply(result)
 
-    async def unkept(self, namespace: Namespace, keys: Sequence[bytes]) -> list[L2Entry | None]:
-        """Load keys that this node may not keep; what cannot be loaded is as good as absent."""
+    async def unkept(
+        self, namespace: Namespace, keys: Sequence[bytes]
+    ) -> tuple[list[L2Entry | None], dict[int, Failure]]:
+        """Load keys that this node may not keep; return what there is, and why that cannot be said of some."""
         origin = namespace.origin
         assert origin is not None, "there is something to load from"
         namespace.loads += len(keys)
         found = await asyncio.gather(*(origin.load(key) for key in keys), return_exceptions=True)
-        namespace.load_failures += sum(isinstance(each, BaseException) for each in found)
-        return [self._entry(namespace, each) if isinstance(each, Loaded) else None for each in found]
+        entries = [self._entry(namespace, each) if isinstance(each, Loaded) else None for each in found]
+        failures = {
+            at: load_failed(f"the load failed: {str(each)[:_MAX_TEXT]}")
+            for at, each in enumerate(found)
+            if isinstance(each, BaseException)
+        }
+        namespace.load_failures += len(failures)
+        return entries, failures
 
     async def close(self) -> None:
         """End the loads that are under way."""

@@ -231,14 +231,26 @@ class Reads:
                 namespace.store.remove(keys[index])
                 records[index] = b""
 
-    def fenced(self, batch: Batch, namespace: Namespace, reply: Reply) -> None:
-        """Answer that there is nothing, while this node's lease is over.
+    def fenced(self, batch: Batch, namespace: Namespace, reply: Reply) -> Rest | None:
+        """Answer what can be said while this node's lease is over: that there is nothing, or what the origin has.
 
         Not even L2 may be read: this node may be no member any more, and then nobody tells it what is untrue there
-        (``test_fenced_node_finds_nothing``).
+        (``test_fenced_node_finds_nothing``). But nothing would mean that the origin has nothing, where there is one. It
+        may be asked: what is loaded after the question is no older than what was acknowledged before it
+        (``test_fenced_node_asks_the_origin``; the simulation found this).
         """
-        namespace.misses += len(batch.keys)
-        reply(BatchResult(records=[b""] * len(batch.keys), now_s=self._node.clock.now()))
+        indices = range(len(batch.keys))
+        namespace.misses += len(indices)
+        if namespace.origin is None:
+            reply(BatchResult(records=[b""] * len(indices), now_s=self._node.clock.now()))
+            return None
+        return self._node.run_parts(batch, reply, [(indices, self._load_unkept(namespace, batch, reply))])
+
+    async def _load_unkept(self, namespace: Namespace, batch: Batch, reply: Reply) -> None:
+        entries: list[L2Entry | None] = [None] * len(batch.keys)
+        failures = await self._load_absent(namespace, batch, range(len(batch.keys)), entries)
+        now = self._node.clock.now()
+        reply(BatchResult(records=[new_record(entry, now) for entry in entries], failures=failures, now_s=now))
 
     async def _fill(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         """Read this node's own keys from L2 and keep what may be kept."""
@@ -311,15 +323,15 @@ class Reads:
         now = node.clock.now()
         if entries is None and or_miss:
             entries = [None] * len(indices)
+        failures: dict[int, Failure] = {}
         if entries is not None and namespace.origin is not None and batch.operation is Operation.GET:
-            await self._load_absent(namespace, batch, indices, entries)
+            failures = await self._load_absent(namespace, batch, indices, entries)
             now = node.clock.now()
         if entries is None:
             node.failures[Reason.OWNER_UNREACHABLE] += len(indices)
             failures = dict.fromkeys(range(len(indices)), UNANSWERABLE)
             reply(BatchResult(indices=indices, records=[b""] * len(indices), failures=failures, now_s=now))
             return
-        failures = {}
         if batch.operation is Operation.LEASE:  # the owner is there, and will soon know that it is
             failures = {at: UNREACHABLE for at, entry in enumerate(entries) if entry is None}
             node.failures[Reason.OWNER_UNREACHABLE] += len(failures)
@@ -360,12 +372,19 @@ class Reads:
 
     async def _load_absent(
         self, namespace: Namespace, batch: Batch, indices: Sequence[int], entries: list[L2Entry | None]
-    ) -> None:
-        """Load what L2 does not have, without keeping it: another node may still act for these keys."""
+    ) -> dict[int, Failure]:
+        """Load what L2 does not have, without keeping it: another node may still act for these keys.
+
+        Returns:
+            What cannot be loaded, and why. It is not as good as absent: there may be a value.
+        """
         absent = [at for at, entry in enumerate(entries) if entry is None]
-        loaded = await self._node.read_through.unkept(namespace, [batch.keys[indices[at]] for at in absent])
+        loaded, failures = await self._node.read_through.unkept(namespace, [batch.keys[indices[at]] for at in absent])
         for at, entry in zip(absent, loaded, strict=True):
             entries[at] = entry
+        for failure in failures.values():
+            self._node.failures[failure.reason] += 1
+        return {absent[at]: failure for at, failure in failures.items()}
 
     def _answer(
         self,

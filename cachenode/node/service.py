@@ -137,8 +137,7 @@ class Node:
             self._refuse(batch, reply, NOT_READY)
             return None
         if fenced:
-            self._reads.fenced(batch, namespace, reply)
-            return None
+            return self._reads.fenced(batch, namespace, reply)
         return self._act(batch, namespace, reply, from_peer, holder)
 
     async def close(self) -> None:

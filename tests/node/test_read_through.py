@@ -245,7 +245,7 @@ async def test_owner_that_cannot_be_reached() -> None:
 
 
 async def test_key_that_another_may_still_act_for() -> None:
-    """It is loaded and not kept; what cannot be loaded is as good as absent."""
+    """It is loaded and not kept; what cannot be loaded fails: the origin may have it."""
     rig = Rig("a", "b", "c")
     rig.peers.settles = False
     after = view_of(2, "a", "b")
@@ -258,7 +258,23 @@ async def test_key_that_another_may_still_act_for() -> None:
     assert await fetch(rig.node, key, "n") == b"v"
     assert len(rig.loader.calls) == 2
     rig.loader.values[key] = OriginError("bad", again=False)
-    assert await rig.get(key) == [None]
+    assert await rig.get(key) == [Reason.LOAD_FAILED]
+    assert rig.node.failures[Reason.LOAD_FAILED] == 1
+
+
+async def test_fenced_node_asks_the_origin() -> None:
+    """Its memory and L2 may be untrue, but nothing would mean that the origin has nothing. Nothing is kept."""
+    rig = Rig()
+    rig.loader.put(K, b"old")
+    assert await rig.get() == [b"old"]
+    rig.node.placement.set_lease(rig.clock.now())
+    rig.loader.put(K, b"new")
+    rig.loader.values[b"bad"] = OriginError("bad", again=False)
+    assert await rig.get(K, b"none", b"bad") == [b"new", None, Reason.LOAD_FAILED]
+    assert await rig.get() == [b"new"]
+    assert len(rig.loader.calls) == 3
+    asked = Batch(Operation.LEASE, "n", [K], lease_s=5.0)
+    assert (await run(rig.node, asked)).failures[0].reason is Reason.NOT_READY
 
 
 # What is not there.

@@ -47,6 +47,15 @@ async def test_l2_hit_is_kept_in_memory() -> None:
     assert await fetch(node, b"k") is None
 
 
+async def test_fenced_node_finds_nothing() -> None:
+    """Neither memory nor L2 may be believed once its lease is over."""
+    clock = ManualClock()
+    node = new_node("a", clock, l2=MemoryL2(clock))
+    await put(node, b"k", b"v")
+    node.placement.set_lease(clock.now())
+    assert await fetch(node, b"k") is None
+
+
 class FixedCopies:
     """Copies that do not change."""
 

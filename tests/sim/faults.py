@@ -99,6 +99,7 @@ class Nemesis:
         for server in world.redis.values():
             server.down = False
             server.thaw()
+        world.origin.down, world.origin.slow = False, 1.0
         for host in world.hosts:
             world.loop.resume(host)
         for machine in world.machines:
@@ -395,6 +396,27 @@ class Nemesis:
     async def _l2_evict(self, rng: Random) -> str:
         self._world.redis["l2"].evict(rng, 3)
         return self._say("L2 evicts some values")
+
+    # The origin.
+
+    async def _origin_outage(self, rng: Random) -> str:
+        origin, seconds = self._world.origin, rng.uniform(0.2, 3.0)
+        if origin.down:
+            return ""
+        self._say(f"origin down for {seconds:.2f} s")
+        origin.down = True
+        await self._world.pause(seconds)
+        origin.down = False
+        return "origin"
+
+    async def _origin_slow(self, rng: Random) -> str:
+        """Let loads take longer, so that more happens meanwhile; some take longer than they may."""
+        origin, seconds = self._world.origin, rng.uniform(0.5, 3.0)
+        origin.slow = rng.choice((10.0, 50.0))
+        self._say(f"origin slow by {origin.slow:.0f} for {seconds:.2f} s")
+        await self._world.pause(seconds)
+        origin.slow = 1.0
+        return "origin"
 
     # The registry.
 

@@ -48,6 +48,7 @@ class Op:
         timeout_s: How long it may take.
         base: Version that a swap builds on.
         error: Why it failed.
+        stale: What was read was said to be past its TTL.
     """
 
     client: str
@@ -66,6 +67,7 @@ class Op:
     base: int = 0
     error: str = ""
     host: object = None
+    stale: bool = False
 
     @property
     def done(self) -> bool:

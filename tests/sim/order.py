@@ -17,7 +17,10 @@ from unittest.mock import patch
 import cachenode.adapters.peer_links
 import cachenode.adapters.registry_redis
 import cachenode.node.invalidations
+import cachenode.node.namespaces
+import cachenode.node.origins
 import cachenode.node.seed_membership
+import cachenode.node.writes
 import cachenode.rpc.guard
 import cachenode.rpc.session
 import cachenode.server
@@ -108,6 +111,10 @@ def _numbered(kind: type, numbers: Iterator[int]) -> type:
     return Numbered
 
 
+_Random = Random
+"""Its name where `_Dice.Random` hides it."""
+
+
 class _Dice:
     """Takes the place of the module `random`: every generator is seeded, by its host and number."""
 
@@ -120,12 +127,21 @@ class _Dice:
         host = HOST.get()
         return Random(f"{self._seed} {host.name if host else ''} {next(self._made)}")
 
-    def uniform(self, low: float, high: float) -> float:
+    def _of_host(self) -> _Random:
         host = HOST.get()
         name = host.name if host else ""
         if name not in self._shared:
             self._shared[name] = Random(f"{self._seed} shared {name}")
-        return self._shared[name].uniform(low, high)
+        return self._shared[name]
+
+    def uniform(self, low: float, high: float) -> float:
+        return self._of_host().uniform(low, high)
+
+    def random(self) -> float:
+        return self._of_host().random()
+
+    def expovariate(self, rate: float) -> float:
+        return self._of_host().expovariate(rate)
 
 
 class _Secrets:
@@ -155,7 +171,13 @@ def fix_order(stack: ExitStack, seed: int) -> None:
     dice, secrets = _Dice(seed), _Secrets()
     put(cachenode_client._engine, "random", dice)
     put(cachenode_client._router, "random", dice)
-    put(cachenode.adapters.peer_links, "random", dice)
+    for module in (
+        cachenode.adapters.peer_links,
+        cachenode.node.namespaces,
+        cachenode.node.origins,
+        cachenode.node.writes,
+    ):
+        put(module, "random", dice)
     for module in (cachenode.server, cachenode.rpc.guard, cachenode.node.seed_membership):
         put(module, "secrets", secrets)
     put(cachenode.adapters.registry_redis, "new_seed", lambda: b"simulated-seed-0")

@@ -14,8 +14,10 @@ from random import Random
 from tests.sim.checker import Violation, check
 from tests.sim.faults import Fault, Nemesis, schedule
 from tests.sim.history import History, Kind, Op
-from tests.sim.loop import Deadlock
-from tests.sim.workload import Client, Mix, Origin
+from tests.sim.loop import Deadlock, Host
+from tests.sim.origin import Reader
+from tests.sim.through import check_through, through_policy
+from tests.sim.workload import Client, Mix
 from tests.sim.world import World, simulated
 
 __all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "brief", "profile_of", "report", "run_seed", "shrink"]
@@ -44,6 +46,7 @@ class Profile:
         mix: How the clients work.
         nodes: How many there are.
         l2: Whether they share a store.
+        through: Settings of the namespace whose values they load, instead of the seed's.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Profile:
     mix: Mix = field(default_factory=Mix)
     nodes: int = 3
     l2: bool = True
+    through: dict[str, float] = field(default_factory=dict)
 
 
 _STREAMS = {"break_stream": 8, "slow": 2, "evict": 1}
@@ -71,6 +75,11 @@ _ALL = {
     for some in (_STREAMS, _PAUSES, _CRASHES, _MEMBERS, _CUTS, _STORES, _FORGETS, _REGISTRY)
     for kind, weight in some.items()
 }
+_ORIGINS = {"origin_outage": 6, "origin_slow": 6, "evict": 4}
+_THROUGH = Mix(keys={"r": 5}, weights={"r": 1}, write_pause_s=0.25, load_s=0.06, read_timeouts_s=(0.4, 1.0, 3.0))
+"""Values that the nodes load."""
+_REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
+_OFTEN = {"ttl_s": 0.6, "stale_s": 1.5, "refresh_ahead": 0.5, "xfetch_beta": 0.0}
 
 PROFILES = {
     profile.name: profile
@@ -87,6 +96,8 @@ PROFILES = {
         Profile("registry", _REGISTRY),
         Profile("all", _ALL, count=(5, 12), spikes=0.01),
         Profile("storm", _ALL, count=(15, 30), spikes=0.03),
+        Profile("through_calm", mix=_THROUGH, spikes=0.02, delay_s=0.001),
+        Profile("through", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01),
     )
 }
 
@@ -122,6 +133,7 @@ AIMED = {
         Profile("clock_steps", {"clock_step": 1}, count=(1, 3), mix=_PATIENT, strike_s=5.0),
         Profile("failovers", {"l2_failover": 1, "evict": 4}, count=(20, 40), mix=_SELDOM, strike_s=5.0),
         Profile("forsaken", {"forsake": 1}, count=(2, 4), mix=_PATIENT, strike_s=5.0),
+        Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )
 }
@@ -200,7 +212,8 @@ class _Run:
         self._profile = profile
         self._world = world
         self._faults = faults
-        self._origin = Origin()
+        self._readers = 0
+        world.reader = self._reader
         self._lives: Counter[str] = Counter()
 
     async def main(self) -> None:
@@ -227,6 +240,11 @@ class _Run:
         await world.pause(_CALM_S)
         await self._finish()
 
+    def _reader(self, host: Host) -> Reader:
+        self._readers += 1
+        rng, mix = Random(f"{self._seed} reader {self._readers}"), self._profile.mix
+        return Reader(self._world, self.history, host, load_s=mix.load_s, fails=mix.load_fails, rng=rng)
+
     def _start_client(self, machine: str) -> None:
         if machine in self.clients:
             self.former.append(self.clients[machine])
@@ -234,7 +252,7 @@ class _Run:
         self._lives[machine] += 1
         rng = Random(f"{self._seed} client {machine} {life}")
         mix = self._profile.mix
-        client = Client(self._world, self.history, self._origin, mix, name=machine, life=life, rng=rng)
+        client = Client(self._world, self.history, self._world.origin, mix, name=machine, life=life, rng=rng)
         self.clients[machine] = client
         client.start()
 
@@ -273,7 +291,8 @@ def run_seed(
     count = Random(f"{seed} count").randint(*profile.count) if profile.weights else 0
     planned = schedule(seed, profile.weights, count=count, from_s=_WARM_S, to_s=_WARM_S + profile.strike_s)
     faults = planned if keep is None else [planned[at] for at in keep]
-    world = World(seed, nodes=profile.nodes, tracing=tracing, l2=profile.l2)
+    policy = through_policy(seed) | profile.through
+    world = World(seed, nodes=profile.nodes, tracing=tracing, l2=profile.l2, through=policy)
     run = _Run(seed, profile, world, faults)
     with ExitStack() as stack:
         stack.enter_context(simulated(world, seed))
@@ -284,7 +303,9 @@ def run_seed(
         except Deadlock as error:
             world.defect(str(error))
     history = run.history
-    violations = check(history, keeps=profile.keeps, calm=not profile.weights)
+    calm = not profile.weights
+    violations = check(history, keeps=profile.keeps, calm=calm)
+    violations += check_through(history, world.origin, policy, calm=calm)
     return Outcome(
         seed,
         profile.name,

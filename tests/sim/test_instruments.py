@@ -13,7 +13,9 @@ from tests.sim.checker import check
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Deadlock, Host, SimLoop
 from tests.sim.network import Network, _Pipe
+from tests.sim.origin import Origin
 from tests.sim.stores import RedisServer
+from tests.sim.through import check_through
 
 _HOST = Host("test")
 
@@ -114,6 +116,56 @@ def test_second_load_is_found() -> None:
     assert [violation.clause for violation in check(history, calm=True)] == ["C6"]
     history.ops.append(op(Kind.REMOVE, "o:0", 0.1, 0.2, 1))
     assert check(history, calm=True) == []
+
+
+_POLICY = {"ttl_s": 1.0, "stale_s": 1.0}
+
+
+def loaded(*ops: Op, commits: int = 3, loads: tuple[Load, ...] = (), calm: bool = False) -> list[str]:
+    """Return what the checker of what nodes load says is broken; the origin got a number each second, from 0 on."""
+    origin = Origin()
+    origin.commits["r:0"] = [float(at) for at in range(commits)]
+    history = History(ops=list(ops), loads=list(loads))
+    return [violation.clause for violation in check_through(history, origin, _POLICY, calm=calm)]
+
+
+def through(value: int | None, began: float, **more: Any) -> Op:
+    return op(Kind.READ, "r:0", began, began + 0.1, value, **more)
+
+
+def test_older_load_after_an_invalidation_is_found() -> None:
+    """C3: what the origin had before is returned; unless somebody set it, who had not surely done so before."""
+    told = op(Kind.REMOVE, "r:0", 1.1, 1.2, 2)
+    assert loaded(told, through(1, 1.5)) == ["C3"]
+    assert loaded(told, through(1, 1.15), through(2, 1.5)) == []
+    assert loaded(told, op(Kind.WRITE, "r:0", 1.15, 1.3, 1), through(1, 1.5)) == []
+    assert loaded(told, op(Kind.WRITE, "r:0", 0.5, 0.6, 1), through(1, 1.5)) == ["C3"]
+    assert loaded(through(2, 0.5)) == ["C3"]  # not committed yet
+
+
+def test_absence_that_was_none_is_found() -> None:
+    """C3: nothing is found though the origin had a value ever since a write; every third number is an absence."""
+    told = op(Kind.REMOVE, "r:0", 0.1, 0.2, 1)
+    assert loaded(told, through(None, 1.5)) == ["C3"]
+    assert loaded(told, through(None, 2.5)) == []
+    assert loaded(through(None, 0.5)) == []
+
+
+def test_loaded_value_past_its_life_is_found() -> None:
+    """C5: a value is read when even its stale time is over; or it is past its TTL and not marked."""
+    brought = (Load("r:0", "n0", 0, 0.1, 0.2, value=1),)
+    assert loaded(through(1, 3.0), loads=brought) == ["C5"]
+    late = [through(1, 1.9, how="lookup", stale=stale) for stale in (False, True)]
+    assert [loaded(each, loads=brought, calm=True) for each in late] == [["C5"], []]
+
+
+def test_second_load_by_a_node_is_found() -> None:
+    """C6: two nodes load a key at a time; an invalidation, also by tag of another key, explains it."""
+    runs = Load("r:0", "n0", 0.1, 0.1, 0.5), Load("r:0", "n1", 0.2, 0.2, 0.3)
+    asked = through(None, 0.0)
+    assert loaded(asked, loads=runs, calm=True) == ["C6"]
+    assert loaded(asked, loads=runs) == []
+    assert loaded(asked, op(Kind.REMOVE, "r:2", 0.12, 0.15, 1, tagged=True), loads=runs, calm=True) == []
 
 
 def test_counters_are_checked() -> None:

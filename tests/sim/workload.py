@@ -7,7 +7,8 @@ Families of keys, by the first letter:
 - ``s`` the same in a namespace of their own, which is sometimes invalidated as a whole;
 - ``n`` counters;
 - ``t`` keys with a short life;
-- ``v`` keys that are only replaced under the version that was read.
+- ``v`` keys that are only replaced under the version that was read;
+- ``r`` keys that the nodes load (read-through): committed to the origin, and then invalidated, or set, or neither.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ from cachenode_client import CacheClient
 from cachenode_client.errors import CacheError, ManyFailed
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Host
-from tests.sim.world import World
+from tests.sim.origin import Origin, OriginDown, is_absent, tags_of
+from tests.sim.world import THROUGH, World
 
-__all__ = ["Client", "Mix", "Origin", "OriginDown"]
+__all__ = ["Client", "Mix"]
 
 SIDE = "side"
+_SPACES = {"s": SIDE, "r": THROUGH}
+"""The families that have a namespace of their own, which is sometimes invalidated as a whole."""
 _TTLS_S = (0.3, 1.0, 2.5)
-
-
-class OriginDown(Exception):
-    """A loader fails now and then."""
 
 
 @dataclass
@@ -67,27 +67,6 @@ class Mix:
     readers: int = 2
     read_timeouts_s: tuple[float, ...] = (0.4, 1.0, 3.0)
     write_timeouts_s: tuple[float, ...] = (0.4, 1.0, 3.0)
-
-
-class Origin:
-    """The database behind the cache."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, int] = {}
-
-    def commit(self, key: str) -> int:
-        """Write a key and return its new value."""
-        self.values[key] = self.values.get(key, 0) + 1
-        return self.values[key]
-
-    def read(self, key: str) -> int:
-        """Return a key's value."""
-        return self.values.get(key, 0)
-
-
-def _tags(key: str) -> list[str]:
-    family, _, number = key.partition(":")
-    return [f"{family}{int(number) % 2}", f"all-{family}"]
 
 
 class Client:
@@ -200,6 +179,9 @@ class Client:
         if key[0] in "os":
             await self._load_one(key)
             return
+        if key[0] == "r":
+            await self._read_through(key)
+            return
         timeout_s, dice = self._rng.choice(self._mix.read_timeouts_s), self._rng.random()
         if dice < 0.15 and key[0] == "c":
             keys = self._rng.sample([key for key in self._keys if key[0] in "cn"], 2)
@@ -216,13 +198,31 @@ class Client:
             op = self._op(Kind.READ, "get", key, timeout_s)
             op.value = await self._do([op], self._client.get(key, timeout_s=timeout_s))
 
+    async def _read_through(self, key: str) -> None:
+        """Read a key that the nodes load if they have to."""
+        timeout_s, dice = self._rng.choice(self._mix.read_timeouts_s), self._rng.random()
+        if dice < 0.2:
+            keys = list(dict.fromkeys([key, *self._rng.sample([each for each in self._keys if each[0] == "r"], 2)]))
+            ops = [self._op(Kind.READ, "get_many", each, timeout_s) for each in keys]
+            found = await self._do(ops, self._client.get_many(keys, timeout_s=timeout_s, namespace=THROUGH))
+            for op in ops:
+                op.value = (found or {}).get(op.key)
+        elif dice < 0.5:
+            op = self._op(Kind.READ, "lookup", key, timeout_s)
+            entry = await self._do([op], self._client.lookup(key, timeout_s=timeout_s, namespace=THROUGH))
+            if entry is not None and entry.found:
+                op.value, op.stale = entry.value, entry.stale
+        else:
+            op = self._op(Kind.READ, "get", key, timeout_s)
+            op.value = await self._do([op], self._client.get(key, timeout_s=timeout_s, namespace=THROUGH))
+
     async def _load_one(self, key: str) -> None:
         rng = self._rng
         timeout_s, lease_s = rng.choice((2.0, 5.0)), rng.choice(self._mix.lease_s)
         more: dict[str, Any] = {"namespace": SIDE} if key[0] == "s" else {"ttl_s": rng.choice((None, 3.0))}
         op, begun = self._op(Kind.READ, "get_or_load", key, timeout_s), len(self._history.loads)
         call = self._client.get_or_load(
-            key, self._loader(key, op.began), tags=_tags(key), timeout_s=timeout_s, lease_s=lease_s, **more
+            key, self._loader(key, op.began), tags=tags_of(key), timeout_s=timeout_s, lease_s=lease_s, **more
         )
         op.value = await self._do([op], call)
         for run in self._history.loads[begun:]:
@@ -275,7 +275,7 @@ class Client:
         if ttl_s is not None:
             op.ttl_s = ttl_s
         ack = "owner" if lax else "all"
-        call = self._client.set(key, value, tags=_tags(key), ttl_s=ttl_s, ack=ack, timeout_s=timeout_s)
+        call = self._client.set(key, value, tags=tags_of(key), ttl_s=ttl_s, ack=ack, timeout_s=timeout_s)
         op.version = await self._do([op], call) or 0
 
     async def _set_two(self) -> None:
@@ -308,7 +308,7 @@ class Client:
         tagged = "tags" in arguments
         ops = []
         for key in keys:
-            committed = self._origin.read(key) if key[0] in "os" else None
+            committed = self._origin.read(key) if key[0] in "osr" else None
             op = self._op(Kind.REMOVE, how, key, timeout_s, tagged=tagged, lax=ack == "owner", value=committed)
             ops.append(op)
         await self._do(ops, call(**arguments, timeout_s=timeout_s, ack=ack))
@@ -322,24 +322,43 @@ class Client:
             ("invalidate", [key], {"keys": [key]}),
             ("invalidate prefix", same, {"prefix": f"{family}:"}),
             ("invalidate pattern", [key], {"pattern": f"{family}?{number}"}),
-            ("invalidate tag", [each for each in same if _tags(each)[0] == _tags(key)[0]], {"tags": _tags(key)[:1]}),
+            (
+                "invalidate tag",
+                [each for each in same if tags_of(each)[0] == tags_of(key)[0]],
+                {"tags": tags_of(key)[:1]},
+            ),
         ]
-        if family == "s":
+        if family in _SPACES:
             ways.append(("invalidate namespace", same, {}))
         how, keys, arguments = self._rng.choice(ways)
-        if family == "s":
-            arguments["namespace"] = SIDE
+        if family in _SPACES:
+            arguments["namespace"] = _SPACES[family]
         await self._remove(how, keys, self._client.invalidate, arguments)
 
     async def _write_o(self, key: str) -> None:
         """Write to the origin, and then tell the cache."""
-        self._origin.commit(key)
+        self._origin.commit(key, self._world.loop.now)
         if key[0] == "o" and self._rng.random() < 0.2:
             await self._remove("delete", [key], self._client.delete, {"key": key})
         else:
             await self._invalidate(key)
 
     _write_s = _write_o
+
+    async def _write_r(self, key: str) -> None:
+        """Write to the origin, and then tell the cache; or give it the value; or forget to do so."""
+        number, dice = self._origin.commit(key, self._world.loop.now), self._rng.random()
+        if dice < 0.1:
+            return
+        if dice < 0.3 and not is_absent(number):
+            timeout_s = self._timeout()
+            op = self._op(Kind.WRITE, "set", key, timeout_s, value=number)
+            call = self._client.set(key, number, tags=tags_of(key), namespace=THROUGH, timeout_s=timeout_s)
+            op.version = await self._do([op], call) or 0
+        elif dice < 0.45:
+            await self._remove("delete", [key], self._client.delete, {"key": key, "namespace": THROUGH})
+        else:
+            await self._invalidate(key)
 
     async def _write_n(self, key: str) -> None:
         timeout_s = self._timeout()

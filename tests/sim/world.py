@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, MutableMapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from random import Random
@@ -36,10 +36,14 @@ from cachenode_client._near import NearCache
 from tests.sim.loop import HOST, Host, SimLoop
 from tests.sim.network import Network
 from tests.sim.order import fix_order
+from tests.sim.origin import Origin
 from tests.sim.stores import Faults, HostClock, L2Link, RedisClient, RedisServer
 from tests.sim.trace import frame_text
 
-__all__ = ["Node", "World", "simulated"]
+__all__ = ["THROUGH", "Node", "World", "simulated"]
+
+THROUGH = "through"
+"""The namespace whose values the nodes load."""
 
 _PORT = 7401
 _NEAR_AHEAD_S = 1_000.0
@@ -64,15 +68,25 @@ class World:
         drift: How far the rates of clocks may be off.
         tracing: Note every message too.
         l2: Whether the nodes share a store.
+        through: The settings of the namespace whose values the nodes load.
 
     Attributes:
+        origin: The database.
+        reader: Makes what a node's process loads with.
         nodes: Running nodes by machine.
         defects: What must never happen, whatever the faults: unexpected errors and logged ones.
         trace: What happened when, if it is wanted, and what faults were done.
     """
 
     def __init__(
-        self, seed: int, *, nodes: int = 3, drift: float = 0.05, tracing: bool = False, l2: bool = True
+        self,
+        seed: int,
+        *,
+        nodes: int = 3,
+        drift: float = 0.05,
+        tracing: bool = False,
+        l2: bool = True,
+        through: Mapping[str, Any] | None = None,
     ) -> None:
         self.loop = SimLoop()
         self.loop.set_exception_handler(self._loop_error)
@@ -88,6 +102,9 @@ class World:
         if tracing:
             self.network.trace = self._message
         self.views: list[tuple[float, int, str]] = []
+        self.origin = Origin()
+        self.reader: Callable[[Host], object] = _no_reader
+        self._through = {"origin": "db", **(through or {})}
         self._drift = drift
         self._l2_url = "redis://l2:6379" if l2 else "none"
         self._closing = False
@@ -141,7 +158,8 @@ class World:
                 "node": {"id": machine, "listen": f"{machine}:{_PORT}", "http_listen": "", "insecure": True},
                 "cluster": {"discovery": "redis"},
                 "memory": {"max_bytes": 1 << 20},
-                "namespaces": {"default": {"refresh_ahead": 0.9}},
+                "namespaces": {"default": {"refresh_ahead": 0.9}, THROUGH: self._through},
+                "origins": {"db": {"loader": "db", "batch_keys": 3, "attempts": 2, "timeout_s": 1.5}},
                 "l2": {"url": self._l2_url, "registry_url": "redis://registry:6379"},
             }
         )
@@ -235,6 +253,13 @@ class World:
         self.loop.close()
 
 
+def _no_reader(host: Host) -> object:
+    async def load_many(keys: list[str]) -> dict[str, object]:
+        return {}
+
+    return load_many
+
+
 def _resolve(future: Any) -> None:
     if not future.done():
         future.set_result(None)
@@ -286,6 +311,11 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         assert host is not None, "a clock belongs to a host"
         return HostClock(host)
 
+    def plugin(_name: str, _options: Mapping[str, Any]) -> object:
+        host = HOST.get()
+        assert host is not None, "a node belongs to a host"
+        return world.reader(host)
+
     client_aio = SimpleNamespace(
         insecure_channel=world.network.insecure_channel, UsageError=aio.UsageError, AioRpcError=aio.AioRpcError
     )
@@ -294,6 +324,7 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         (cachenode.server, "BootClock", clock),
         (cachenode.assembly, "connect", connect),
         (cachenode.assembly, "RedisL2", L2Link),
+        (cachenode.assembly, "find_plugin", plugin),
         (cachenode.adapters.peer_links, "aio", world.network),
         (cachenode.node.placement, "Ring", _ring_of),
         (cachenode_client._router, "Ring", _ring_of),
