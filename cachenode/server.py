@@ -256,6 +256,7 @@ class Server:
             handover_declined=node.handover.declined,
             handover_accepted=node.handover.accepted,
             handover_refused=node.handover.refused,
+            durations=node.durations.counters(),
             origins=tuple(origin.counters() for origin in self._origins.values()),
         )
 

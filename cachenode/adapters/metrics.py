@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
+from cachenode.core.durations import LIMITS_S
+from cachenode.core.stats import DurationCounters, NamespaceCounters, NodeStats, OriginCounters
 
 __all__ = ["NodeCollector"]
 
@@ -83,6 +84,7 @@ class NodeCollector(Collector):
         stats = self._stats()
         yield from _of_namespaces(stats.namespaces)
         yield from _of_node(stats)
+        yield _of_durations(stats.durations)
         if stats.origins:
             yield from _labelled("origin", stats.origins, _ORIGIN_COUNTERS, _ORIGIN_GAUGES)
 
@@ -117,6 +119,16 @@ def _labelled(
             for each in counted:
                 metric.add_metric([each.name], getattr(each, attribute))
             yield metric
+
+
+def _of_durations(durations: tuple[DurationCounters, ...]) -> Metric:
+    text = "Time that operations take in the node; l1: memory was enough, l2: waited for L2, a peer or a load."
+    found = HistogramMetricFamily("cache_operation_duration_seconds", text, labels=["operation", "cache_layer"])
+    for each in durations:
+        limits = [*map(str, LIMITS_S), "+Inf"]
+        buckets = list(zip(limits, each.within, strict=True))
+        found.add_metric([each.operation, each.cache_layer], buckets, each.seconds)
+    return found
 
 
 def _of_node(stats: NodeStats) -> Iterator[Metric]:

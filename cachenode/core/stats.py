@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["NamespaceCounters", "NodeStats", "OriginCounters"]
+__all__ = ["DurationCounters", "NamespaceCounters", "NodeStats", "OriginCounters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,19 @@ class OriginCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class DurationCounters:
+    """How long one kind of operation has taken: keys within each limit (`Durations`), the last for all; their sum.
+
+    `cache_layer` is "l1" for what memory could answer at once, "l2" for what had to wait for L2, a peer or a load.
+    """
+
+    operation: str
+    cache_layer: str
+    within: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStats:
     """One node: sizes now, counters since the start."""
 
@@ -84,3 +97,4 @@ class NodeStats:
     handover_accepted: int = 0
     handover_refused: int = 0
     origins: tuple[OriginCounters, ...] = ()
+    durations: tuple[DurationCounters, ...] = ()

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
+from cachenode.core.durations import Durations
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
 from cachenode.core.failures import BAD_ORDER, LATE, NOT_OWNER, NOT_READY, ORDER_TOO_LATE, UNKNOWN_NAMESPACE, failed
 from cachenode.core.versions import VersionSource
@@ -86,6 +87,7 @@ class Node:
         self.handover = Handover(self, handover_bytes)
         self.forwarded = 0
         self.failures: Counter[Reason] = Counter()
+        self.durations = Durations()
         self._peers = peers
         self._call_timeout_s = call_timeout_s
         self.copies = copies
@@ -125,6 +127,21 @@ class Node:
             A coroutine that does and answers what is left, or None if nothing is. It must be awaited; it does not
             raise, and it ends within the batch's time limit. Cancelling it leaves the rest unanswered.
         """
+        if from_peer or not self.durations.counts(batch.operation):
+            return self._execute(batch, reply, from_peer, holder)
+        now, waited = self.clock.now, False
+        began = now()
+
+        def timed(result: BatchResult) -> None:
+            reply(result)
+            answered = len(batch.keys) if result.indices is None else len(result.indices)
+            self.durations.add(batch.operation, answered, now() - began, waited=waited)
+
+        rest = self._execute(batch, timed, from_peer, holder)
+        waited = True
+        return rest
+
+    def _execute(self, batch: Batch, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         namespace = self.namespaces.get(batch.namespace)
         if namespace is None:
             self._refuse(batch, reply, UNKNOWN_NAMESPACE)
@@ -207,7 +224,7 @@ class Node:
 
         async def rest() -> None:
             await possible()
-            again = self.execute(batch, answer, from_peer=from_peer, holder=holder)
+            again = self._execute(batch, answer, from_peer, holder)
             if again is not None:
                 await again
 
@@ -339,7 +356,10 @@ class Node:
         now = self.clock.now()
         if found is None or found.l1_hits >= found.look_at or not self.placement.ready or self.placement.fenced(now):
             return b"", now
-        return self._reads.hit(found, key, now), now
+        record = self._reads.hit(found, key, now)
+        if record:
+            self.durations.hits += 1
+        return record, now
 
     def _refuse(self, batch: Batch, reply: Reply, failure: Failure) -> None:
         self.failures[failure.reason] += len(batch.keys)

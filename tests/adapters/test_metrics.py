@@ -8,6 +8,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from cachenode.adapters.metrics import NodeCollector
+from cachenode.core.durations import Durations
+from cachenode.core.entries import Operation
 from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 
 USERS = NamespaceCounters(
@@ -112,6 +114,20 @@ def test_state_of_l2_is_one_of_all() -> None:
             name: value(stats, "cachenode_l2_state", state=name) for name in ("off", "closed", "open", "half_open")
         }
         assert shown == {name: float(name == state) for name in shown}
+
+
+def test_durations_are_a_histogram() -> None:
+    """Buckets add up, the last holds all, and the sum is of seconds: what histogram_quantile needs."""
+    durations = Durations()
+    durations.add(Operation.GET, 3, 0.002, waited=True)
+    durations.add(Operation.GET, 1, 7.0, waited=True)
+    stats = dataclasses.replace(STATS, durations=durations.counters())
+    labels = {"operation": "get", "cache_layer": "l2"}
+    name = "cache_operation_duration_seconds"
+    assert value(stats, f"{name}_bucket", le="0.001", **labels) == 0
+    assert value(stats, f"{name}_bucket", le="0.005", **labels) == 3
+    assert value(stats, f"{name}_bucket", le="+Inf", **labels) == value(stats, f"{name}_count", **labels) == 4
+    assert value(stats, f"{name}_sum", **labels) == 7.006
 
 
 def test_adaptive_lives_are_counted() -> None:

@@ -61,6 +61,25 @@ async def test_hits_do_not_wait_for_other_keys() -> None:
     assert a.forwarded == 1
 
 
+async def test_operations_are_timed_until_they_are_answered() -> None:
+    """What memory answers and what has to wait are told apart; a forwarded batch counts where the client is."""
+    peers = SlowPeers()
+    a, b, view = pair(peers)
+    (own,), (away,) = owned_by(view, "a"), owned_by(view, "b")
+    rest = a.execute(Batch(Operation.GET, "default", [away, own]), lambda _: None)
+    assert rest is not None
+    assert isinstance(a.clock, ManualClock)
+    a.clock.advance(0.3)
+    peers.go.set()
+    await rest
+    counted = {(each.operation, each.cache_layer): each for each in a.durations.counters()}
+    assert counted["get", "l1"].within[0] == 1
+    assert counted["get", "l2"].within[-3:] == (1, 1, 1)
+    assert counted["get", "l2"].within[-4] == 0
+    assert counted["get", "l2"].seconds == pytest.approx(0.3)
+    assert b.durations.counters() == ()
+
+
 @pytest.mark.parametrize("operation", list(Operation))
 async def test_unknown_namespace_is_refused_per_key(operation: Operation) -> None:
     """A name that is no namespace's fails each key, and is counted."""
