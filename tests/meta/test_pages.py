@@ -1,0 +1,183 @@
+"""What the pages name exists: settings, commands and their options, metrics, methods of the clients, other pages.
+
+A page that names what is gone, or what is not there yet, fails here, so that pages cannot rot.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from cachenode.adapters.metrics import NodeCollector
+from cachenode.cli.docs import pages
+from cachenode.cli.main import app
+from cachenode.config import load_config
+from cachenode.config.sources import field_paths
+from cachenode.core.stats import NodeStats
+from cachenode_client import CacheClient
+from cachenode_client.blocking import CacheClient as Blocking
+
+FOLDER = Path(__file__).parents[2] / "cachenode/docs"
+PAGES = pages()
+every_page = pytest.mark.parametrize("name", sorted(PAGES))
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_HEREDOC = re.compile(r"^\$ cat > (\S+) <<'END'\n(.*?)^END$", re.DOTALL | re.MULTILINE)
+_SPAN = re.compile(r"`([^`\n]+)`")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_COMMAND = re.compile(r"\bcachenode (?:--\w+ )?([a-z][a-z-]*)((?: +[^|;&>)`\n]+)?)")
+_METRIC = re.compile(r"\b(?:cache|cachenode)_(?!client\b|api\b)[a-z0-9_]+\b(?![.(=])")
+_SHORT_METRIC = re.compile(r"_[a-z0-9_]+\Z")
+_SETTING = re.compile(r"(?:node|cluster|memory|l2|limits|log|namespaces|origins)(?:\.[a-z0-9_<>]+)+\Z")
+_OPTION = re.compile(r"--?[a-z]")
+_METHOD = re.compile(r"\bcache\.([a-z_]+)\(")
+
+
+def blocks(text: str, kind: str) -> Iterator[str]:
+    """Yield what stands in fenced blocks of a language, and in files that console blocks write."""
+    for language, content in _BLOCK.findall(text):
+        if language == kind:
+            yield content
+        if language == "console":
+            yield from (inner for file, inner in _HEREDOC.findall(content) if _language(file) == kind)
+
+
+def _language(file: str) -> str:
+    return {".py": "python", ".toml": "toml"}.get(Path(file).suffix, "")
+
+
+def spans(text: str) -> list[str]:
+    """Return what stands between backticks in the prose."""
+    return _SPAN.findall(_BLOCK.sub("", text))
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the commands of this project that a page calls or names, with what follows them."""
+    called = [_HEREDOC.sub("", block) for block in blocks(text, "console")]
+    lines = [line for block in called for line in block.splitlines() if line.startswith("$ ")]
+    for line in lines + spans(text):
+        yield from _COMMAND.findall(line)
+
+
+def zeros(kind: Any) -> Any:
+    """Return a record of counters with one of everything in it, so that a collector shows all its families."""
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(kind, localns={"Mapping": Mapping})
+    for field in fields(kind):
+        hint = hints[field.name]
+        inner = typing.get_args(hint)
+        if typing.get_origin(hint) is tuple and is_dataclass(inner[0]):
+            values[field.name] = (zeros(inner[0]),)
+        elif typing.get_origin(hint) is Mapping:
+            values[field.name] = {}
+        elif is_dataclass(hint):
+            values[field.name] = zeros(hint)
+        elif isinstance(hint, types.UnionType):
+            values[field.name] = None
+        else:
+            values[field.name] = hint()
+    return kind(**values)
+
+
+@pytest.fixture(scope="module")
+def metrics() -> set[str]:
+    """The names under which Prometheus finds what nodes export."""
+    families = NodeCollector(lambda: zeros(NodeStats)).collect()
+    return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+
+
+def unknown_links(text: str) -> set[str]:
+    """Return links that lead to no page: pages are shipped without the rest of the tree."""
+    targets = {target.partition("#")[0] for target in _LINK.findall(text) if "://" not in target}
+    return {target for target in targets if not (FOLDER / target).is_file()}
+
+
+def unknown_settings(text: str) -> set[str]:
+    """Return settings that prose names and no node has."""
+    known = {".".join(path).replace("*", "<name>") for path in field_paths()}
+    return {span for span in spans(text) if _SETTING.match(span)} - known
+
+
+def unknown_commands(text: str) -> set[str]:
+    """Return commands that there are not, and options that a command does not have."""
+    tree = typer.main.get_command(app)
+    assert isinstance(tree, TyperGroup)
+    unknown = set()
+    for name, rest in commands(text):
+        words = rest.split()
+        found = tree.commands.get(name)
+        if isinstance(found, TyperGroup) and words:
+            name, found = f"{name} {words[0]}", found.commands.get(words.pop(0))  # noqa: PLW2901 - the whole name
+        if found is None:
+            unknown.add(name)
+            continue
+        known = {option for parameter in found.params for option in parameter.opts}
+        unknown |= {f"{name} {word}" for word in words if _OPTION.match(word) and word not in known}
+    return unknown
+
+
+def unknown_metrics(text: str, metrics: set[str]) -> set[str]:
+    """Return metrics that no node exports. One whose beginning is left out has that of the one before it."""
+    unknown = {found for found in _METRIC.findall(text) if found not in metrics}
+    before: list[str] = []
+    for span in spans(text):
+        if span in metrics:
+            before = span.split("_")
+        elif _SHORT_METRIC.match(span) and not any(
+            "_".join(before[:end]) + span in metrics for end in range(len(before))
+        ):
+            unknown.add(span)
+    return unknown
+
+
+def unknown_methods(text: str) -> set[str]:
+    """Return what is called of a client that not both clients have."""
+    methods = set(_METHOD.findall(text))
+    return {method for method in methods if not (hasattr(CacheClient, method) and hasattr(Blocking, method))}
+
+
+@every_page
+def test_page_names_what_exists(name: str, metrics: set[str]) -> None:
+    """Links, settings, commands, metrics and methods are there."""
+    text = PAGES[name].text
+    assert unknown_links(text) == set()
+    assert unknown_settings(text) == set()
+    assert unknown_commands(text) == set()
+    assert unknown_metrics(text, metrics) == set()
+    assert unknown_methods(text) == set()
+
+
+@every_page
+def test_examples_of_a_page_are_valid(name: str, tmp_path: Path) -> None:
+    """Each TOML block is a configuration that a node takes, and Python can be parsed."""
+    for block in blocks(PAGES[name].text, "toml"):
+        (tmp_path / "node.toml").write_text(block)
+        load_config(flags={}, environ={}, file=tmp_path / "node.toml")
+    for block in blocks(PAGES[name].text, "python"):
+        ast.parse("async def page():\n" + indent(block, "    "))
+
+
+def test_what_does_not_exist_is_noticed(metrics: set[str]) -> None:
+    """The checks can fail."""
+    text = """
+    See [gone](gone.md) and [read-through](read-through.md#try-it); `memory.bytes`, `memory.max_bytes`,
+    `origins.<name>.speed`; `cachenode fly`, `cachenode get --fast k`, `cachenode config print`, `cachenode config fly`;
+    `cachenode_origin_calls_total`, `_keys_total`, `_lies_total`, `cache_lies`;
+    await cache.get("k"); await cache.fly("k").
+    """
+    assert unknown_links(text) == {"gone.md"}
+    assert unknown_settings(text) == {"memory.bytes", "origins.<name>.speed"}
+    assert unknown_commands(text) == {"fly", "get --fast", "config fly"}
+    assert unknown_metrics(text, metrics) == {"_lies_total", "cache_lies"}
+    assert unknown_methods(text) == {"fly"}
