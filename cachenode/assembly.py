@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cachenode.adapters.epochs_redis import RedisEpochs
 from cachenode.adapters.l2_redis import RedisL2
-from cachenode.adapters.loaders import PluginLoader, find_plugin
+from cachenode.adapters.loaders import PluginLoader
+from cachenode.adapters.plugins import LOADERS, SINKS, find_plugin
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
+from cachenode.adapters.sinks import PluginSink
 from cachenode.errors import ConfigError
 from cachenode.node.membership import RegistryMembership
 from cachenode.node.origins import Origin
@@ -20,6 +23,7 @@ from cachenode.ports import PeerEvents
 if TYPE_CHECKING:
     from cachenode.adapters.peer_links import PeerLinks
     from cachenode.config import NodeConfig
+    from cachenode.config.origins import OriginConfig
     from cachenode.node.placement import Placement
     from cachenode.ports import Clock, L2Store
 
@@ -64,21 +68,40 @@ def make_origins(config: NodeConfig, clock: Clock) -> dict[str, Origin]:
     """Return the origins by name.
 
     Raises:
-        ConfigError: Loaders cannot be made; it carries the problem of each.
+        ConfigError: Loaders or sinks cannot be made; it carries the problem of each.
     """
-    origins: dict[str, Origin] = {}
     problems: list[str] = []
-    for name, section in config.origins.items():
-        try:
-            plugin = find_plugin(section.loader, section.options)
-            loader = PluginLoader(plugin, most_keys=section.batch_keys, threads=section.concurrency)
-        except ConfigError as error:
-            problems += [f"origins.{name}.loader: {problem}" for problem in error.problems]
-        else:
-            origins[name] = Origin(name, loader, section.limits(), clock)
+    origins = {name: _make_origin(name, section, clock, problems) for name, section in config.origins.items()}
     if problems:
         raise ConfigError(problems)
     return origins
+
+
+def _make_origin(name: str, section: OriginConfig, clock: Clock, problems: list[str]) -> Origin:
+    """Return an origin, without what cannot be made of it: that is added to the problems.
+
+    What is named as loader and sink is made once, and closed once.
+    """
+    both = section.loader == section.sink
+    plugin: Any = None
+    loader, sink = None, None
+    if section.loader:
+        with _problems_of(f"origins.{name}.loader", problems):
+            plugin = find_plugin(section.loader, section.options, LOADERS)
+            loader = PluginLoader(plugin, most_keys=section.batch_keys, threads=section.concurrency, closes=not both)
+    if section.sink and not (both and plugin is None):
+        with _problems_of(f"origins.{name}.sink", problems):
+            plugin = plugin if both else find_plugin(section.sink, section.options, SINKS)
+            sink = PluginSink(plugin, most_writes=section.batch_writes, threads=section.concurrency)
+    return Origin(name, loader, section.limits(), clock, sink)
+
+
+@contextlib.contextmanager
+def _problems_of(path: str, problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        problems += [f"{path}: {problem}" for problem in error.problems]
 
 
 def make_membership(config: NodeConfig, placement: Placement, clock: Clock, links: PeerLinks) -> Membership:

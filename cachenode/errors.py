@@ -42,10 +42,12 @@ class OriginError(CacheNodeError):
 
     Attributes:
         again: True if the same question may be answered another time; False if the origin did answer.
+        maybe_done: True if a write may have been done all the same.
     """
 
-    def __init__(self, text: str, *, again: bool = True) -> None:
+    def __init__(self, text: str, *, again: bool = True, maybe_done: bool = False) -> None:
         self.again = again
+        self.maybe_done = maybe_done
         super().__init__(text)
 
 

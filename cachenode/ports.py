@@ -191,7 +191,7 @@ class Sink(Protocol):
         """Write, and return for each None once the origin has it, or why it has not.
 
         Raises:
-            OriginError: None of them has been done for certain; some may have been.
+            OriginError: The same for all of them; its `maybe_done` says whether some may have been done.
         """
 
     async def close(self) -> None:

@@ -41,11 +41,20 @@ _ORIGIN_COUNTERS: _Table = (
     ("cachenode_origin_failures", "Calls that brought nothing.", "failures"),
     ("cachenode_origin_retries", "Calls made again after a failure.", "retries"),
     ("cachenode_origin_seconds", "Time spent in calls.", "seconds"),
+    ("cachenode_origin_write_calls", "Calls of a sink.", "write_calls"),
+    ("cachenode_origin_write_retries", "Calls of a sink made again after a failure.", "write_retries"),
+    ("cachenode_origin_write_seconds", "Time spent in calls of a sink.", "write_seconds"),
 )
 _ORIGIN_GAUGES: _Table = (
     ("cachenode_origin_busy", "Calls under way.", "busy"),
     ("cachenode_origin_waiting", "Keys that wait for a call.", "waiting"),
     ("cachenode_origin_breaker_open", "1 while the origin is left alone because it kept failing.", "left_alone"),
+    ("cachenode_origin_writes_waiting", "Writes that wait for a call.", "writes_waiting"),
+    (
+        "cachenode_origin_write_breaker_open",
+        "1 while the sink is left alone because it kept failing.",
+        "sink_left_alone",
+    ),
 )
 _NODE_COUNTERS: _Table = (
     ("cachenode_l2_errors", "Calls to L2 that failed.", "l2_errors"),
@@ -86,6 +95,7 @@ class NodeCollector(Collector):
         yield from _of_node(stats)
         yield _of_durations(stats.durations)
         if stats.origins:
+            yield _of_writes(stats.origins)
             yield from _labelled("origin", stats.origins, _ORIGIN_COUNTERS, _ORIGIN_GAUGES)
 
 
@@ -107,6 +117,17 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         evictions.add_metric([space.name, "expired"], space.expirations)
     yield from (hits, rate, operations, evictions)
     yield from _labelled("namespace", namespaces, _NAMESPACE_COUNTERS, _NAMESPACE_GAUGES)
+
+
+def _of_writes(origins: tuple[OriginCounters, ...]) -> Metric:
+    writes = CounterMetricFamily(
+        "cachenode_origin_writes", "Writes to sinks, as they ended.", labels=["origin", "outcome"]
+    )
+    for origin in origins:
+        writes.add_metric([origin.name, "done"], origin.written)
+        writes.add_metric([origin.name, "failed"], origin.write_failures)
+        writes.add_metric([origin.name, "uncertain"], origin.uncertain_writes)
+    return writes
 
 
 def _labelled(

@@ -77,9 +77,9 @@ def _cluster(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Confl
 
 def _origins(config: NodeConfig) -> Iterator[Conflict]:
     for name, origin in config.origins.items():
-        if not origin.loader:
-            text = "must say what loads a value: module:name, or the name of an installed loader"
-            yield Conflict((("origins", name, "loader"),), text)
+        if not (origin.loader or origin.sink):
+            text = "must say what loads a value, or sink what writes one: module:name, or what is installed"
+            yield Conflict((("origins", name, "loader"), ("origins", name, "sink")), text)
     for name, namespace in config.namespaces.items():
         if namespace.origin and namespace.origin not in config.origins:
             hint = did_you_mean(namespace.origin, config.origins)

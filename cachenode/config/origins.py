@@ -18,14 +18,18 @@ class OriginConfig(Section):
     """Where truth lives, and how hard a node may ask for it."""
 
     loader: str = Field("", description="module:name of what loads a value, or the name of an installed loader")
+    sink: str = Field("", description="module:name of what writes a value, or the name of an installed sink")
     options: Annotated[Mapping[str, Any], AfterValidator(MappingProxyType)] = Field(
-        default_factory=dict, description="A table of what the loader is made with; never shown"
+        default_factory=dict, description="A table of what loader and sink are made with; never shown"
     )
     batch_keys: Count = Field(1, ge=1, le=10_000, description="Most keys in a call; above 1 the loader takes a list")
-    batch_window_s: Span = Field(0.0, le=1, description="How long the first key of a batch waits for others")
-    concurrency: Count = Field(16, ge=1, le=10_000, description="Calls at a time, of each node; more keys wait")
+    batch_writes: Count = Field(1, ge=1, le=10_000, description="Most writes in a call; above 1 the sink takes a list")
+    batch_window_s: Span = Field(0.0, le=1, description="How long the first of a batch waits for others")
+    concurrency: Count = Field(
+        16, ge=1, le=10_000, description="Calls at a time, of each node, to load and as many to write; more keys wait"
+    )
     timeout_s: Seconds = Field(5.0, description="How long a call may take")
-    attempts: Count = Field(3, ge=1, le=100, description="Calls for a key until its load counts as failed")
+    attempts: Count = Field(3, ge=1, le=100, description="Calls for a key until its load or write counts as failed")
     breaker_failures: Count = Field(
         5, ge=1, le=1_000, description="Failed calls in a row after which the origin is left alone"
     )

@@ -37,7 +37,8 @@ class NamespaceCounters:
 class OriginCounters:
     """One origin as one node asks it: calls and keys waiting now, counters since the start.
 
-    A call may ask for several keys. `failures` are calls that answered none; `state` is the breaker's.
+    A call may ask for several keys. `failures` are calls that answered none; `state` is the breaker's. Writes have
+    counters and a breaker of their own: `written` are done, `write_failures` are not, `uncertain_writes` may be.
     """
 
     name: str
@@ -49,11 +50,24 @@ class OriginCounters:
     busy: int
     waiting: int
     state: str
+    written: int = 0
+    write_failures: int = 0
+    uncertain_writes: int = 0
+    write_calls: int = 0
+    write_retries: int = 0
+    write_seconds: float = 0.0
+    writes_waiting: int = 0
+    write_state: str = "closed"
 
     @property
     def left_alone(self) -> bool:
         """True while its breaker lets no call through, or only one to see."""
         return self.state != "closed"
+
+    @property
+    def sink_left_alone(self) -> bool:
+        """The same of the breaker for writes."""
+        return self.write_state != "closed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Namespace:
         self, policy: NamespacePolicy, store: Store, gains: Gains | None = None, origin: Origin | None = None
     ) -> None:
         self.policy = policy
-        self.origin = origin
+        self.origin = origin if origin is not None and origin.readable else None
         self.store = store
         self.gains = gains if gains is not None else Gains()
         self.fills = FillTokens()

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from cachenode.adapters.loaders import PluginLoader, find_plugin
+from cachenode.adapters.loaders import PluginLoader
+from cachenode.adapters.plugins import find_plugin
 from cachenode.core.entries import Loaded
 from cachenode.errors import ConfigError, OriginError
 from cachenode_api.records import TAGGED
@@ -143,7 +144,7 @@ async def test_generator_of_keys_that_is_left(tmp_path: Path) -> None:
     left = loader.enumerate()
     assert await anext(left) == b"k"
     await left.aclose()  # type: ignore[attr-defined]
-    await eventually(lambda: closed == ["loader-1"])
+    await eventually(lambda: closed == ["plugin-1"])
 
 
 async def test_keys_that_cannot_be_listed() -> None:
@@ -183,7 +184,7 @@ async def test_blocking_calls_run_side_by_side() -> None:
     for _ in range(10):
         await loader.load([b"alone"])
     await loader.close()
-    assert names == {f"loader-{number}" for number in range(1, 5)}
-    stuck_thread = next(thread for thread in threading.enumerate() if thread.name == "loader-1")
+    assert names == {f"plugin-{number}" for number in range(1, 5)}
+    stuck_thread = next(thread for thread in threading.enumerate() if thread.name == "plugin-1")
     assert stuck_thread.daemon
     forever.set()

@@ -34,7 +34,23 @@ USERS = NamespaceCounters(
     adaptive_ttl_s=7_200.0,
 )
 DATABASE = OriginCounters(
-    name="database", calls=31, keys=32, failures=33, retries=34, seconds=3.5, busy=36, waiting=37, state="half_open"
+    name="database",
+    calls=31,
+    keys=32,
+    failures=33,
+    retries=34,
+    seconds=3.5,
+    busy=36,
+    waiting=37,
+    state="half_open",
+    written=38,
+    write_failures=39,
+    uncertain_writes=40,
+    write_calls=41,
+    write_retries=42,
+    write_seconds=4.5,
+    writes_waiting=43,
+    write_state="open",
 )
 STATS = NodeStats(
     node_id="node-0",
@@ -182,6 +198,12 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_origin_busy": ["origin"],
         "cachenode_origin_waiting": ["origin"],
         "cachenode_origin_breaker_open": ["origin"],
+        "cachenode_origin_writes_total": ["origin", "outcome"],
+        "cachenode_origin_write_calls_total": ["origin"],
+        "cachenode_origin_write_retries_total": ["origin"],
+        "cachenode_origin_write_seconds_total": ["origin"],
+        "cachenode_origin_writes_waiting": ["origin"],
+        "cachenode_origin_write_breaker_open": ["origin"],
         "cache_invalidations_total": ["namespace"],
         "cachenode_near_holders": [],
         "cachenode_invalidation_waits_total": [],
@@ -219,3 +241,10 @@ def test_origins_are_told_apart() -> None:
     assert value(STATS, "cachenode_origin_waiting", **of) == 37
     assert value(STATS, "cachenode_origin_breaker_open", **of) == 1
     assert value(dataclasses.replace(STATS, origins=()), "cachenode_origin_busy", **of) is None
+    outcomes = ("done", "failed", "uncertain")
+    assert [value(STATS, "cachenode_origin_writes_total", **of, outcome=each) for each in outcomes] == [38, 39, 40]
+    assert value(STATS, "cachenode_origin_write_calls_total", **of) == 41
+    assert value(STATS, "cachenode_origin_write_retries_total", **of) == 42
+    assert value(STATS, "cachenode_origin_write_seconds_total", **of) == 4.5
+    assert value(STATS, "cachenode_origin_writes_waiting", **of) == 43
+    assert value(STATS, "cachenode_origin_write_breaker_open", **of) == 1

@@ -470,7 +470,7 @@ def test_origins_that_are_not_there(tmp_path: Path) -> None:
     file = f"file {tmp_path / 'node.toml'}"
     assert problems(toml, folder=tmp_path) == (
         f"origins.users.load: there is no such setting ({file} [origins.users]); did you mean loader?",
-        "origins.users.loader: must say what loads a value: module:name, or the name of an installed loader",
+        "origins.users.loader: must say what loads a value, or sink what writes one: module:name, or what is installed",
         (
             "namespaces.a.origin: must be the name of an origin, that is of a table [origins.<name>]; "
             "did you mean users? "

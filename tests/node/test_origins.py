@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from cachenode.core.entries import Loaded
+from cachenode.core.entries import Loaded, SinkWrite
 from cachenode.core.origin_limits import OriginLimits, Priority
 from cachenode.errors import OriginError
 from tests.support.clock import ManualClock
-from tests.support.origin import ScriptedLoader, origin_of
+from tests.support.origin import ScriptedLoader, ScriptedSink, origin_of
 
 
 async def turns(count: int = 10) -> None:
@@ -145,10 +145,80 @@ async def test_stop_answers_everybody() -> None:
     found = await asyncio.gather(*asks, return_exceptions=True)
     assert [str(error) for error in found] == ["the node is stopping"] * 2
     assert loader.closed
-    assert repr(origin) == "<Origin o: 0 calls, 0 keys wait>"
+    assert repr(origin) == "<Origin o: 0 load calls, 0 wait>"
 
 
 @pytest.mark.parametrize(("attempt", "draw", "pause"), [(1, 0.0, 0.05), (2, 0.0, 0.1), (3, 0.5, 0.15), (99, 0.0, 1.0)])
 def test_pauses_grow_up_to_a_limit(attempt: int, draw: float, pause: float) -> None:
     """Doubling, and shorter by up to half at random."""
     assert OriginLimits().pause_s(attempt, draw) == pytest.approx(pause)
+
+
+def a_write(key: bytes, value: bytes | None, version: int) -> SinkWrite:
+    """Return a write of a value without flags."""
+    return SinkWrite(key, value, 0, version)
+
+
+async def test_writes_leave_together() -> None:
+    """As loads do; each has its own outcome, and what is refused is no outage."""
+    sink = ScriptedSink()
+    sink.refused[b"b"] = OriginError("too long", again=False)
+    origin = origin_of(None, ManualClock(), sink=sink, breaker_failures=1)
+    writes = [a_write(b"a", b"1", 1), a_write(b"b", b"2", 2), a_write(b"c", None, 3)]
+    done = await asyncio.gather(*map(origin.write, writes), return_exceptions=True)
+    assert sink.calls == [writes]
+    assert (done[0], str(done[1]), done[2]) == (None, "too long", None)
+    assert sink.values == {b"a": (b"1", 0, 1)}
+    counted = origin.counters()
+    assert (counted.written, counted.write_failures, counted.uncertain_writes) == (2, 1, 0)
+    assert (counted.write_state, counted.write_calls) == ("closed", 1)
+    assert (origin.readable, origin.writable) == (False, True)
+    await origin.close()
+    assert sink.closed
+
+
+async def test_what_may_have_been_written_is_not_denied_later() -> None:
+    """The first attempt loses its connection after the commit; the second is refused."""
+    sink = ScriptedSink()
+    sink.failures = [OriginError("connection lost", maybe_done=True), OriginError("no room", again=False)]
+    origin = origin_of(None, ManualClock(), sink=sink)
+    with pytest.raises(OriginError, match="no room") as caught:
+        await origin.write(a_write(b"a", b"1", 1))
+    assert caught.value.maybe_done
+    assert origin.counters().uncertain_writes == 1
+
+
+async def test_late_write_is_not_made_again() -> None:
+    """It may still be under way, and two of one key must not be."""
+    sink = ScriptedSink()
+    sink.late.clear()
+    origin = origin_of(None, ManualClock(), sink=sink, timeout_s=0.01)
+    with pytest.raises(OriginError, match=r"no answer within 0\.01 s") as caught:
+        await origin.write(a_write(b"a", b"1", 1))
+    assert caught.value.maybe_done
+    assert len(sink.calls) == 1
+
+
+async def test_write_without_the_right_to_it() -> None:
+    """Who may not write any more makes no further attempt."""
+    sink = ScriptedSink()
+    sink.failures = [OriginError("down")] * 3
+    origin = origin_of(None, ManualClock(), sink=sink)
+    with pytest.raises(OriginError, match="lost the right") as caught:
+        await origin.write(a_write(b"a", b"1", 1), allowed=lambda: not sink.calls)
+    assert (len(sink.calls), caught.value.maybe_done) == (1, False)
+
+
+async def test_stop_during_a_write() -> None:
+    """What is under way may be done; what waits is not."""
+    sink = ScriptedSink(most_writes=1)
+    sink.gate.clear()
+    origin = origin_of(None, ManualClock(), sink=sink, concurrency=1)
+    writes = [asyncio.ensure_future(origin.write(a_write(key, b"1", 1))) for key in (b"a", b"b")]
+    await sink.held.wait()
+    await origin.close()
+    found = await asyncio.gather(*writes, return_exceptions=True)
+    assert [(str(each), each.maybe_done) for each in found if isinstance(each, OriginError)] == [
+        ("the node is stopping", True),
+        ("the node is stopping", False),
+    ]
