@@ -73,14 +73,18 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def zeros(kind: Any) -> Any:
-    """Return a record of counters with one of everything in it, so that a collector shows all its families."""
+    """Return a record of counters with one of everything that has a name in it: so a collector shows all its families.
+
+    Families of what has no name, such as durations, are shown without samples, too.
+    """
     values: dict[str, Any] = {}
     hints = typing.get_type_hints(kind, localns={"Mapping": Mapping})
     for field in fields(kind):
         hint = hints[field.name]
         inner = typing.get_args(hint)
         if typing.get_origin(hint) is tuple and is_dataclass(inner[0]):
-            values[field.name] = (zeros(inner[0]),)
+            named = any(each.name == "name" for each in fields(inner[0]))
+            values[field.name] = (zeros(inner[0]),) if named else ()
         elif typing.get_origin(hint) is Mapping:
             values[field.name] = {}
         elif is_dataclass(hint):
@@ -96,7 +100,8 @@ def zeros(kind: Any) -> Any:
 def metrics() -> set[str]:
     """The names under which Prometheus finds what nodes export."""
     families = NodeCollector(lambda: zeros(NodeStats)).collect()
-    return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+    endings = {"counter": ["_total"], "histogram": ["", "_bucket", "_count", "_sum"]}
+    return {each.name + ending for each in families for ending in endings.get(each.type, [""])}
 
 
 def unknown_links(text: str) -> set[str]:
