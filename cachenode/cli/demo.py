@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,8 +48,10 @@ def demo(
 
 
 @asynccontextmanager
-async def _start_cluster(*, nodes: int, directory: Path, memory: str) -> AsyncIterator[Cluster]:
+async def _start_cluster(
+    *, nodes: int, directory: Path, memory: str, arguments: Sequence[str]
+) -> AsyncIterator[Cluster]:
     from cachenode.cli.local_cluster import LocalCluster
 
-    async with LocalCluster(directory=directory / "cluster", nodes=nodes, memory=memory) as local:
+    async with LocalCluster(directory=directory / "cluster", nodes=nodes, memory=memory, arguments=arguments) as local:
         yield local

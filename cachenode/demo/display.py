@@ -164,8 +164,17 @@ def print_report(report: Report, console: Console) -> None:
     if kill is not None:
         console.print()
         console.print(_kill_text(kill), highlight=False)
+    _print_acts(report, console)
     console.print()
     _print_verdict(report, console)
+
+
+def _print_acts(report: Report, console: Console) -> None:
+    for act in report.acts:
+        console.print()
+        console.print(f"[bold]{act.title}[/]", highlight=False)
+        for line in act.lines:
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _layer_table(layers: Sequence[LayerReport]) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cachenode.demo.acts import Act
 from cachenode.demo.probe import NodeKeys
 from cachenode.demo.timeline import SLICE_S, Timeline, percentile
 
@@ -145,6 +146,7 @@ class Report:
     kill: KillReport | None
     origin_delay_ms: float
     memory: str
+    acts: tuple[Act, ...] = ()
 
     @property
     def hit_ratio(self) -> float:
@@ -176,6 +178,7 @@ class Report:
             found.append("The cache answered no request.")
         if self.kill is not None and not self.kill.recovered:
             found.append(f"The hit ratio did not return to {_RECOVERED_SHARE:.0%} of its level before the kill.")
+        found += [problem for act in self.acts for problem in act.problems]
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,6 +205,7 @@ class Report:
             "cache_errors": {"reads": tally.errors - tally.not_stored, "writes": tally.not_stored},
             "nodes": [asdict(node) for node in self.nodes],
             "kill": None if self.kill is None else _rounded(asdict(self.kill)) | {"recovered": self.kill.recovered},
+            "acts": {act.name: act.figures for act in self.acts},
             "timeline": {
                 "slice_s": SLICE_S,
                 "hit_ratios": _rounded_all(tally.timeline.ratios(columns)),

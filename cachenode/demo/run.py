@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 
+from cachenode.demo.acts import play, write_config
 from cachenode.demo.data import DataMissing, airports, create_origin
 from cachenode.demo.display import Display, Moment, print_report
 from cachenode.demo.probe import NodeKeys, Probe
@@ -59,7 +60,9 @@ class Cluster(Protocol):
 class StartCluster(Protocol):
     """Starts a cluster that lives as long as its context."""
 
-    def __call__(self, *, nodes: int, directory: Path, memory: str) -> AbstractAsyncContextManager[Cluster]:
+    def __call__(
+        self, *, nodes: int, directory: Path, memory: str, arguments: Sequence[str]
+    ) -> AbstractAsyncContextManager[Cluster]:
         """Return the context."""
 
 
@@ -71,6 +74,7 @@ class Plan:
         requests: Reads, all processes together.
         processes: Client processes.
         kill: Whether a node is killed when half of the requests are done.
+        acts: Whether policies are shown afterwards.
         seconds: Over which the requests are spread; a slow machine takes longer.
         callers: Concurrent callers of one process.
         nodes: Nodes of the cluster.
@@ -85,6 +89,7 @@ class Plan:
     requests: int
     processes: int
     kill: bool
+    acts: bool = True
     seconds: float = 26.0
     callers: int = 32
     nodes: int = 3
@@ -159,10 +164,17 @@ async def demonstrate(plan: Plan, start_cluster: StartCluster, display: Display)
         origin = directory / "airports.sqlite"
         count = create_origin(origin, records)
         display.say(f"Origin: {count:,} airports in SQLite. Starting {plan.nodes} nodes, {plan.processes} clients.")
-        async with start_cluster(nodes=plan.nodes, directory=directory, memory=plan.memory) as cluster:
+        arguments = ["--config", str(write_config(directory, origin))]
+        async with start_cluster(
+            nodes=plan.nodes, directory=directory, memory=plan.memory, arguments=arguments
+        ) as cluster:
             addresses = {node.id: node.address for node in cluster.nodes}
             async with Probe(addresses) as probe:
-                return await _Run(plan, cluster, probe, display, count).run(origin)
+                report = await _Run(plan, cluster, probe, display, count).run(origin)
+            if not plan.acts:
+                return report
+            display.say("Now policies at work.")
+            return replace(report, acts=await play(cluster.address, directory))
 
 
 class _Run:
