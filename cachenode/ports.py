@@ -55,6 +55,13 @@ class L2Store(Protocol):
             For each write, False if a version as high or higher was there, so nothing changed.
         """
 
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
+        """Let values live longer: each (key, version, seconds from now on) that is still there in that version.
+
+        Returns:
+            For each, True if its end is later now. None becomes earlier.
+        """
+
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         """Remove each (key, version) whatever version it has, leaving a tombstone that refuses older writes a while.
 

@@ -324,6 +324,7 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         stand_in_loads=namespace.stand_in_loads,
         renewals=namespace.renewed,
         negative_hits=namespace.negative_hits,
+        slides=namespace.slides.moved,
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
     )

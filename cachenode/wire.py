@@ -57,7 +57,10 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
     if not 0 < count <= max_keys:
         raise BadBatch(f"keys: {count:,} in one batch, must be 1 to {max_keys:,}")
     if operation is Operation.GET:
-        return Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
+        batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
+        if message.slide:
+            batch.slide, batch.slide_ms = True, message.slide_ms
+        return batch
     if operation is Operation.LEASE:
         batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
         batch.lease_s, batch.stand_in = message.lease_ms / 1_000, message.stand_in
@@ -118,6 +121,8 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         epoch=batch.epoch,
         position=batch.position,
         since_s=batch.since_s,
+        slide=batch.slide,
+        slide_ms=batch.slide_ms,
     )
 
 

@@ -73,6 +73,10 @@ class ChaosL2:
         """Store values, unless a fault strikes."""
         return await self._struck(lambda: self._inner.write(namespace, writes))
 
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
+        """Let values live longer, unless a fault strikes."""
+        return await self._struck(lambda: self._inner.prolong(namespace, lives))
+
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         """Remove values, unless a fault strikes."""
         return await self._struck(lambda: self._inner.drop(namespace, drops))

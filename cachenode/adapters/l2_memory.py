@@ -59,6 +59,19 @@ class MemoryL2:
             done.append(newer)
         return done
 
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
+        """Let values live longer that are still there in their version."""
+        now = self._clock.now()
+        done = []
+        for key, version, ttl_s in lives:
+            stored = self._live(namespace, key, now)
+            there = stored is not None and stored.value is not None and stored.version == version
+            later = stored is not None and there and now + ttl_s > stored.deadline
+            if stored is not None and later:
+                self._slots[namespace, key] = stored._replace(deadline=now + ttl_s)
+            done.append(later)
+        return done
+
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         """Remove each key whatever version it has, leaving a tombstone."""
         now = self._clock.now()

@@ -25,6 +25,11 @@ class NullL2:
         del namespace
         return [True] * len(writes)
 
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
+        """Return False for each value."""
+        del namespace
+        return [False] * len(lives)
+
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         """Return False for each key."""
         del namespace

@@ -34,6 +34,8 @@ from cachenode.adapters.l2_scripts import (
     LOCK_SHA,
     NOTE,
     NOTE_SHA,
+    PROLONG,
+    PROLONG_SHA,
     UNLOCK,
     UNLOCK_SHA,
     WRITE,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisL2"]
 
 _Command = tuple[Any, ...]
-_LOAD: list[_Command] = [("SCRIPT", "LOAD", script) for script in (WRITE, DROP, NOTE, FOLD, LOCK, UNLOCK)]
+_LOAD: list[_Command] = [("SCRIPT", "LOAD", script) for script in (WRITE, DROP, PROLONG, NOTE, FOLD, LOCK, UNLOCK)]
 _TIME: _Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
@@ -141,6 +143,14 @@ class RedisL2:
                 ttl_ms(ttl_s),
             )
             for key, value, flags, version, ttl_s, position in writes
+        ]
+        return [bool(done) for done in await self._scripts.submit(commands)]
+
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
+        """Let values live longer that are still there in their version."""
+        prefix = self._prefix_of(namespace)
+        commands: list[_Command] = [
+            ("EVALSHA", PROLONG_SHA, 1, prefix + key, head(version), ttl_ms(ttl_s)) for key, version, ttl_s in lives
         ]
         return [bool(done) for done in await self._scripts.submit(commands)]
 

@@ -1,7 +1,7 @@
 """The scripts that run inside the shared store. Fixed text: nothing is ever pasted into them.
 
-WRITE and DROP know the envelope's layout (`cachenode.core.envelope`): format, kind, version (8), deadline (8), the
-rest.
+WRITE, DROP and PROLONG know the envelope's layout (`cachenode.core.envelope`): format, kind, version (8), deadline (8),
+the rest.
 
 Three traps they avoid:
 
@@ -27,6 +27,8 @@ __all__ = [
     "LOCK_SHA",
     "NOTE",
     "NOTE_SHA",
+    "PROLONG",
+    "PROLONG_SHA",
     "UNLOCK",
     "UNLOCK_SHA",
     "WRITE",
@@ -91,6 +93,29 @@ return was_value
 )
 
 
+PROLONG = """#!lua flags=allow-oom
+-- KEYS: the key. ARGV: head of the value (format, kind, version), time to live in ms (0 = for ever).
+-- Lets the value live longer if it is still there in that version. Returns 1 if its end is later now, else 0.
+if redis.pcall('GETRANGE', KEYS[1], 0, 9) ~= ARGV[1] then
+  return 0
+end
+local left, ttl = redis.call('PTTL', KEYS[1]), tonumber(ARGV[2])
+if left < 0 or (ttl ~= 0 and ttl <= left) then
+  return 0
+end
+if ttl == 0 then
+  redis.call('SETRANGE', KEYS[1], 10, string.rep('\\0', 8))
+  redis.call('PERSIST', KEYS[1])
+else
+  local time = redis.call('TIME')
+  local deadline = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + ttl
+  redis.call('SETRANGE', KEYS[1], 10, struct.pack('>I8', deadline))
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return 1
+"""
+
+
 NOTE = """#!lua flags=allow-oom
 -- KEYS: the barriers. ARGV: field (namespace, zero, kind, text), position in twenty digits.
 -- Keeps the higher position of the field. Returns how many fields there are.
@@ -148,6 +173,7 @@ def _sha(text: str) -> str:
 WRITE_SHA = _sha(WRITE)
 DROP_SHA = _sha(DROP)
 NOTE_SHA = _sha(NOTE)
+PROLONG_SHA = _sha(PROLONG)
 FOLD_SHA = _sha(FOLD)
 LOCK_SHA = _sha(LOCK)
 UNLOCK_SHA = _sha(UNLOCK)

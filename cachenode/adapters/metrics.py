@@ -30,6 +30,7 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_negative_hits", "Reads that were told at once that the origin has nothing.", "negative_hits"),
     ("cachenode_adaptive_ttls", "Values that got a life by how much their key is asked for.", "adaptive_ttls"),
     ("cachenode_adaptive_ttl_seconds", "Sum of these lives; over their number it is the mean.", "adaptive_ttl_s"),
+    ("cachenode_slides", "Reads that have given an entry a longer life.", "slides"),
 )
 _NAMESPACE_GAUGES: _Table = (
     ("cache_memory_bytes", "Cost of the entries in memory.", "used_bytes"),

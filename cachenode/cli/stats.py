@@ -36,6 +36,7 @@ _COUNTERS = (
     "renewals",
     "adaptive_ttls",
     "adaptive_ttl_s",
+    "slides",
 )
 _L2_STATES = {
     "off": "none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -92,6 +93,13 @@ def _lives(config: NodeConfig) -> Iterator[Conflict]:
         if namespace.adaptive_min_s > namespace.adaptive_max_s:
             shortest, longest = ("namespaces", name, "adaptive_min_s"), ("namespaces", name, "adaptive_max_s")
             yield Conflict((shortest, longest), "must be at most adaptive_max_s")
+        for field in ("stale_s", "refresh_ahead", "xfetch_beta"):
+            if namespace.sliding and getattr(namespace, field):
+                text = f"cannot be true beside {field}: a value that is read would never be loaded anew"
+                yield Conflict((("namespaces", name, "sliding"), ("namespaces", name, field)), text)
+        if namespace.sliding and math.isinf(namespace.ttl_s) and not namespace.adaptive_ttl:
+            slides, ttl_s = ("namespaces", name, "sliding"), ("namespaces", name, "ttl_s")
+            yield Conflict((slides, ttl_s), "needs a ttl_s: what never expires has no life to renew")
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field
@@ -49,6 +50,10 @@ class NamespaceConfig(Section):
         0.0,
         le=86_400,
         description="How long it is believed that the origin has nothing for a key; 0: not at all",
+    )
+    sliding: bool = Field(False, description="Whether each read gives an entry its whole life, ttl_s, anew")
+    max_life_s: Ttl = Field(
+        math.inf, description="However often it is read, no read lets an entry live longer; never: no limit"
     )
     adaptive_ttl: bool = Field(False, description="Whether lives follow how much a key is asked for, in place of ttl_s")
     adaptive_steps: Steps = Field(

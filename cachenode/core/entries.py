@@ -129,6 +129,7 @@ class Batch:
 
     `acknowledged` says that a write waits until nobody holds an older copy. `stand_in` says, between nodes, that who
     asks cannot reach the keys' owner. `near` never travels: the holder of copies who asks, if it is one.
+    `slide` says of a GET that it renews the lives of what it finds, to `slide_ms`, 0 for what a write would give.
     `epoch` belongs to OFFER and HAND_OVER, `position` and `since_s` to the latter.
     """
 
@@ -150,6 +151,8 @@ class Batch:
     epoch: int = 0
     position: int = 0
     since_s: float = 0.0
+    slide: bool = False
+    slide_ms: int = 0
 
 
 class Failure(NamedTuple):

@@ -16,6 +16,7 @@ __all__ = [
     "NOT_A_COUNTER",
     "NOT_OWNER",
     "NOT_READY",
+    "NO_SLIDING",
     "ORDER_TOO_LATE",
     "OVERLOADED",
     "SUPERSEDED",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 BAD_KEY = Failure(Reason.INVALID_KEY, f"key: must be 1 to {MAX_KEY_BYTES:,} bytes")
+NO_SLIDING = Failure(Reason.INVALID_REQUEST, "slide: values of this namespace are loaded anew before their end")
 BAD_ORDER = Failure(Reason.INVALID_REQUEST, "operation: for nodes only")
 ORDER_TOO_LATE = Failure(Reason.SUPERSEDED, "a barrier that was ordered later has come first")
 NOT_OWNER = Failure(Reason.NOT_OWNER, "this node does not own the key in its view")

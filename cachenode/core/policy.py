@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cachenode.core.adaptive_ttl import DEFAULT_STEPS, AdaptiveTtl, parse_step
@@ -34,6 +35,8 @@ class NamespacePolicy:
         adaptive_min_s: The shortest of these TTLs.
         adaptive_max_s: The longest.
         adaptive_hit_rate: While fewer of the reads find a value, values get the next longer TTL.
+        sliding: Whether each read gives an entry its whole life anew.
+        max_life_s: No read lets an entry live longer than this.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
@@ -53,6 +56,8 @@ class NamespacePolicy:
     xfetch_beta: float = 0.0
     negative_ttl_s: float = 0.0
     origin: str = ""
+    sliding: bool = False
+    max_life_s: float = math.inf
     demand_window_s: float = 3_600.0
     adaptive_ttl: bool = False
     adaptive_steps: tuple[str, ...] = DEFAULT_STEPS
@@ -63,7 +68,7 @@ class NamespacePolicy:
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
             raise ValueError("namespace: a policy needs a name")
-        for field in ("ttl_s", "max_value_bytes", "share", "demand_window_s"):
+        for field in ("ttl_s", "max_value_bytes", "share", "demand_window_s", "max_life_s"):
             # Negated, so that NaN is refused too: a NaN deadline would compare false to everything and never expire.
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
@@ -73,5 +78,7 @@ class NamespacePolicy:
         for field in ("ttl_jitter", "refresh_ahead"):
             if not 0 <= getattr(self, field) <= MOST_OF_A_TTL:
                 raise ValueError(f"{field}: must be between 0 and {MOST_OF_A_TTL}")
+        if self.sliding and (self.stale_s or self.refresh_ahead or self.xfetch_beta):
+            raise ValueError("sliding: a value that is read would never be loaded anew")
         steps = [parse_step(text) for text in self.adaptive_steps]
         AdaptiveTtl(steps, self.adaptive_min_s, self.adaptive_max_s, self.adaptive_hit_rate)  # says what is wrong

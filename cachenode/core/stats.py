@@ -31,6 +31,7 @@ class NamespaceCounters:
     negative_hits: int = 0
     adaptive_ttls: int = 0
     adaptive_ttl_s: float = 0.0
+    slides: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,6 +240,13 @@ class Store:
         self._charged[at] += change
         return change
 
+    def prolong(self, key: bytes, deadline: float) -> None:
+        """Give a key's entry another deadline; nothing else about it changes. It must be there."""
+        entries = self._index[hash(key) >> _SHIFT]
+        record = entries[key]
+        slot, flags, version, _ = HEADER.unpack_from(record)
+        entries[key] = HEADER.pack(slot, flags, version, deadline) + record[HEADER_BYTES:]
+
     def remove(self, key: bytes) -> bytes | None:
         """Remove a key's entry. Return its record, None if there was none."""
         record = self._index[hash(key) >> _SHIFT].pop(key, None)

@@ -204,6 +204,12 @@ class L2Tier:
         await self.tell_missed(namespace, versions)
         return [True] * len(writes)
 
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> None:
+        """Let values live longer. A store that does not answer ends them earlier, which does no harm."""
+        if self.available:
+            with contextlib.suppress(L2Unavailable):
+                await self._guard(self._store.prolong(namespace, lives))
+
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         """Remove values; those that the store cannot remove now are journaled. Never raises for a store that is away.
 

@@ -22,6 +22,7 @@ from cachenode.core.memory import Memory
 from cachenode.core.negatives import Negatives
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.renewals import Renewals
+from cachenode.core.sliding import Slides
 from cachenode.core.store import Store
 from cachenode.core.sweep import Sweep
 from cachenode.core.tombstones import Tombstones
@@ -73,6 +74,7 @@ class Namespace:
         "renewed",
         "sets",
         "settled",
+        "slides",
         "stand_in_loads",
         "store",
         "sweep",
@@ -94,7 +96,9 @@ class Namespace:
         self.negatives = Negatives(policy.negative_ttl_s)
         self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
         self.demand = Demand(policy) if Demand.wanted(policy) else None
-        self.look_at = 0 if self.renewals is not None or self.demand is not None else sys.maxsize
+        self.slides = Slides(policy.max_life_s)
+        looks = self.renewals is not None or self.demand is not None or policy.sliding
+        self.look_at = 0 if looks else sys.maxsize
         """From so many hits on a batch of reads is looked at (`Reads`); 0: each is, which policies ask for."""
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()

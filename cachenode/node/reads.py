@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Layer, Operation
-from cachenode.core.failures import BAD_KEY, NOT_OWNER, UNANSWERABLE, UNREACHABLE
+from cachenode.core.failures import BAD_KEY, NO_SLIDING, NOT_OWNER, UNANSWERABLE, UNREACHABLE, failed
 from cachenode.core.hot_keys import HotKeys
 from cachenode.core.origin_limits import Priority
 from cachenode.errors import L2Unavailable, PeerUnavailable
@@ -48,7 +48,13 @@ class Reads:
         if node.mover.moving or namespace.sweep.active:
             self._forget_untrue(namespace, keys, records)
         tokens: Sequence[int] = ()
-        if namespace.l1_hits >= namespace.look_at:
+        if namespace.l1_hits >= namespace.look_at or batch.slide:
+            if batch.slide and namespace.renewals is not None:
+                node.failures[NO_SLIDING.reason] += len(keys)
+                reply(failed(batch, dict.fromkeys(range(len(keys)), NO_SLIDING)))
+                return None
+            if batch.slide or namespace.policy.sliding:
+                reply = node.slides.renewing(batch, namespace, reply)
             tokens = self._look(batch, namespace, records, holder, now)
         if all(records):
             namespace.l1_hits += len(records)
@@ -158,7 +164,8 @@ class Reads:
             away = {}
         now, leasing = node.clock.now(), batch.operation is Operation.LEASE
         own = self._to_look_for(batch, namespace, own, now)
-        if away and holder is None and not leasing and node.copies is not None:
+        slides = batch.slide or namespace.policy.sliding  # which its owner must see
+        if away and holder is None and not leasing and node.copies is not None and not slides:
             away = self._take_copies(node.copies, namespace, batch, away, records)
         pending = set(own).union(*away.values())
         for failure in failures.values():

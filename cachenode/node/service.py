@@ -29,6 +29,7 @@ from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.read_through import ReadThrough
 from cachenode.node.reads import Reads
+from cachenode.node.slides import SlidingReads
 from cachenode.node.standins import StandIns
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Copies, Peers
@@ -98,6 +99,7 @@ class Node:
         self._reads = Reads(self, hot_reads_per_s)
         self.invalidations = Invalidations(self)
         self.writes = Writes(self)
+        self.slides = SlidingReads(self)
         self.barriers = Barriers(self)
         self.loads = Loads(self)
         self.stand_ins = StandIns(self)
@@ -450,4 +452,6 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         deltas=pick(batch.deltas) if batch.deltas else (),
         acknowledged=batch.acknowledged,
         stand_in=batch.stand_in,
+        slide=batch.slide,
+        slide_ms=batch.slide_ms,
     )

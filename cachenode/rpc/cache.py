@@ -44,10 +44,11 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
         """Read one value."""
         namespace, key = request.namespace or DEFAULT_NAMESPACE, request.key
-        record, now_s = self._node.hit(namespace, key)
+        record, now_s = (b"", 0.0) if request.slide else self._node.hit(namespace, key)
         layer: int = common_pb2.LAYER_L1
         if not record:
-            result = await self._one(Batch(Operation.GET, namespace, [key]), context)
+            batch = Batch(Operation.GET, namespace, [key], slide=request.slide, slide_ms=request.slide_ms)
+            result = await self._one(batch, context)
             record, now_s, layer = result.records[0], result.now_s, layer_at(result, 0)
         response = pb.GetResponse(header=self._header())
         fill_entry(response.entry, record, now_s, layer)

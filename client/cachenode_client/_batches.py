@@ -33,13 +33,17 @@ CHANGES = frozenset({SET, DELETE, TOUCH, FULFILL, INCR, INVALIDATE})
 """What makes an older copy of a key untrue."""
 _GIVE_RECORDS = frozenset({GET, LEASE, INCR})
 
+SLIDE = -1
+"""The number of a GET that gives what it finds the life of the namespace anew."""
+
 KEY_OVERHEAD = 24
 """Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
 
 Group = tuple[int, str, float, bool, int, bool]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
-a number: of a LEASE the milliseconds it is to last, of a SET the version to match, of an INCR what is added; and
-whether the owner's part is enough: copies elsewhere may be served for as long as their leases."""
+a number: of a LEASE the milliseconds it is to last, of a SET the version to match, of an INCR what is added, of a GET
+the milliseconds of the life that it gives what it finds, 0 for none and `SLIDE` for the namespace's; and whether the
+owner's part is enough: copies elsewhere may be served for as long as their leases."""
 
 
 class Waiter(Protocol):
@@ -118,6 +122,8 @@ class PendingBatch:
             lease_ms=number if operation == LEASE else 0,
             if_versions=[number] if operation == SET and number else (),
             deltas=[number] if operation == INCR else (),
+            slide=operation == GET and number != 0,
+            slide_ms=number if operation == GET and number > 0 else 0,
             acknowledgement=pb.ACKNOWLEDGEMENT_OWNER if owner_only else pb.ACKNOWLEDGEMENT_UNSPECIFIED,
         )
 

@@ -15,7 +15,7 @@ from cachenode_api.records import HEADER_BYTES
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import AfterCommit, Pending
-from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Due, Group
+from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH, Due, Group
 from cachenode_client._checks import (
     Ack,
     Key,
@@ -130,6 +130,38 @@ class CacheClient(ClientCore):
                 self._stats.hits += 1
                 return record[HEADER_BYTES:]
             return self._found(record, default)
+        except CacheError as error:
+            return self._missed(error, default)
+
+    async def get_and_touch(
+        self,
+        key: Key,
+        default: Any = None,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> Any:
+        """Return a key's value, or `default`, and give the value a life anew: it lives on as long as it is asked for.
+
+        The node that owns the key is asked in any case, not the near cache. The value keeps its version. Its end is
+        moved only if that makes it later by a tenth of the life, and never beyond the namespace's ``max_life_s``.
+
+        Args:
+            key: 1 to 1,024 bytes.
+            default: Returned if there is no value.
+            ttl_s: The life in seconds; None for the namespace's.
+            timeout_s: Longest duration of this call.
+            namespace: Instead of the client's.
+
+        Raises:
+            InvalidTtl: The TTL is not a positive number.
+            CacheError: As `get`; also from a namespace whose values are loaded anew before their end.
+        """
+        raw = checked_key(key)
+        group = self._group(GET, namespace, timeout_s, number=checked_ttl(ttl_s) or SLIDE)
+        try:
+            return self._found(await self._call(group, raw), default)
         except CacheError as error:
             return self._missed(error, default)
 

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import BlockingAfterCommit, Pending
-from cachenode_client._batches import ABANDON, BARRIER, DELETE, GET, INCR, INVALIDATE, SET, TOUCH, Due, Group
+from cachenode_client._batches import ABANDON, BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH, Due, Group
 from cachenode_client._checks import (
     Ack,
     Key,
@@ -132,6 +132,23 @@ class CacheClient(ClientCore):
         group = self._get_group
         if timeout_s is not None or namespace is not None:
             group = self._group(GET, namespace, timeout_s)
+        try:
+            return self._found(self._call(group, raw), default)
+        except CacheError as error:
+            return self._missed(error, default)
+
+    def get_and_touch(
+        self,
+        key: Key,
+        default: Any = None,
+        *,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+        namespace: str | None = None,
+    ) -> Any:
+        """Return a key's value, or `default`, and give the value a life anew (see the asyncio client)."""
+        raw = checked_key(key)
+        group = self._group(GET, namespace, timeout_s, number=checked_ttl(ttl_s) or SLIDE)
         try:
             return self._found(self._call(group, raw), default)
         except CacheError as error:

@@ -32,6 +32,7 @@ USERS = NamespaceCounters(
     negative_hits=27,
     adaptive_ttls=2,
     adaptive_ttl_s=7_200.0,
+    slides=4,
 )
 DATABASE = OriginCounters(
     name="database",
@@ -150,6 +151,7 @@ def test_adaptive_lives_are_counted() -> None:
     """Their number and their sum: the mean is what people look at."""
     assert value(STATS, "cachenode_adaptive_ttls_total", namespace="users") == 2
     assert value(STATS, "cachenode_adaptive_ttl_seconds_total", namespace="users") == 7_200
+    assert value(STATS, "cachenode_slides_total", namespace="users") == 4
 
 
 def test_namespace_without_reads_has_no_hit_rate_trouble() -> None:
@@ -189,6 +191,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_renewals_total": ["namespace"],
         "cachenode_negative_hits_total": ["namespace"],
         "cachenode_adaptive_ttls_total": ["namespace"],
+        "cachenode_slides_total": ["namespace"],
         "cachenode_adaptive_ttl_seconds_total": ["namespace"],
         "cachenode_origin_calls_total": ["origin"],
         "cachenode_origin_keys_total": ["origin"],

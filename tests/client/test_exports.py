@@ -23,6 +23,7 @@ METHODS = [
     "decr",
     "delete",
     "get",
+    "get_and_touch",
     "get_many",
     "incr",
     "invalidate",

@@ -131,6 +131,17 @@ async def test_near_hit_takes_the_short_way(open_client: Open, monkeypatch: pyte
     assert looked == ["other"]
 
 
+async def test_read_that_slides_asks_the_owner(open_client: Open) -> None:
+    """A copy does not answer it: the owner would not know of the read."""
+    client, other = await open_client(), await open_client()
+    await client.set("k", 1, ttl_s=5)
+    assert [await client.get("k"), await client.get("k")] == [1, 1]
+    assert stats(client)["near_hits"] == 1
+    assert await client.get_and_touch("k", ttl_s=60) == 1
+    assert stats(client)["near_hits"] == 1
+    assert 50 < (await other.ttl("k") or 0) <= 60
+
+
 async def test_get_many_asks_for_the_rest(server: Server, open_client: Open) -> None:
     """Of several keys only those without copies travel; loaders get only what nobody has."""
     client = await open_client()

@@ -301,6 +301,43 @@ async def test_barriers_are_no_values(store: Store) -> None:
     assert await store.l2.read("barriers", [b"", b"k"]) == [None, None]
 
 
+async def test_value_is_prolonged(store: Store) -> None:
+    """A value lives for so long from then on, with all else as it was; an end never becomes earlier."""
+    await store.l2.write(NS, [L2Write(b"k", b"v", 5, 7, 10.0, 3)])
+    assert await store.l2.prolong(NS, [(b"k", 7, 60.0)]) == [True]
+    assert await store.l2.prolong(NS, [(b"k", 7, 20.0)]) == [False]
+    await store.let_pass(30.0)
+    entry = await store.get(b"k")
+    assert entry is not None
+    assert entry[:3] == (b"v", 5, 7)
+    assert entry.position == 3
+    assert entry.ttl_s == pytest.approx(30.0, abs=2.0)
+    await store.let_pass(40.0)
+    assert await store.get(b"k") is None
+
+
+async def test_only_that_version_is_prolonged(store: Store) -> None:
+    """Not what was written since or before, what was removed, nor what is not there."""
+    await store.put(b"newer", b"v", 9, ttl_s=10.0)
+    await store.put(b"gone", b"v", 7, ttl_s=10.0)
+    await store.drop(b"gone", 7)
+    lives = [(b"newer", 8, 60.0), (b"newer", 10, 60.0), (b"gone", 7, 60.0), (b"absent", 7, 60.0)]
+    assert await store.l2.prolong(NS, lives) == [False] * 4
+    await store.let_pass(20.0)
+    assert await store.get(b"newer") is None
+    assert await store.get(b"gone") is None
+
+
+async def test_life_without_end_is_prolonged_to_and_not_cut(store: Store) -> None:
+    """What does not expire stays so, and a value may come not to expire."""
+    await store.put(b"for ever", b"v", HIGH)
+    await store.put(b"k", b"v", 7, ttl_s=10.0)
+    assert await store.l2.prolong(NS, [(b"for ever", HIGH, 10.0), (b"k", 7, math.inf)]) == [False, True]
+    await store.let_pass(1_000.0)
+    entries = await store.l2.read(NS, [b"for ever", b"k"])
+    assert [entry and entry.ttl_s for entry in entries] == [math.inf, math.inf]
+
+
 async def test_lock_is_held_by_one(store: Store) -> None:
     """While a token has a key's lock another does not get it; given back, it may have it."""
     assert await store.l2.lock(NS, b"k", b"one", 60.0)
@@ -368,5 +405,6 @@ async def test_null_takes_everything_and_has_nothing() -> None:
     assert await null.lock(NS, b"k", b"one", 60.0)
     assert await null.lock(NS, b"k", b"two", 60.0)
     assert await null.unlock(NS, b"k", b"one")
+    assert await null.prolong(NS, [(b"k", 1, 60.0)]) == [False]
     await null.ping()
     await null.close()

@@ -273,6 +273,12 @@ class L2Link:
     def _write(self, namespace: str, write: L2Write) -> bool:
         return _now(self._server.store.write(namespace, [write]))[0]
 
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
+        return await self._scripts.submit([partial(self._prolong, namespace, life) for life in lives])
+
+    def _prolong(self, namespace: str, life: tuple[bytes, int, float]) -> bool:
+        return _now(self._server.store.prolong(namespace, [life]))[0]
+
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         return await self._scripts.submit([partial(self._drop, namespace, drop) for drop in drops])
 

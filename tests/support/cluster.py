@@ -68,6 +68,10 @@ class HeldL2:
         await self._wait()
         return await self.inner.write(namespace, writes)
 
+    async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
+        await self._wait()
+        return await self.inner.prolong(namespace, lives)
+
     async def drop(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> list[bool]:
         await self._wait()
         return await self.inner.drop(namespace, drops)

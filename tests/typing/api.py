@@ -107,6 +107,7 @@ async def asyncio_client() -> None:
         assert_type(await cache.decr("n"), int)
         assert_type(await cache.delete("k"), bool)
         assert_type(await cache.touch("k", ttl_s=60), bool)
+        assert_type(await cache.get_and_touch("k", ttl_s=60), Any)
         assert_type(await cache.contains("k"), bool)
         assert_type(await cache.ttl("k"), float | None)
         texts = ["a", "b"]
@@ -146,6 +147,7 @@ def blocking_client() -> None:
         assert_type(cache.decr("n"), int)
         assert_type(cache.delete("k"), bool)
         assert_type(cache.touch("k", ttl_s=60), bool)
+        assert_type(cache.get_and_touch("k", 0, ttl_s=60), Any)
         assert_type(cache.contains("k"), bool)
         assert_type(cache.ttl("k"), float | None)
         texts = ["a", "b"]

@@ -36,6 +36,7 @@ def empty(count: int, *, is_get: bool = True) -> BatchResult:
 
 
 COLUMNS: dict[Operation, dict[str, Any]] = {
+    Operation.GET: {"slide": True, "slide_ms": 2**64 - 1},
     Operation.SET: {
         "values": [b"1", b"2"],
         "flags": [3, 4],
@@ -74,7 +75,8 @@ def test_batch_there_and_back(operation: Operation) -> None:
     message = pb.Batch.FromString(batch_to_wire(batch, 7).SerializeToString())
     assert message.id == 7
     arrived = batch_from_wire(message, max_keys=2)
-    for field in ("operation", "namespace", "timeout_s", "lease_s", "acknowledged", "epoch", "position", "since_s"):
+    fields = ("operation", "namespace", "timeout_s", "lease_s", "acknowledged", "epoch", "position", "since_s")
+    for field in (*fields, "slide", "slide_ms"):
         assert getattr(arrived, field) == getattr(batch, field)
     for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details", "if_versions", "deltas"):
         assert list(getattr(arrived, column)) == list(getattr(batch, column))

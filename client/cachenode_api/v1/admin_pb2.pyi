@@ -203,6 +203,7 @@ class NamespaceStats(google.protobuf.message.Message):
     RENEWALS_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTLS_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
+    SLIDES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -239,6 +240,8 @@ class NamespaceStats(google.protobuf.message.Message):
     """Values that got a life by how much their key is asked for."""
     adaptive_ttl_s: builtins.float
     """The sum of these lives in seconds."""
+    slides: builtins.int
+    """Reads that have given an entry a longer life."""
     def __init__(
         self,
         *,
@@ -260,8 +263,9 @@ class NamespaceStats(google.protobuf.message.Message):
         renewals: builtins.int = ...,
         adaptive_ttls: builtins.int = ...,
         adaptive_ttl_s: builtins.float = ...,
+        slides: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 

@@ -93,17 +93,25 @@ class GetRequest(google.protobuf.message.Message):
 
     NAMESPACE_FIELD_NUMBER: builtins.int
     KEY_FIELD_NUMBER: builtins.int
+    SLIDE_FIELD_NUMBER: builtins.int
+    SLIDE_MS_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     key: builtins.bytes
     """1 to 1,024 bytes."""
+    slide: builtins.bool
+    """Give the value that is found its whole life anew."""
+    slide_ms: builtins.int
+    """With slide: the life in milliseconds; 0 means the namespace's."""
     def __init__(
         self,
         *,
         namespace: builtins.str = ...,
         key: builtins.bytes = ...,
+        slide: builtins.bool = ...,
+        slide_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace", "slide", b"slide", "slide_ms", b"slide_ms"]) -> None: ...
 
 Global___GetRequest: typing_extensions.TypeAlias = GetRequest
 

@@ -387,6 +387,8 @@ class Batch(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     POSITION_FIELD_NUMBER: builtins.int
     SINCE_S_FIELD_NUMBER: builtins.int
+    SLIDE_FIELD_NUMBER: builtins.int
+    SLIDE_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -407,6 +409,10 @@ class Batch(google.protobuf.message.Message):
     """HAND_OVER: position of the namespace's barriers when the entries were taken out of memory."""
     since_s: builtins.float
     """HAND_OVER: the time on the receiver's clock, as it has told it, from which on ttls_ms counts."""
+    slide: builtins.bool
+    """GET: give what is found its whole life anew."""
+    slide_ms: builtins.int
+    """GET that slides: the life in milliseconds; 0 means the namespace's."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The keys, 1 to 1,024 bytes each."""
@@ -471,8 +477,10 @@ class Batch(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         position: builtins.int = ...,
         since_s: builtins.float = ...,
+        slide: builtins.bool = ...,
+        slide_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
