@@ -1,7 +1,7 @@
 """Every failure scenario of the reliability list has a test, or a reason why there is none.
 
 The list has three parts that are checked here: races of coherence (1 to 20), of membership (21 to 32), and faults of
-Redis (33 to 40, and 43). A test says which of them it proves with "Scenario 7." or "Scenarios 7 and 9." in its
+Redis and of origins (33 to 50). A test says which of them it proves with "Scenario 7." or "Scenarios 7 and 9." in its
 docstring; a module's docstring counts as well. What a scenario asks for can be read in the tests that name it.
 
 A schedule that a test forces is as good as ten thousand trials of which one meets it, so most tests try it once; where
@@ -18,13 +18,22 @@ from pathlib import Path
 from tests.support.syntax import parse
 
 TESTS = Path(__file__).parents[1]
-LIST = {*range(1, 41), 43}
+LIST = {*range(1, 51)}
+_NO_QUEUE = "There is no write-behind yet, so nothing is queued."
 NOT_COVERED = {
     16: "Nodes write to no origin yet, so an owner cannot die between its commit and the invalidation.",
     34: "L2 is one server: Sentinel is not spoken yet. Its death and return are scenario 33, its slowness scenario 39.",
     35: "There is no durable mode yet: nothing is acknowledged on the strength of a replica.",
     36: "Sentinel is not spoken yet, so a node never has two servers of which one is not the master any more.",
     37: "Redis Cluster is not spoken yet.",
+    41: _NO_QUEUE,
+    42: _NO_QUEUE,
+    44: _NO_QUEUE,
+    45: _NO_QUEUE,
+    46: _NO_QUEUE,
+    47: _NO_QUEUE,
+    48: _NO_QUEUE,
+    50: "There is no warming yet.",
 }
 """Scenarios of which something is missing in cachenode itself."""
 _NAMED = re.compile(r"\bScenarios? (\d+(?:(?:, | and |, and | to |-)\d+)*)")

@@ -206,3 +206,32 @@ async def test_lives_are_spread(operation: Operation) -> None:
     lives = {round(HEADER.unpack_from(record)[3] - rig.clock.now(), 6) for record in records}
     assert len(lives) > 40
     assert all(TTL_S / 2 <= life <= TTL_S for life in lives)
+
+
+async def test_hot_key_under_xfetch_has_no_stampede() -> None:
+    """Asked for without a pause, a key is loaded once for each of its lives, whenever that ends: never twice at a time.
+
+    Loads take half a second, lives ten at most.
+    """
+    rig = Rig(xfetch_beta=1.5)
+    step_s, load_s, lives = 0.05, 0.5, 40
+    loads, early, under_way, due_s = 0, 0, 0, 0.0
+    while loads < lives:
+        for _ in range(5):
+            rest: list[BatchResult] = []
+            batch = Batch(Operation.LEASE, "n", [K], lease_s=5.0, timeout_s=0.001)
+            waiting = rig.node.execute(batch, rest.append)
+            if waiting is not None and not under_way:
+                await waiting
+            elif waiting is not None:
+                waiting.close()
+                continue
+            if rest[0].tokens and rest[0].tokens[0]:
+                assert not under_way, "a second load beside the first"
+                loads, early = loads + 1, early + bool(rest[0].records[0])
+                under_way, due_s = rest[0].tokens[0], rig.clock.now() + load_s
+        rig.clock.advance(step_s)
+        if under_way and rig.clock.now() >= due_s:
+            assert await rig.fulfil(under_way, b"v")
+            under_way = 0
+    assert early > lives / 4, "about every second life is followed by the next before its end"

@@ -11,7 +11,7 @@ from typing import Any
 
 from cachenode.origins import ABSENT, Loaded
 
-__all__ = ["Database", "Listing", "count", "fail", "load", "load_in_thread", "load_many"]
+__all__ = ["Database", "Fragile", "Listing", "count", "fail", "load", "load_in_thread", "load_many"]
 
 
 async def load(key: str) -> object:
@@ -98,3 +98,25 @@ class Listing:
             if name == "bad":
                 raise OSError("a secret")
             yield name
+
+
+class Fragile:
+    """An origin that is out of order as long as a file is there; each call writes a line, as a connection would cost.
+
+    Args:
+        down: The file.
+        calls: Where the lines go.
+    """
+
+    def __init__(self, down: str, calls: str) -> None:
+        self._down = Path(down)
+        self._calls = Path(calls)
+
+    async def load(self, key: str) -> object:
+        """Return the key, ABSENT for one that begins with a question mark."""
+        with self._calls.open("a") as calls:
+            calls.write(f"{key}\n")
+        await asyncio.sleep(0.01)
+        if self._down.exists():
+            raise OSError("a secret")
+        return ABSENT if key.startswith("?") else key
