@@ -98,10 +98,11 @@ def zeros(kind: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def metrics() -> set[str]:
-    """The names under which Prometheus finds what nodes export."""
-    families = NodeCollector(lambda: zeros(NodeStats)).collect()
+    """The names under which Prometheus finds what nodes export, and those of the labels."""
+    families = list(NodeCollector(lambda: zeros(NodeStats)).collect())
     endings = {"counter": ["_total"], "histogram": ["", "_bucket", "_count", "_sum"]}
-    return {each.name + ending for each in families for ending in endings.get(each.type, [""])}
+    labels = {label for each in families for sample in each.samples for label in sample.labels}
+    return labels | {each.name + ending for each in families for ending in endings.get(each.type, [""])}
 
 
 def unknown_links(text: str) -> set[str]:
