@@ -72,6 +72,10 @@ def make_origins(config: NodeConfig, clock: Clock) -> dict[str, Origin]:
     """
     problems: list[str] = []
     origins = {name: _make_origin(name, section, clock, problems) for name, section in config.origins.items()}
+    for name, namespace in config.namespaces.items():
+        origin = origins.get(namespace.origin)
+        if namespace.bloom and not problems and origin is not None and not origin.enumerates:
+            problems.append(f"namespaces.{name}.bloom: the loader of origin {namespace.origin} cannot list keys")
     if problems:
         raise ConfigError(problems)
     return origins

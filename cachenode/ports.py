@@ -95,6 +95,12 @@ class L2Store(Protocol):
     async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
         """Give the lock of a key back, if `token` still has it. Return True if it had."""
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        """Return some keys of a namespace, and the cursor to go on with: 0 at the end.
+
+        Keys that have a value during the whole walk are returned at least once. Others may be among them.
+        """
+
     async def ping(self) -> None:
         """Return if the store answers."""
 

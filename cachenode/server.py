@@ -23,6 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -245,7 +246,9 @@ class Server:
             forwarded=node.forwarded,
             view_epoch=self._placement.epoch,
             members=len(view.members) if view is not None else 0,
-            namespaces=tuple(_counters(namespace) for namespace in node.namespaces),
+            namespaces=tuple(
+                _counters(namespace, node.clock.now(), node.placement.epoch) for namespace in node.namespaces
+            ),
             errors={reason.name.lower(): count for reason, count in node.failures.items()},
             near_holders=len(node.invalidations),
             invalidation_waits=node.invalidations.waits,
@@ -287,6 +290,7 @@ class Server:
         self._node.invalidations.log.close()
         await _within(_STEP_S, self._grpc.stop(_STEP_S / 2))
         await _within(_STEP_S, self._node.read_through.close())
+        await _within(_STEP_S, self._node.blooms.close())
         for origin in self._origins.values():
             await _within(_STEP_S, origin.close())
         if self._tier is not None:
@@ -304,7 +308,15 @@ async def _within(seconds: float, step: Awaitable[None]) -> None:
         _log.warning("stop_step_late", seconds=seconds)
 
 
-def _counters(namespace: Namespace) -> NamespaceCounters:
+def _bloom(namespace: Namespace, now: float, epoch: int) -> dict[str, Any]:
+    """Return the counters of a namespace's filter under the names that a namespace's counters have for them."""
+    if namespace.bloom is None:
+        return {}
+    found = {f"bloom_{name}": value for name, value in asdict(namespace.bloom.counters(now, epoch)).items()}
+    return {name: value for name, value in found.items() if name in NamespaceCounters.__dataclass_fields__}
+
+
+def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters:
     store, demand = namespace.store, namespace.demand
     return NamespaceCounters(
         name=namespace.policy.name,
@@ -327,6 +339,7 @@ def _counters(namespace: Namespace) -> NamespaceCounters:
         slides=namespace.slides.moved,
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
+        **_bloom(namespace, now, epoch),
     )
 
 

@@ -97,6 +97,10 @@ class ChaosL2:
         """Give a lock back, unless a fault strikes."""
         return await self._struck(lambda: self._inner.unlock(namespace, key, token))
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        """Return some keys, unless a fault strikes."""
+        return await self._struck(lambda: self._inner.keys(namespace, cursor))
+
     async def ping(self) -> None:
         """Return if the store inside answers, unless a fault strikes."""
         await self._struck(self._inner.ping)

@@ -110,6 +110,11 @@ class MemoryL2:
         del self._locks[namespace, key]
         return True
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        """Return all keys of a namespace."""
+        del cursor
+        return [key for name, key in self._slots if name == namespace], 0
+
     def forget(self) -> None:
         """Begin anew, empty, as a server that was restarted."""
         self.history += 1

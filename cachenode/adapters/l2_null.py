@@ -52,6 +52,11 @@ class NullL2:
         del namespace, key, token
         return True
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        """Return none."""
+        del namespace, cursor
+        return [], 0
+
     async def ping(self) -> None:
         """Return."""
 

@@ -63,6 +63,8 @@ _MOST_BARRIERS = 5_000
 _WHOLE = make_selector(SelectorKind.NAMESPACE, EVERYTHING)
 _BULK_WAITS = 10
 """A bulk load may queue for so many time limits."""
+_KEYS_AT_ONCE = 500
+"""Slots that a step of a walk over all keys looks at; the server answers nobody else meanwhile."""
 _SCRIPTS_AT_ONCE = 128
 """Packing a thousand script calls holds the event loop up for 20 ms; these take 3."""
 
@@ -119,6 +121,9 @@ class RedisL2:
             size=_command_bytes,
         )
         self._pings: TurnBatcher[None, None] = TurnBatcher(self._pong, in_flight=1, limit_s=timeout_s)
+        self._walks: TurnBatcher[tuple[bytes, int], tuple[list[bytes], int]] = TurnBatcher(
+            self._scan, in_flight=1, limit_s=write_timeout_s or timeout_s
+        )
         self._barriers = f"{self._prefix}barriers".encode()
         self._looks: TurnBatcher[None, _Barriers] = TurnBatcher(
             self._all_barriers, in_flight=1, limit_s=write_timeout_s or timeout_s
@@ -182,13 +187,18 @@ class RedisL2:
         (given,) = await self._scripts.submit([("EVALSHA", UNLOCK_SHA, 1, self._lock_of(namespace, key), token)])
         return bool(given)
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        """Return some keys of a namespace, and the cursor to go on with: 0 at the end."""
+        (found,) = await self._walks.submit([(self._prefix_of(namespace), cursor)])
+        return found
+
     async def ping(self) -> None:
         """Return if the store answers."""
         await self._pings.submit([None])
 
     async def close(self) -> None:
         """Give back connections; calls under way end with `L2Unavailable`. Safe to call twice."""
-        for batcher in (self._reads, self._scripts, self._pings, self._looks):
+        for batcher in (self._reads, self._scripts, self._pings, self._looks, self._walks):
             await batcher.close()
         await self._client.aclose()
 
@@ -238,6 +248,16 @@ class RedisL2:
         _raise_first((time, values))
         now_ms = int(time[0]) * 1_000 + int(time[1]) // 1_000
         return [None if raw is None else decode(raw, now_ms) for raw in values]
+
+    async def _scan(self, walks: list[tuple[bytes, int]]) -> list[tuple[list[bytes], int]]:
+        """Take a step of each walk. Names hold no character that means something in a pattern."""
+        commands = [("SCAN", cursor, "MATCH", prefix + b"*", "COUNT", _KEYS_AT_ONCE) for prefix, cursor in walks]
+        replies = await self._round_trip(commands)
+        _raise_first(replies)
+        return [
+            ([bytes(key)[len(prefix) :] for key in keys], int(cursor))
+            for (prefix, _), (cursor, keys) in zip(walks, replies, strict=True)
+        ]
 
     async def _pong(self, items: list[None]) -> list[None]:
         _raise_first(await self._round_trip([("PING",)]))

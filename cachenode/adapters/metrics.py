@@ -28,6 +28,12 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_stand_in_loads", "Loads of keys whose owner could not be reached.", "stand_in_loads"),
     ("cachenode_renewals", "Loads that were to replace a value before its end.", "renewals"),
     ("cachenode_negative_hits", "Reads that were told at once that the origin has nothing.", "negative_hits"),
+    ("cachenode_bloom_absences", "Reads that a Bloom filter answered: no value.", "bloom_absences"),
+    ("cachenode_bloom_passed", "Reads of keys that the filter has.", "bloom_passed"),
+    ("cachenode_bloom_skipped", "Reads of keys about which the filter may say nothing.", "bloom_skipped"),
+    ("cachenode_bloom_false_positives", "Loads of keys that the filter has, without a value.", "bloom_false_positives"),
+    ("cachenode_bloom_rebuilds", "Times that a new filter was put in use.", "bloom_rebuilds"),
+    ("cachenode_bloom_failures", "Rebuilds that this node led and that failed.", "bloom_failures"),
     ("cachenode_adaptive_ttls", "Values that got a life by how much their key is asked for.", "adaptive_ttls"),
     ("cachenode_adaptive_ttl_seconds", "Sum of these lives; over their number it is the mean.", "adaptive_ttl_s"),
     ("cachenode_slides", "Reads that have given an entry a longer life.", "slides"),
@@ -35,6 +41,9 @@ _NAMESPACE_COUNTERS: _Table = (
 _NAMESPACE_GAUGES: _Table = (
     ("cache_memory_bytes", "Cost of the entries in memory.", "used_bytes"),
     ("cache_keys_total", "Entries in memory.", "entries"),
+    ("cachenode_bloom_bytes", "Memory of the filter, beside that for entries.", "bloom_bytes"),
+    ("cachenode_bloom_fill", "Part of the filter's bits that were set when it was put in use.", "bloom_fill"),
+    ("cachenode_bloom_age_seconds", "Time since then; negative if never.", "bloom_age_s"),
 )
 _ORIGIN_COUNTERS: _Table = (
     ("cachenode_origin_calls", "Calls of a loader.", "calls"),

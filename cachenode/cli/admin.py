@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
@@ -17,7 +17,7 @@ from cachenode_api.v1 import admin_pb2_grpc
 from cachenode_api.view import View
 from cachenode_client._address import parse_address
 
-__all__ = ["Asked", "ask_explanations", "ask_stats", "ask_views"]
+__all__ = ["Asked", "ask_blooms", "ask_explanations", "ask_stats", "ask_views", "rebuild_bloom"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,71 @@ async def ask_explanations(
     targets = _targets_of(asked)
     replies = await asyncio.gather(*(_explanation_of(target, request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_blooms(
+    address: str, namespace: str, timeout_s: float
+) -> tuple[Asked, Mapping[str, pb.BloomStatusResponse | None]]:
+    """Return the view of the first node that answers, and every member's Bloom filters, None for no answer.
+
+    Args:
+        address: Of one node or several.
+        namespace: Of the filters; empty for all.
+        timeout_s: Longest wait for each answer.
+
+    Raises:
+        CliError: No node answers, the one that does has no view, or there is no such namespace.
+    """
+    asked, _ = await _first_view(address, timeout_s)
+    request, targets = pb.BloomStatusRequest(namespace=namespace), _targets_of(asked)
+    replies = await asyncio.gather(
+        *(_answer_of(target, "BloomStatus", request, timeout_s) for target in targets.values())
+    )
+    return asked, dict(zip(targets, replies, strict=True))
+
+
+async def rebuild_bloom(asked: Asked, namespace: str, timeout_s: float) -> AsyncIterator[pb.RebuildBloomProgress]:
+    """Have the node that was asked rebuild a filter; yield how far that is.
+
+    Raises:
+        CliError: The node is gone, or has no such filter.
+    """
+    async with aio.insecure_channel(asked.target) as channel:
+        call = admin_pb2_grpc.AdminServiceStub(channel).RebuildBloom(
+            pb.RebuildBloomRequest(namespace=namespace), timeout=timeout_s
+        )
+        try:
+            async for progress in call:
+                yield progress
+        except aio.AioRpcError as error:
+            raise _refusal(error, timeout_s) from None
+        finally:
+            call.cancel()
+
+
+def _refusal(error: aio.AioRpcError, timeout_s: float) -> CliError:
+    """Return what a node's refusal is for people."""
+    text = error.details() or _why(error, timeout_s)
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        return CliError(text, hint="`cachenode stats` lists the namespaces in use.", code=ExitCode.USAGE)
+    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+        return CliError(text, code=ExitCode.USAGE)
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return CliError("a node of an older release cannot do that", hint="Update the nodes to this release.")
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return CliError(text, hint="`cachenode view` shows which nodes there are.", code=ExitCode.UNREACHABLE)
+    return CliError(text)
+
+
+async def _answer_of(target: str, method: str, request: Any, timeout_s: float) -> Any:  # noqa: ANN401 - of any call
+    """Return a node's answer to a call, None if it gives none."""
+    async with aio.insecure_channel(target) as channel:
+        try:
+            return await getattr(admin_pb2_grpc.AdminServiceStub(channel), method)(request, timeout=timeout_s)
+        except aio.AioRpcError as error:
+            if error.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}:
+                raise _refusal(error, timeout_s) from None
+            return None
 
 
 async def _first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetViewResponse]:

@@ -37,6 +37,10 @@ _COUNTERS = (
     "adaptive_ttls",
     "adaptive_ttl_s",
     "slides",
+    "bloom_absences",
+    "bloom_passed",
+    "bloom_false_positives",
+    "bloom_bytes",
 )
 _L2_STATES = {
     "off": "none",

@@ -86,6 +86,9 @@ def _origins(config: NodeConfig) -> Iterator[Conflict]:
             hint = did_you_mean(namespace.origin, config.origins)
             text = f"must be the name of an origin, that is of a table [origins.<name>]{hint}"
             yield Conflict((("namespaces", name, "origin"),), text)
+        if namespace.bloom and not namespace.origin:
+            text = "needs an origin, whose keys the filter knows: namespaces.<name>.origin"
+            yield Conflict((("namespaces", name, "bloom"), ("namespaces", name, "origin")), text)
 
 
 def _lives(config: NodeConfig) -> Iterator[Conflict]:

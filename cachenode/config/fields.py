@@ -11,12 +11,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cachenode.config.values import parse_address, parse_list, parse_size, parse_ttl, parse_url
 from cachenode.core.adaptive_ttl import parse_step
+from cachenode.core.schedule import parse_schedule
 
 __all__ = [
     "Address",
     "Bytes",
     "ClusterName",
     "Count",
+    "Due",
     "Id",
     "Listen",
     "OptionalAddress",
@@ -82,6 +84,11 @@ def _checked_steps(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(step.text for step in steps)
 
 
+def _checked_schedule(text: str) -> str:
+    parse_schedule(text)
+    return text
+
+
 def _optional(check: Any) -> AfterValidator:  # noqa: ANN401 - a function from text to text
     return AfterValidator(lambda text: check(text) if text else text)
 
@@ -95,6 +102,7 @@ Part = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=Fa
 Span = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False)]
 """Seconds that may be 0; each field says how many at most."""
 Steps = Annotated[tuple[str, ...], BeforeValidator(parse_list), AfterValidator(_checked_steps)]
+Due = Annotated[str, AfterValidator(_checked_schedule)]
 Id = Annotated[str, AfterValidator(_identifier)]
 ClusterName = Annotated[Id, Field(max_length=64)]
 Address = Annotated[str, AfterValidator(_checked_address)]

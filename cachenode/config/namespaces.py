@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cachenode.config.fields import Bytes, Part, Section, Share, Span, Steps, Ttl
+from cachenode.config.fields import Bytes, Count, Due, Part, Section, Share, Span, Steps, Ttl
 from cachenode.core.adaptive_ttl import DEFAULT_STEPS
 from cachenode.core.policy import MOST_OF_A_TTL, NamespacePolicy
 
@@ -67,6 +67,14 @@ class NamespaceConfig(Section):
     )
     demand_window_s: Span = Field(
         3_600.0, ge=1, le=30 * 86_400, description="Accesses of a key count for one to two times as long"
+    )
+    bloom: bool = Field(
+        False, description="Whether a Bloom filter answers for keys that the origin, which must list its keys, lacks"
+    )
+    bloom_keys: Count = Field(1_000_000, ge=1_000, le=1_000_000_000, description="Keys for which it is sized at first")
+    bloom_error: Part = Field(0.01, ge=0.000_001, le=0.5, description="Part of the absent keys that it lets pass")
+    bloom_rebuild: Due = Field(
+        "1d", description="When it is rebuilt besides changes of the cluster: an interval, or a cron expression (UTC)"
     )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 

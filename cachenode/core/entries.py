@@ -42,6 +42,8 @@ class Operation(IntEnum):
     REPLAY = 13
     OFFER = 14
     HAND_OVER = 15
+    BLOOM_BEGIN = 20
+    BLOOM_TAKE = 21
 
     @property
     def reads(self) -> bool:

@@ -37,6 +37,10 @@ class NamespacePolicy:
         adaptive_hit_rate: While fewer of the reads find a value, values get the next longer TTL.
         sliding: Whether each read gives an entry its whole life anew.
         max_life_s: No read lets an entry live longer than this.
+        bloom: Whether a Bloom filter answers reads of keys that have no value anywhere (`cachenode.core.bloom`).
+        bloom_keys: Keys for which it is sized at first.
+        bloom_error: Part of the absent keys that it lets pass.
+        bloom_rebuild: When it is rebuilt besides (`cachenode.core.schedule`).
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
@@ -64,6 +68,10 @@ class NamespacePolicy:
     adaptive_min_s: float = 60.0
     adaptive_max_s: float = 86_400.0
     adaptive_hit_rate: float = 0.5
+    bloom: bool = False
+    bloom_keys: int = 1_000_000
+    bloom_error: float = 0.01
+    bloom_rebuild: str = "1d"
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:

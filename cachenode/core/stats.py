@@ -29,6 +29,15 @@ class NamespaceCounters:
     stand_in_loads: int = 0
     renewals: int = 0
     negative_hits: int = 0
+    bloom_absences: int = 0
+    bloom_passed: int = 0
+    bloom_skipped: int = 0
+    bloom_false_positives: int = 0
+    bloom_bytes: int = 0
+    bloom_fill: float = 0.0
+    bloom_age_s: float = -1.0
+    bloom_rebuilds: int = 0
+    bloom_failures: int = 0
     adaptive_ttls: int = 0
     adaptive_ttl_s: float = 0.0
     slides: int = 0

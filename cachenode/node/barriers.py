@@ -160,6 +160,8 @@ class Barriers:
         namespace.fills.void_all()
         if selector.kind is SelectorKind.TAG:  # what a load under way brings may have any tags, so may what was absent
             namespace.negatives.void_all()
+            if namespace.bloom is not None:
+                namespace.bloom.suspend()
             namespace.flights.detach_if(lambda _key: True)
         else:
             namespace.flights.detach_if(lambda key: selector.covers(key, ()))

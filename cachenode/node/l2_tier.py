@@ -265,6 +265,16 @@ class L2Tier:
             noted = namespace, selector
             self._barriers[noted] = max(position, self._barriers.get(noted, 0))
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        """Return some keys of a namespace, and the cursor to go on with (see `L2Store.keys`).
+
+        Raises:
+            L2Unavailable: The store is away, or has lost its history.
+        """
+        if not self.available:
+            raise L2Unavailable("the shared store is away")
+        return await self._guard(self._store.keys(namespace, cursor))
+
     async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
         """Take the lock of a key, or prolong it (see `L2Store.lock`); True too while the store is away.
 

@@ -274,6 +274,8 @@ class Loads:
             if flight is None or flight.landing:
                 continue
             outcome = ending(batch, namespace, index, now)
+            if outcome == b"" and namespace.bloom is not None:
+                namespace.bloom.found_absent(flight.key)
             if outcome == b"" and flight.attached:
                 if _present(namespace, now, flight.key):
                     gone.append(flight.key)

@@ -82,6 +82,7 @@ class Loops:
             node.mover.step(_MOVE_SLICE)
             await asyncio.sleep(0)
         node.handover.tick(now)
+        node.blooms.tick(now)
         node.loads.expire(now)
         node.invalidations.expire(now)
         self._reap(now)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cachenode.core.barriers import BarrierLog
+from cachenode.core.bloom import Bloom
 from cachenode.core.demand import Demand, Wanted
 from cachenode.core.fills import FillTokens
 from cachenode.core.flights import Flights
@@ -49,6 +50,7 @@ class Namespace:
     __slots__ = (
         "_writes",
         "barriers",
+        "bloom",
         "changing",
         "deletes",
         "demand",
@@ -94,6 +96,7 @@ class Namespace:
         self.load_backoff = LoadBackoff()
         self.holdoff = Holdoff(policy.holdoff_s)
         self.negatives = Negatives(policy.negative_ttl_s)
+        self.bloom = Bloom(policy.bloom_keys, policy.bloom_error) if policy.bloom and self.origin is not None else None
         self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
         self.demand = Demand(policy) if Demand.wanted(policy) else None
         self.slides = Slides(policy.max_life_s)
@@ -247,7 +250,7 @@ class Namespaces:
         except InvalidNamespace:
             return None
         self._implicit_left -= 1
-        return self._add(replace(self._by_name[DEFAULT_NAMESPACE].policy, name=name))
+        return self._add(replace(self._by_name[DEFAULT_NAMESPACE].policy, name=name, bloom=False))
 
     def _add(self, policy: NamespacePolicy) -> Namespace:
         most = self.memory.max_bytes // _LARGEST_PART

@@ -201,6 +201,10 @@ class Reads:
         if namespace.negatives:
             left = [index for index in own if not namespace.absent(batch.keys[index], now)]
             namespace.negative_hits += len(own) - len(left)
+        bloom = namespace.bloom
+        if bloom is not None:
+            kept, covers = self._node.placement.kept, namespace.barriers.covers
+            left = [index for index in left if not bloom.absent(batch.keys[index], kept, covers)]
         if batch.operation is not Operation.LEASE and namespace.origin is None:
             tier = self._node.l2_for(namespace)
             left = left if tier is not None and tier.available else []

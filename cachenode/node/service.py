@@ -9,6 +9,7 @@ loop: nothing can happen to the key between the look at its version and the plac
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from cachenode.core.failures import BAD_ORDER, LATE, NOT_OWNER, NOT_READY, ORDER
 from cachenode.core.versions import VersionSource
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.barriers import Barriers, again
+from cachenode.node.blooms import Blooms
 from cachenode.node.changes import Changes
 from cachenode.node.handover import Handover
 from cachenode.node.invalidations import Invalidations
@@ -41,7 +43,8 @@ from cachenode_api.view import Member, View
 __all__ = ["Node", "Reply"]
 
 _HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
-_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY}) | _HANDOVERS
+_BLOOMS = frozenset({Operation.BLOOM_BEGIN, Operation.BLOOM_TAKE})
+_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY}) | _HANDOVERS | _BLOOMS
 _ASK_AGAIN = frozenset({Reason.NOT_READY, Reason.DEADLINE_EXCEEDED, Reason.OVERLOADED})
 _REFUSALS = {Reason.NOT_OWNER: NOT_OWNER, Reason.SUPERSEDED: ORDER_TOO_LATE}
 _ASK_AGAIN_S = 0.02
@@ -63,6 +66,7 @@ class Node:
         copies: Copies of other nodes' hot keys; None for none.
         hot_reads_per_s: Reads a second, forwarded by other nodes, that make a key hot; 0: none is.
         handover_bytes: Most bytes of entries handed to new owners when keys move; 0: none.
+        wall: The time of day in seconds since 1970, for what is due at fixed times.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Node:
         copies: Copies | None = None,
         hot_reads_per_s: int = 0,
         handover_bytes: int = 0,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.placement = placement
         self.namespaces = namespaces
@@ -105,6 +110,7 @@ class Node:
         self.stand_ins = StandIns(self)
         self.read_through = ReadThrough(self)
         self.changes = Changes(self)
+        self.blooms = Blooms(self, wall)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
         if tier is not None:
             tier.untrue = self._covered
@@ -191,6 +197,8 @@ class Node:
             return self.barriers.begin(batch, namespace, reply, from_peer)
         if batch.operation in _HANDOVERS:
             return self.handover.begin(batch, namespace, reply)
+        if batch.operation in _BLOOMS:
+            return self.blooms.begin(batch, namespace, reply)
         if batch.operation is Operation.REPLAY:
             return self.run_parts(batch, reply, [([0], self._replay(reply))])
         if self.tier is not None:

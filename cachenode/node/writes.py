@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Writes"]
 
+_NEWS_OF_NOTHING = frozenset({Operation.DELETE, Operation.ABANDON})
+"""After these a key is no likelier to have a value."""
+
 
 class Writes:
     """The writing half of a node."""
@@ -106,6 +109,9 @@ class Writes:
     def _own(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
         """Do what needs no waiting for this node's own keys; return the rest."""
         loads = self._node.loads
+        if namespace.bloom is not None:  # also what is declared untrue: the origin has changed
+            for index in own if batch.operation not in _NEWS_OF_NOTHING else ():
+                namespace.bloom.add(batch.keys[index])
         if batch.operation is Operation.FULFILL:
             return loads.land(batch, namespace, own, reply)
         if batch.operation is Operation.ABANDON:
@@ -266,6 +272,8 @@ class Writes:
         removed = namespace.tombstones.covers
         for at, (write, accepted) in enumerate(zip(writes, taken, strict=True)):
             namespace.void(write.key)
+            if namespace.bloom is not None:  # once more: a rebuild may have begun meanwhile
+                namespace.bloom.add(write.key)
             if self._barred(namespace, write, now):
                 continue
             stored = accepted and not removed(write.key, write.version, now)

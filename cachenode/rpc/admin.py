@@ -13,6 +13,7 @@ from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
 from cachenode.core.stats import NamespaceCounters, NodeStats
 from cachenode.node.explain import Explanation, HeldEntry, explain
 from cachenode.node.service import Node
+from cachenode.rpc.blooms import BloomCalls
 from cachenode.rpc.status import abort
 from cachenode.wire import view_to_wire
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -26,7 +27,7 @@ LINKED_WITHIN_S = 2.0
 Context = aio.ServicerContext[Any, Any]
 
 
-class AdminService(admin_pb2_grpc.AdminServiceServicer):
+class AdminService(BloomCalls, admin_pb2_grpc.AdminServiceServicer):
     """Serves the admin calls.
 
     Args:

@@ -9,9 +9,10 @@ import grpc
 import pytest
 from grpc import aio
 
-from cachenode.cli import stats, view
-from cachenode.cli.admin import Asked, ask_explanations, ask_stats, ask_views
+from cachenode.cli import bloom, stats, view
+from cachenode.cli.admin import Asked, ask_blooms, ask_explanations, ask_stats, ask_views
 from cachenode.cli.errors import CliError
+from cachenode.cli.options import Format
 from cachenode.cli.output import console
 from cachenode.wire import view_to_wire
 from cachenode_api.v1 import admin_pb2 as pb
@@ -51,6 +52,26 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
             swept=23,
             namespaces=[space],
         )
+
+    async def BloomStatus(self, request: Any, context: Any) -> pb.BloomStatusResponse:  # noqa: N802 - the wire's name
+        if request.namespace == "unknown":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "namespace: the node has none of this name")
+        found = pb.BloomFilter(namespace="users", state="partial", building=True, absences=9, passed=8, age_s=61.0)
+        found.false_positives, found.bytes, found.listed, found.expected, found.fill = 2, 2_048, 5, 1_000, 0.25
+        return pb.BloomStatusResponse(
+            header=self.header(), filters=[found, pb.BloomFilter(namespace="new", state="none")]
+        )
+
+    async def RebuildBloom(  # noqa: N802 - the wire's name
+        self, request: Any, context: Any
+    ) -> AsyncIterator[pb.RebuildBloomProgress]:
+        if request.namespace == "plain":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "namespace: it has no Bloom filter")
+        yield pb.RebuildBloomProgress(stage="origin", keys=3, expected=10)
+        if request.namespace == "bad":
+            yield pb.RebuildBloomProgress(stage="failed", keys=3, error="OSError")
+        else:
+            yield pb.RebuildBloomProgress(stage="done", keys=12, expected=10)
 
     async def Explain(self, request: Any, context: Any) -> pb.ExplainResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":
@@ -195,3 +216,57 @@ async def test_stats_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["namespaces"][0]["invalidations"] == 5
     assert (document["near_holders"], document["invalidation_waits"], document["swept"]) == (21, 22, 23)
     assert stats._document("node-2", None) == {"id": "node-2", "answers": False}
+
+
+async def test_filters_of_all_nodes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table shows each node's filter and how often it was wrong; who does not answer is named."""
+    admin = Admin("node-0")
+    async with serving(admin) as addresses:
+        admin.view = members(*addresses, GONE)
+        _, answers = await ask_blooms(addresses[0], "", 2.0)
+        with pytest.raises(CliError, match="none of this name") as refused:
+            await ask_blooms(addresses[0], "unknown", 2.0)
+    assert refused.value.code == 2
+    bloom._print(answers)
+    text = capsys.readouterr().out
+    row = next(line.split() for line in text.splitlines() if line.startswith(" users"))
+    assert row == [
+        "users",
+        "node-0",
+        "partial,",
+        "building",
+        "9",
+        "8",
+        "25.0%",
+        "5",
+        "1,000",
+        "25%",
+        "2.0",
+        "KiB",
+        "1m",
+        "1s",
+    ]
+    assert "never built" in text
+    assert "node-1 does not answer." in text
+    document = bloom._document("node-0", answers["node-0"])
+    assert document["filters"][0]["false_positive_rate"] == 0.25
+    assert document["filters"][1]["age_s"] is None
+    assert bloom._document("node-1", None) == {"id": "node-1", "answers": False}
+    bloom._print({"node-0": pb.BloomStatusResponse()})
+    assert "No namespace has a Bloom filter" in capsys.readouterr().out
+
+
+async def test_rebuild_is_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each step is a line of JSON; what fails is an error with the reason."""
+    admin = Admin("node-0")
+    async with serving(admin) as addresses:
+        admin.view = members(*addresses)
+        assert await bloom._rebuild(addresses[0], "users", 2.0, Format.JSON) == "done"
+        steps = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(step["stage"], step["keys"]) for step in steps] == [("origin", 3), ("done", 12)]
+        assert await bloom._rebuild(addresses[0], "users", 2.0, Format.TABLE) == "done"
+        with pytest.raises(CliError, match="not rebuilt: OSError"):
+            await bloom._rebuild(addresses[0], "bad", 2.0, Format.JSON)
+        with pytest.raises(CliError, match="it has no Bloom filter") as refused:
+            await bloom._rebuild(addresses[0], "plain", 2.0, Format.TABLE)
+    assert refused.value.code == 2

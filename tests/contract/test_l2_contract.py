@@ -408,3 +408,22 @@ async def test_null_takes_everything_and_has_nothing() -> None:
     assert await null.prolong(NS, [(b"k", 1, 60.0)]) == [False]
     await null.ping()
     await null.close()
+
+
+async def test_walk_finds_all_keys(store: Store) -> None:
+    """Each key of the namespace that has a value is returned, and none of another namespace's."""
+    keys = {b"k%d" % number for number in range(1_200)} | {bytes([0, 255]), b"*"}
+    await store.l2.write(NS, [L2Write(key, b"v", 0, 1, math.inf) for key in keys])
+    await store.l2.write(f"{NS}2", [L2Write(b"other", b"v", 0, 1, math.inf)])
+    await store.l2.note_barriers(NS, [(1, prefix(b"k"))])
+    await store.l2.lock(NS, b"locked", b"one", 60.0)
+    found: set[bytes] = set()
+    cursor, steps = 0, 0
+    while True:
+        some, cursor = await store.l2.keys(NS, cursor)
+        found.update(some)
+        steps += 1
+        if not cursor:
+            break
+    assert found == keys
+    assert steps < 1_000

@@ -9,6 +9,7 @@ from grpc import aio
 
 from cachenode import __version__
 from cachenode.core.stats import NodeStats
+from cachenode.errors import ConfigError
 from cachenode.node.placement import Placement
 from cachenode.rpc.admin import AdminService
 from cachenode.server import Server
@@ -139,3 +140,54 @@ async def test_peers_are_linked_while_heard_from() -> None:
     node.placement.apply(view_of(4, "a", "b"))
     answer = await service.GetView(pb.GetViewRequest(), context)
     assert (answer.view.epoch, answer.header.view_epoch) == (4, 4)
+
+
+def _listing(**options: Any) -> dict[str, Any]:
+    """Return the settings of a node whose namespace users has a filter over an origin with the key a."""
+    return {
+        "origins.names.loader": "tests.support.loaders:Listing",
+        "namespaces.users.origin": "names",
+        "namespaces.users.bloom": True,
+        "namespaces.users.bloom_keys": 1_000,
+    } | options
+
+
+async def test_filter_is_rebuilt_and_shown(start_server: Any) -> None:
+    """RebuildBloom tells its steps, BloomStatus what came of it; then absent keys cost the origin nothing."""
+    server = await start_server(_listing())
+    async with aio.insecure_channel(server.address) as channel:
+        admin, cache = admin_pb2_grpc.AdminServiceStub(channel), cache_pb2_grpc.CacheServiceStub(channel)
+        steps = [step async for step in admin.RebuildBloom(pb.RebuildBloomRequest(namespace="users"))]
+        assert (steps[-1].stage, steps[-1].keys, steps[-1].error) == ("done", 3, "")
+        answer = await cache.Get(cache_pb2.GetRequest(namespace="users", key=b"absent"))
+        assert not answer.entry.found
+        assert (await cache.Get(cache_pb2.GetRequest(namespace="users", key=b"a"))).entry.found
+        [found] = (await admin.BloomStatus(pb.BloomStatusRequest())).filters
+        assert (found.namespace, found.state, found.absences, found.passed, found.listed) == ("users", "ready", 1, 1, 3)
+        assert found.HasField("age_s")
+        stats = await admin.GetStats(pb.GetStatsRequest())
+        [users] = [space for space in stats.namespaces if space.name == "users"]
+        assert (users.bloom_absences, users.bloom_passed, users.bloom_bytes, users.loads) == (1, 1, found.bytes, 1)
+
+
+@pytest.mark.parametrize(("namespace", "code"), [("default", "INVALID_ARGUMENT"), ("Bad", "NOT_FOUND")])
+async def test_rebuild_of_what_is_not_there(start_server: Any, namespace: str, code: str) -> None:
+    """A namespace without a filter, or that does not exist, is refused."""
+    server = await start_server(_listing())
+    async with aio.insecure_channel(server.address) as channel:
+        admin = admin_pb2_grpc.AdminServiceStub(channel)
+        with pytest.raises(aio.AioRpcError) as refused:
+            await admin.RebuildBloom(pb.RebuildBloomRequest(namespace=namespace)).read()
+        assert refused.value.code() is grpc.StatusCode[code]
+        if namespace == "Bad":
+            with pytest.raises(aio.AioRpcError) as refused:
+                await admin.BloomStatus(pb.BloomStatusRequest(namespace=namespace))
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_filter_needs_an_origin_that_lists(start_server: Any) -> None:
+    """A node whose loader cannot list its keys does not start."""
+    with pytest.raises(ConfigError, match=r"namespaces\.users\.bloom: the loader of origin names cannot list keys"):
+        await start_server(_listing(**{"origins.names.loader": "tests.support.loaders:load"}))
+    with pytest.raises(ConfigError, match=r"namespaces\.users\.bloom: needs an origin"):
+        await start_server({"namespaces.users.bloom": True})

@@ -303,6 +303,10 @@ class L2Link:
         (given,) = await self._scripts.submit([lambda: _now(self._server.store.unlock(namespace, key, token))])
         return bool(given)
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        (found,) = await self._looks.submit([lambda: _now(self._server.store.keys(namespace, cursor))])
+        return found  # type: ignore[no-any-return]
+
     async def ping(self) -> None:
         await self._looks.submit([lambda: None])
 

@@ -90,6 +90,9 @@ class HeldL2:
     async def unlock(self, namespace: str, key: bytes, token: bytes) -> bool:
         return await self.inner.unlock(namespace, key, token)
 
+    async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
+        return await self.inner.keys(namespace, cursor)
+
     async def ping(self) -> None:
         await self.inner.ping()
 

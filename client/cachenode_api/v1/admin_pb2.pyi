@@ -201,6 +201,10 @@ class NamespaceStats(google.protobuf.message.Message):
     INVALIDATIONS_FIELD_NUMBER: builtins.int
     STAND_IN_LOADS_FIELD_NUMBER: builtins.int
     RENEWALS_FIELD_NUMBER: builtins.int
+    BLOOM_ABSENCES_FIELD_NUMBER: builtins.int
+    BLOOM_PASSED_FIELD_NUMBER: builtins.int
+    BLOOM_FALSE_POSITIVES_FIELD_NUMBER: builtins.int
+    BLOOM_BYTES_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTLS_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
     SLIDES_FIELD_NUMBER: builtins.int
@@ -236,6 +240,14 @@ class NamespaceStats(google.protobuf.message.Message):
     """Those of the loads that were of keys whose owner could not be reached."""
     renewals: builtins.int
     """Those of the loads that were to replace a value before its end."""
+    bloom_absences: builtins.int
+    """Reads that a Bloom filter answered: no value."""
+    bloom_passed: builtins.int
+    """Reads of keys that the filter has, which were looked for."""
+    bloom_false_positives: builtins.int
+    """Loads of keys that the filter has, of which the origin had none."""
+    bloom_bytes: builtins.int
+    """What the filter takes of memory."""
     adaptive_ttls: builtins.int
     """Values that got a life by how much their key is asked for."""
     adaptive_ttl_s: builtins.float
@@ -261,13 +273,186 @@ class NamespaceStats(google.protobuf.message.Message):
         invalidations: builtins.int = ...,
         stand_in_loads: builtins.int = ...,
         renewals: builtins.int = ...,
+        bloom_absences: builtins.int = ...,
+        bloom_passed: builtins.int = ...,
+        bloom_false_positives: builtins.int = ...,
+        bloom_bytes: builtins.int = ...,
         adaptive_ttls: builtins.int = ...,
         adaptive_ttl_s: builtins.float = ...,
         slides: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
+
+@typing.final
+class BloomStatusRequest(google.protobuf.message.Message):
+    """Asks for the Bloom filters."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Of one namespace only; empty means all."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace"]) -> None: ...
+
+Global___BloomStatusRequest: typing_extensions.TypeAlias = BloomStatusRequest
+
+@typing.final
+class BloomStatusResponse(google.protobuf.message.Message):
+    """The Bloom filters on one node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    FILTERS_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def filters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BloomFilter]:
+        """One for each namespace that has one."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        filters: collections.abc.Iterable[Global___BloomFilter] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["filters", b"filters", "header", b"header"]) -> None: ...
+
+Global___BloomStatusResponse: typing_extensions.TypeAlias = BloomStatusResponse
+
+@typing.final
+class BloomFilter(google.protobuf.message.Message):
+    """A namespace's Bloom filter on one node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    BUILDING_FIELD_NUMBER: builtins.int
+    ABSENCES_FIELD_NUMBER: builtins.int
+    PASSED_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
+    FALSE_POSITIVES_FIELD_NUMBER: builtins.int
+    REBUILDS_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    EXPECTED_FIELD_NUMBER: builtins.int
+    LISTED_FIELD_NUMBER: builtins.int
+    FILL_FIELD_NUMBER: builtins.int
+    AGE_S_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Of which namespace."""
+    state: builtins.str
+    """"none" (never built), "ready", "partial" (it says nothing about keys that moved since it was begun) or "suspended" (a
+    tag was invalidated: it says nothing at all).
+    """
+    building: builtins.bool
+    """True while a rebuild is under way."""
+    absences: builtins.int
+    """Reads that it answered: no value."""
+    passed: builtins.int
+    """Reads of keys that it has, which were looked for."""
+    skipped: builtins.int
+    """Reads of keys about which it may say nothing."""
+    false_positives: builtins.int
+    """Loads of keys that it has, of which the origin had none."""
+    rebuilds: builtins.int
+    """Times that a new one was put in use."""
+    failures: builtins.int
+    """Rebuilds that this node led and that failed."""
+    bytes: builtins.int
+    """What it takes of memory, the one that is being built included."""
+    expected: builtins.int
+    """Keys that it has room for."""
+    listed: builtins.int
+    """Keys that the last rebuild listed."""
+    fill: builtins.float
+    """Part of its bits that were set when it was put in use; one half when it is as full as was expected."""
+    age_s: builtins.float
+    """Seconds since it was put in use; not set if never."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        state: builtins.str = ...,
+        building: builtins.bool = ...,
+        absences: builtins.int = ...,
+        passed: builtins.int = ...,
+        skipped: builtins.int = ...,
+        false_positives: builtins.int = ...,
+        rebuilds: builtins.int = ...,
+        failures: builtins.int = ...,
+        bytes: builtins.int = ...,
+        expected: builtins.int = ...,
+        listed: builtins.int = ...,
+        fill: builtins.float = ...,
+        age_s: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_age_s", b"_age_s", "age_s", b"age_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_age_s", b"_age_s", "absences", b"absences", "age_s", b"age_s", "building", b"building", "bytes", b"bytes", "expected", b"expected", "failures", b"failures", "false_positives", b"false_positives", "fill", b"fill", "listed", b"listed", "namespace", b"namespace", "passed", b"passed", "rebuilds", b"rebuilds", "skipped", b"skipped", "state", b"state"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_age_s", b"_age_s"]) -> typing.Literal["age_s"] | None: ...
+
+Global___BloomFilter: typing_extensions.TypeAlias = BloomFilter
+
+@typing.final
+class RebuildBloomRequest(google.protobuf.message.Message):
+    """Which filter to rebuild."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace"]) -> None: ...
+
+Global___RebuildBloomRequest: typing_extensions.TypeAlias = RebuildBloomRequest
+
+@typing.final
+class RebuildBloomProgress(google.protobuf.message.Message):
+    """How far a rebuild is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    EXPECTED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    stage: builtins.str
+    """"beginning" (all nodes begin a fresh filter), "origin" or "l2" (its keys are being listed), "handing out", "done" or
+    "failed".
+    """
+    keys: builtins.int
+    """Keys listed until now."""
+    expected: builtins.int
+    """Keys that the last rebuild listed, 0 if there was none."""
+    error: builtins.str
+    """Why it failed."""
+    def __init__(
+        self,
+        *,
+        stage: builtins.str = ...,
+        keys: builtins.int = ...,
+        expected: builtins.int = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "expected", b"expected", "keys", b"keys", "stage", b"stage"]) -> None: ...
+
+Global___RebuildBloomProgress: typing_extensions.TypeAlias = RebuildBloomProgress
 
 @typing.final
 class ExplainRequest(google.protobuf.message.Message):

@@ -50,6 +50,16 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.BloomStatus = channel.unary_unary(
+                '/cachenode.v1.AdminService/BloomStatus',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.BloomStatusRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.BloomStatusResponse.FromString,
+                _registered_method=True)
+        self.RebuildBloom = channel.unary_stream(
+                '/cachenode.v1.AdminService/RebuildBloom',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomProgress.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -77,6 +87,21 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BloomStatus(self, request, context):
+        """The state of the Bloom filters on the node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebuildBloom(self, request, context):
+        """Has the node rebuild the Bloom filter of a namespace for all nodes. Whoever asks while it does so sees the same
+        rebuild, which goes on when nobody looks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +119,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
+            ),
+            'BloomStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.BloomStatus,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.BloomStatusRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.BloomStatusResponse.SerializeToString,
+            ),
+            'RebuildBloom': grpc.unary_stream_rpc_method_handler(
+                    servicer.RebuildBloom,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +213,60 @@ class AdminService(object):
             '/cachenode.v1.AdminService/Explain',
             cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BloomStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/BloomStatus',
+            cachenode__api_dot_v1_dot_admin__pb2.BloomStatusRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.BloomStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildBloom(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cachenode.v1.AdminService/RebuildBloom',
+            cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomProgress.FromString,
             options,
             channel_credentials,
             insecure,

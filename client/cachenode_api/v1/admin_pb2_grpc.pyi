@@ -73,7 +73,39 @@ _AdminServiceExplainType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType]):
+_AdminServiceBloomStatusType = typing_extensions.TypeVar(
+    '_AdminServiceBloomStatusType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BloomStatusRequest,
+        cachenode_api.v1.admin_pb2.BloomStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BloomStatusRequest,
+        cachenode_api.v1.admin_pb2.BloomStatusResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BloomStatusRequest,
+        cachenode_api.v1.admin_pb2.BloomStatusResponse,
+    ],
+)
+
+_AdminServiceRebuildBloomType = typing_extensions.TypeVar(
+    '_AdminServiceRebuildBloomType',
+    grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.RebuildBloomRequest,
+        cachenode_api.v1.admin_pb2.RebuildBloomProgress,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.RebuildBloomRequest,
+        cachenode_api.v1.admin_pb2.RebuildBloomProgress,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.RebuildBloomRequest,
+        cachenode_api.v1.admin_pb2.RebuildBloomProgress,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -89,6 +121,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.ExplainRequest,
             cachenode_api.v1.admin_pb2.ExplainResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.BloomStatusRequest,
+            cachenode_api.v1.admin_pb2.BloomStatusResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.RebuildBloomRequest,
+            cachenode_api.v1.admin_pb2.RebuildBloomProgress,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -106,6 +146,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.ExplainRequest,
             cachenode_api.v1.admin_pb2.ExplainResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.BloomStatusRequest,
+            cachenode_api.v1.admin_pb2.BloomStatusResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.RebuildBloomRequest,
+            cachenode_api.v1.admin_pb2.RebuildBloomProgress,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetView: _AdminServiceGetViewType
@@ -116,6 +164,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
 
     Explain: _AdminServiceExplainType
     """What the node knows about one key, and never its value."""
+
+    BloomStatus: _AdminServiceBloomStatusType
+    """The state of the Bloom filters on the node."""
+
+    RebuildBloom: _AdminServiceRebuildBloomType
+    """Has the node rebuild the Bloom filter of a namespace for all nodes. Whoever asks while it does so sees the same
+    rebuild, which goes on when nobody looks.
+    """
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -129,6 +185,14 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.ExplainRequest,
         cachenode_api.v1.admin_pb2.ExplainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BloomStatusRequest,
+        cachenode_api.v1.admin_pb2.BloomStatusResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.RebuildBloomRequest,
+        cachenode_api.v1.admin_pb2.RebuildBloomProgress,
     ],
 ]
 
@@ -158,5 +222,23 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.ExplainResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.ExplainResponse]]:
         """What the node knows about one key, and never its value."""
+
+    @abc.abstractmethod
+    def BloomStatus(
+        self,
+        request: cachenode_api.v1.admin_pb2.BloomStatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.BloomStatusResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.BloomStatusResponse]]:
+        """The state of the Bloom filters on the node."""
+
+    @abc.abstractmethod
+    def RebuildBloom(
+        self,
+        request: cachenode_api.v1.admin_pb2.RebuildBloomRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[cachenode_api.v1.admin_pb2.RebuildBloomProgress], collections.abc.AsyncIterator[cachenode_api.v1.admin_pb2.RebuildBloomProgress]]:
+        """Has the node rebuild the Bloom filter of a namespace for all nodes. Whoever asks while it does so sees the same
+        rebuild, which goes on when nobody looks.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -65,6 +65,10 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Between nodes only: entries of keys that their new owner has gained, with their versions in tokens. The result's
     version is 0 for what is not taken.
     """
+    OPERATION_BLOOM_BEGIN: _Operation.ValueType  # 20
+    """Between nodes only: begin a fresh Bloom filter for the rebuild whose number is in tokens; the value says how large."""
+    OPERATION_BLOOM_TAKE: _Operation.ValueType  # 21
+    """Between nodes only: the value is a part of what the rebuild in tokens has listed, as bits of a Bloom filter."""
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -107,6 +111,10 @@ OPERATION_HAND_OVER: Operation.ValueType  # 15
 """Between nodes only: entries of keys that their new owner has gained, with their versions in tokens. The result's
 version is 0 for what is not taken.
 """
+OPERATION_BLOOM_BEGIN: Operation.ValueType  # 20
+"""Between nodes only: begin a fresh Bloom filter for the rebuild whose number is in tokens; the value says how large."""
+OPERATION_BLOOM_TAKE: Operation.ValueType  # 21
+"""Between nodes only: the value is a part of what the rebuild in tokens has listed, as bits of a Bloom filter."""
 Global___Operation: typing_extensions.TypeAlias = Operation
 
 class _Selector:
@@ -419,7 +427,7 @@ class Batch(google.protobuf.message.Message):
 
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """SET, FULFILL, HAND_OVER: one value per key."""
+        """SET, FULFILL, HAND_OVER, BLOOM_BEGIN, BLOOM_TAKE: one value per key."""
 
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:

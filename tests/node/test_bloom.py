@@ -1,0 +1,353 @@
+"""A filter of what has a value answers for what has none, and never hides a key that was written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from cachenode.adapters.l2_memory import MemoryL2
+from cachenode.core.bloom import Bloom
+from cachenode.core.entries import Batch, BatchResult, Operation
+from cachenode.core.policy import NamespacePolicy
+from cachenode.errors import OriginError
+from cachenode.node.blooms import Rebuild
+from cachenode.node.service import Node
+from cachenode_api.keys import seat_of
+from cachenode_api.reasons import Reason
+from cachenode_api.records import HEADER_BYTES
+from cachenode_api.ring import Ring
+from cachenode_api.selectors import SelectorKind
+from tests.support.clock import ManualClock
+from tests.support.cluster import DirectPeers, HeldL2, new_node, owned_by, run, view_of
+from tests.support.origin import ScriptedLoader, origin_of
+
+K, OTHER = b"k", b"other"
+
+
+class Listing(ScriptedLoader):
+    """Lists its keys; `listing` closed holds it after what it has listed then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listing = asyncio.Event()
+        self.listing.set()
+        self.listed = asyncio.Event()
+        self.lists = 0
+        self.breaks: OriginError | None = None
+
+    async def enumerate(self) -> AsyncIterator[bytes]:
+        self.lists += 1
+        for key in list(self.values):
+            yield key
+        if self.breaks is not None:
+            raise self.breaks
+        self.listed.set()
+        await self.listing.wait()
+
+
+class Rig:
+    """Nodes with a filter over one origin."""
+
+    def __init__(self, *names: str, l2: bool = False) -> None:
+        self.clock, self.loader, self.peers = ManualClock(), Listing(), DirectPeers()
+        self.wall = 1_000_000.0
+        self.names = names or ("a",)
+        self.l2 = HeldL2(MemoryL2(self.clock)) if l2 else None
+        self.policy = NamespacePolicy(
+            "n", 60.0, 100, l2=l2, share=1, origin="o", bloom=True, bloom_keys=1_000, bloom_rebuild="1d"
+        )
+        self.view = view_of(1, *self.names)
+        self.nodes = {name: self.start(name) for name in self.names}
+        self.node = self.nodes[self.names[0]]
+
+    def start(self, name: str) -> Node:
+        origin = origin_of(self.loader, self.clock, attempts=1, breaker_failures=1_000)
+        node = new_node(
+            name,
+            self.clock,
+            peers=self.peers,
+            policies=[self.policy],
+            l2=self.l2,
+            view=self.view,
+            origins={"o": origin},
+        )
+        node.blooms._wall = lambda: self.wall
+        return node
+
+    def change(self, *names: str) -> None:
+        """Put the next view in force everywhere."""
+        self.view = view_of(self.view.epoch + 1, *names)
+        for name in names:
+            if name not in self.nodes:
+                self.nodes[name] = self.start(name)
+            else:
+                self.nodes[name].placement.apply(self.view)
+
+    def bloom(self, name: str = "") -> Bloom:
+        found = (self.nodes[name] if name else self.node).namespaces.get("n").bloom
+        assert found is not None
+        return found
+
+    def begin(self, name: str = "") -> Rebuild:
+        node = self.nodes[name] if name else self.node
+        namespace = node.namespaces.get("n")
+        assert namespace is not None
+        return node.blooms.rebuild(namespace)
+
+    async def rebuild(self, name: str = "") -> str:
+        rebuild = self.begin(name)
+        assert rebuild.task is not None
+        await rebuild.task
+        return rebuild.stage
+
+    def rebuilding(self) -> asyncio.Task[None]:
+        """Begin a rebuild that goes no further than the end of the origin's list."""
+        self.loader.listing.clear()
+        self.loader.listed.clear()
+        task = self.begin().task
+        assert task is not None
+        return task
+
+    async def do(self, operation: Operation, *keys: bytes, node: str = "", **columns: Any) -> BatchResult:
+        on = self.nodes[node] if node else self.node
+        return await run(on, Batch(operation, "n", list(keys or (K,)), **columns))
+
+    async def set(self, key: bytes, node: str = "") -> None:
+        result = await self.do(Operation.SET, key, node=node, values=[b"set"])
+        assert not result.failures
+
+    async def get(self, key: bytes = K, node: str = "") -> bytes | Reason | None:
+        result = await self.do(Operation.GET, key, node=node)
+        if result.failures:
+            return result.failures[0].reason
+        return result.records[0][HEADER_BYTES:] or None
+
+    @property
+    def asked(self) -> int:
+        return len(self.loader.calls)
+
+
+@pytest.mark.parametrize("l2", [False, True])
+async def test_absent_key_costs_nothing(l2: bool) -> None:
+    """Neither L2 nor the origin is asked, by GET or LEASE; what the origin has is loaded."""
+    rig = Rig(l2=l2)
+    rig.loader.put(K, b"v")
+    assert await rig.get(OTHER) is None
+    assert rig.asked == 1
+    assert await rig.rebuild() == "done"
+    if rig.l2 is not None:
+        rig.l2.gate.clear()  # whoever asks L2 waits for good
+    assert await rig.get(OTHER) is None
+    lease = await rig.do(Operation.LEASE, OTHER)
+    assert (lease.records, lease.tokens, lease.failures) == ([b""], (), {})
+    assert rig.asked == 1
+    if rig.l2 is not None:
+        rig.l2.gate.set()
+    assert await rig.get() == b"v"
+    counters = rig.bloom().counters(rig.clock.now(), 1)
+    assert (counters.state, counters.absences, counters.passed, counters.skipped) == ("ready", 2, 1, 1)
+    assert (counters.listed, counters.rebuilds, counters.failures, counters.age_s) == (1, 1, 0, 0.0)
+    assert 0 < counters.fill < 0.01 < counters.bytes
+
+
+async def test_namespace_without_a_filter_is_as_before() -> None:
+    """Orders of others about a filter change nothing there."""
+    rig = Rig()
+    found = await run(rig.node, Batch(Operation.BLOOM_TAKE, "default", [b"bloom"], [b""], tokens=[7]), from_peer=True)
+    assert (found.versions, found.failures) == ([0], {})
+    strange = await run(rig.node, Batch(Operation.BLOOM_BEGIN, "n", [b"bloom"], [b""], tokens=[7]))
+    assert strange.failures[0].reason is Reason.INVALID_REQUEST
+
+
+async def test_written_key_is_not_hidden() -> None:
+    """It is added before the write is acknowledged; once removed it only costs a look."""
+    rig = Rig()
+    await rig.rebuild()
+    await rig.set(OTHER)
+    assert await rig.get(OTHER) == b"set"
+    await rig.do(Operation.DELETE, OTHER)
+    assert await rig.get(OTHER) is None
+    assert rig.bloom().passed == 1
+    assert rig.bloom().false_positives == 1
+
+
+async def test_write_during_a_rebuild() -> None:
+    """A key that is written behind the listing's back is in the fresh filter."""
+    rig = Rig(l2=True)
+    rebuilding = rig.rebuilding()
+    await rig.loader.listed.wait()
+    rig.loader.put(K, b"v")
+    await rig.do(Operation.INVALIDATE, K)
+    await rig.set(OTHER)
+    rig.loader.listing.set()
+    await rebuilding
+    rig.node.namespaces.get("n").store.clear()
+    assert await rig.get(K) == b"v"
+    assert await rig.get(OTHER) == b"set"
+    assert await rig.get(b"third") is None
+    assert rig.bloom().absences == 1
+
+
+async def test_write_that_spans_the_beginning() -> None:
+    """It was begun before the rebuild, so the fresh filter has it from its end."""
+    rig = Rig(l2=True)
+    assert rig.l2 is not None
+    await rig.rebuild()
+    rig.l2.gate.clear()
+    writing = asyncio.ensure_future(rig.set(OTHER))
+    await rig.l2.held.wait()
+    assert rig.bloom().begin(1 << 63, 1_000, 0.01, 1, 0)
+    rig.l2.gate.set()
+    await writing
+    generation = rig.bloom()._fresh
+    assert generation is not None
+    assert OTHER in generation.keys
+
+
+async def test_older_rebuild() -> None:
+    """What it lists is not taken: it was begun before the later one, which may know more."""
+    rig = Rig("a", "b")
+    rebuilding = rig.rebuilding()
+    await rig.loader.listed.wait()
+    assert rig.bloom("b").begin(1 << 63, 1_000, 0.01, 1, 0)
+    rig.loader.listing.set()
+    await rebuilding
+    assert (rig.bloom("a").rebuilds, rig.bloom("b").rebuilds) == (1, 0)
+    assert not rig.bloom("b").begin(5, 1_000, 0.01, 1, 0)
+    refused = await rig.rebuild("a")
+    assert (refused, rig.bloom("a").failures) == ("failed", 1)
+
+
+async def test_one_lists_for_all() -> None:
+    """Every node answers for its own keys; what one has written the others need not know."""
+    rig = Rig("a", "b", "c")
+    keys = {name: owned_by(rig.view, name, 3, prefix=f"{name}-") for name in "abc"}
+    for name in "abc":
+        rig.loader.put(keys[name][0], b"v")
+    await rig.rebuild()
+    assert rig.loader.lists == 1
+    for name in "abc":
+        await rig.set(keys[name][1], node="a")
+        rig.nodes[name].namespaces.get("n").store.clear()
+        assert await rig.get(keys[name][2], node="b") is None
+    assert rig.asked == 0
+    for name in "abc":
+        assert await rig.get(keys[name][0], node="b") == b"v"
+        assert rig.bloom(name).absences == 1
+
+
+async def test_key_that_was_elsewhere() -> None:
+    """Nobody else knows what its owner of a while has written: until the next rebuild it is looked for."""
+    rig = Rig("a", "b", l2=True)
+    await rig.rebuild()
+    [key] = moved = [key for key in owned_by(view_of(2, "a", "b", "c"), "c", 40) if Ring(rig.view).owner(key) == "a"][
+        :1
+    ]
+    rig.change("a", "b", "c")
+    await rig.set(key, node="c")
+    rig.change("a", "b")
+    assert await rig.get(key, node="a") == b"set"
+    stayed = [each for each in owned_by(rig.view, "a", 40) if each not in moved]
+    stayed = [each for each in stayed if Ring(view_of(2, "a", "b", "c")).owner(each) == "a"]
+    assert await rig.get(stayed[0], node="a") is None
+    assert (rig.bloom("a").absences, rig.bloom("a").skipped) == (1, 1)
+    assert rig.bloom("a").counters(0.0, rig.view.epoch).state == "partial"
+
+
+async def test_value_that_only_l2_has() -> None:
+    """It was written before the rebuild, and is not at the origin: L2 is listed too."""
+    rig = Rig(l2=True)
+    await rig.set(OTHER)
+    rig.node.namespaces.get("n").store.clear()
+    await rig.rebuild()
+    assert await rig.get(OTHER) == b"set"
+
+
+async def test_invalidated_key_is_looked_for() -> None:
+    """The origin has changed: what was inserted there is found at once."""
+    rig = Rig()
+    await rig.rebuild()
+    rig.loader.put(K, b"v")
+    assert await rig.get() is None
+    await rig.do(Operation.INVALIDATE)
+    assert await rig.get() == b"v"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "hidden"),
+    [(SelectorKind.PREFIX, b"k", False), (SelectorKind.TAG, b"t", False), (SelectorKind.NAMESPACE, b"*", False)],
+)
+async def test_barrier_suspends_what_it_covers(kind: SelectorKind, text: bytes, hidden: bool) -> None:
+    """Until the next rebuild; one by tag may cover any key, one by prefix only its own."""
+    rig = Rig()
+    await rig.rebuild()
+    rig.loader.put(K, b"v")
+    await rig.do(Operation.BARRIER, text, flags=[kind.value])
+    assert await rig.get() == b"v"
+    asked = rig.asked
+    assert await rig.get(OTHER) is None
+    assert (rig.asked > asked) is (kind is not SelectorKind.PREFIX)
+    await rig.rebuild()
+    asked = rig.asked
+    assert await rig.get(b"k2") is None
+    assert rig.asked == asked
+    assert not hidden
+
+
+async def test_rebuild_that_fails() -> None:
+    """The filter in use goes on; the next attempt comes after a pause."""
+    rig = Rig()
+    rig.loader.put(K, b"v")
+    await rig.rebuild()
+    rig.loader.breaks = OriginError("OSError")
+    assert await rig.rebuild() == "failed"
+    assert await rig.get(OTHER) is None
+    assert rig.bloom().absences == 1
+    assert not rig.bloom().counters(0.0, 1).building
+
+
+async def test_l2_that_is_away_fails_a_rebuild() -> None:
+    """It may have what the origin lacks."""
+    rig = Rig(l2=True)
+    assert rig.l2 is not None
+    tier = rig.node.tier
+    assert tier is not None
+    for _ in range(3):
+        tier._fail()
+    assert await rig.rebuild() == "failed"
+
+
+async def test_when_rebuilds_are_due() -> None:
+    """At once by the node with the seat, after a change of view, and when the schedule says so."""
+    rig = Rig("a", "b")
+    seat = Ring(rig.view).owner(seat_of("n"))
+
+    async def tick() -> int:
+        for node in rig.nodes.values():
+            node.blooms.tick(rig.clock.now())
+        tasks = [each.task for node in rig.nodes.values() for each in node.blooms._running.values() if each.task]
+        await asyncio.gather(*tasks)
+        return rig.loader.lists
+
+    assert await tick() == 0
+    rig.clock.advance(2.0)
+    assert await tick() == 1
+    assert seat is not None
+    assert rig.nodes[seat].blooms._plans.keys() == {"n"}
+    rig.clock.advance(10.0)
+    assert await tick() == 1
+    rig.change("a", "b", "c")
+    assert await tick() == 1
+    rig.clock.advance(2.0)
+    assert await tick() == 2
+    assert rig.bloom("c").counters(0.0, 2).state == "ready"
+    rig.clock.advance(60.0)
+    rig.wall += 86_399
+    assert await tick() == 2
+    rig.wall += 2
+    assert await tick() == 3
+    for node in rig.nodes.values():
+        await node.blooms.close()
