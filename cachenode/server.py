@@ -337,6 +337,7 @@ def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters
         renewals=namespace.renewed,
         negative_hits=namespace.negative_hits,
         slides=namespace.slides.moved,
+        expired=namespace.expired + namespace.sweep.expired,
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
         **_bloom(namespace, now, epoch),

@@ -95,6 +95,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         if_versions=if_versions,
         deltas=deltas,
         acknowledged=message.acknowledgement != pb.ACKNOWLEDGEMENT_OWNER,
+        expire=message.mode == pb.INVALIDATION_MODE_EXPIRE,
     )
     if operation in _HANDOVERS:
         batch.epoch, batch.position, batch.since_s = message.epoch, message.position, message.since_s
@@ -119,6 +120,7 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         deltas=batch.deltas,
         acknowledgement=pb.ACKNOWLEDGEMENT_UNSPECIFIED if batch.acknowledged else pb.ACKNOWLEDGEMENT_OWNER,
         stand_in=batch.stand_in,
+        mode=pb.INVALIDATION_MODE_EXPIRE if batch.expire else pb.INVALIDATION_MODE_UNSPECIFIED,
         epoch=batch.epoch,
         position=batch.position,
         since_s=batch.since_s,

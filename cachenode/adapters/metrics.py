@@ -22,6 +22,7 @@ _Table = tuple[tuple[str, str, str], ...]
 _NAMESPACE_COUNTERS: _Table = (
     ("cache_misses", "Reads that found none.", "misses"),
     ("cache_invalidations", "Keys and selectors that were declared untrue.", "invalidations"),
+    ("cachenode_expired_values", "Values in memory that an invalidation left to be served as stale.", "expired"),
     ("cachenode_loads", "Loads of absent values, by callers or by nodes.", "loads"),
     ("cachenode_load_waits", "Reads that waited for a load.", "load_waits"),
     ("cachenode_load_failures", "Loads that failed.", "load_failures"),

@@ -46,6 +46,10 @@ def invalidate(
     ] = None,
     whole: Annotated[bool, typer.Option("--all", help="The whole namespace. Asks first on a terminal.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    expire: Annotated[
+        bool,
+        typer.Option("--expire", help="Where the namespace has a stale_s, serve it for so long, marked stale."),
+    ] = False,
     ack: Annotated[
         _Ack, typer.Option("--ack", help="Wait until nobody serves a copy (all), or for the nodes alone (owner).")
     ] = _Ack.ALL,
@@ -57,7 +61,8 @@ def invalidate(
     """Declare values untrue: they go from every node, from L2 and from all near caches.
 
     When the command has ended, nobody reads them any more; with --ack owner clients may serve their copies for up to
-    two seconds. Keys, prefix, pattern and tags can be given together. After an error part may have been done: repeat
+    two seconds. With --expire values are marked stale instead, and end after the namespace's stale_s; where it has none
+    they go. Keys, prefix, pattern and tags can be given together. After an error part may have been done: repeat
     the command.
     """
     _check(keys, prefix, pattern, tags, whole=whole)
@@ -70,6 +75,7 @@ def invalidate(
             pattern=pattern,
             tags=tags or None,
             namespace=namespace if whole else None,
+            mode="expire" if expire else "remove",
             ack=ack.value,
         ),
         address=address,
@@ -78,11 +84,13 @@ def invalidate(
     )
     if output is Format.JSON:
         document = {"namespace": namespace, "keys": keys or [], "found": found, "prefix": prefix, "pattern": pattern}
-        print_json(document | {"tags": tags or [], "all": whole, "ack": ack.value})
+        print_json(document | {"tags": tags or [], "all": whole, "expire": expire, "ack": ack.value})
         return
     screen = console()
     what = _described(keys or [], prefix, pattern, tags or [], whole=whole, found=found)
-    screen.print(f"Invalidated {what} in namespace {namespace}.", markup=False, soft_wrap=True)
+    screen.print(
+        f"{'Expired' if expire else 'Invalidated'} {what} in namespace {namespace}.", markup=False, soft_wrap=True
+    )
     if ack is _Ack.OWNER:
         screen.print("Clients may serve copies of it for up to two seconds.")
 

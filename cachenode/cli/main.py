@@ -103,6 +103,7 @@ app.command(
         "cachenode invalidate user:7 user:8",
         "cachenode invalidate --prefix user:7:",
         "cachenode invalidate --pattern 'user:*:cart' --tag eu -n carts",
+        "cachenode invalidate --tag prices -n shop --expire",
         "cachenode invalidate --all -n sessions --yes",
     ),
 )(invalidate)

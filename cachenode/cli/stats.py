@@ -34,6 +34,7 @@ _COUNTERS = (
     "load_failures",
     "stand_in_loads",
     "renewals",
+    "expired",
     "adaptive_ttls",
     "adaptive_ttl_s",
     "slides",

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 
 from cachenode_api.selectors import Selector, SelectorKind
@@ -92,16 +92,29 @@ class BarrierLog:
             return False
         if since < self._floor:
             return True
+        return next(self.covering(key, tags, since), None) is not None
+
+    def covering(self, key: bytes, tags: Sequence[bytes], since: int) -> Iterator[Selector]:
+        """Yield the selectors of the barriers above the floor that make such an entry untrue."""
         by_tag, by_prefix = self._tables[SelectorKind.TAG], self._tables[SelectorKind.PREFIX]
         for tag in tags:
             if tag in by_tag and by_tag[tag][0] > since:
-                return True
+                yield by_tag[tag][1]
         for length in self._lengths:
             prefix = key[:length]
-            if prefix in by_prefix and by_prefix[prefix][0] > since:
-                return True
-        globs = self._tables[SelectorKind.GLOB].values()
-        return any(position > since and glob.covers(key, tags) for position, glob in globs)
+            if len(prefix) == length and prefix in by_prefix and by_prefix[prefix][0] > since:
+                yield by_prefix[prefix][1]
+        for position, glob in self._tables[SelectorKind.GLOB].values():
+            if position > since and glob.covers(key, tags):
+                yield glob
+
+    def position_of(self, selector: Selector) -> int:
+        """Return the position of a selector's newest barrier above the floor, 0 if there is none."""
+        return self._tables[selector.kind].get(selector.text, (0, selector))[0]
+
+    def advance(self, position: int) -> None:
+        """Let what begins from now on remember at least this position: something else than a barrier took it."""
+        self._position = max(self._position, position)
 
     def raise_floor(self, position: int) -> None:
         """Let everything count as covered that began below this position. A lower one than before is ignored."""

@@ -130,7 +130,8 @@ class Batch:
     """One operation on many keys of one namespace, as parallel columns (see ``Batch`` in common.proto).
 
     `acknowledged` says that a write waits until nobody holds an older copy. `stand_in` says, between nodes, that who
-    asks cannot reach the keys' owner. `near` never travels: the holder of copies who asks, if it is one.
+    asks cannot reach the keys' owner. `expire` says that what is declared untrue may be served for a while, marked as
+    stale, where its namespace allows that. `near` never travels: the holder of copies who asks, if it is one.
     `slide` says of a GET that it renews the lives of what it finds, to `slide_ms`, 0 for what a write would give.
     `epoch` belongs to OFFER and HAND_OVER, `position` and `since_s` to the latter.
     """
@@ -149,6 +150,7 @@ class Batch:
     deltas: Sequence[int] = ()
     acknowledged: bool = True
     stand_in: bool = False
+    expire: bool = False
     near: Holder[Any] | None = None
     epoch: int = 0
     position: int = 0

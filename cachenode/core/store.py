@@ -30,7 +30,7 @@ from struct import Struct
 
 from cachenode.core.policies import DEFAULT_POLICY, POLICIES, EvictionPolicy
 from cachenode.core.policies.base import MAX_MARK
-from cachenode_api.records import HEADER, HEADER_BYTES
+from cachenode_api.records import HEADER, HEADER_BYTES, STALE
 
 __all__ = ["Meter", "Store", "cost_of"]
 
@@ -223,6 +223,20 @@ class Store:
         self.used_bytes += cost
         meter.used += cost
         return True
+
+    def mark_stale(self, key: bytes, until: float) -> bytes:
+        """Mark an entry as stale, and let it end then if it does not end before. Return its record.
+
+        Raises:
+            KeyError: There is no entry.
+        """
+        entries = self._index[hash(key) >> _SHIFT]
+        record = entries[key]
+        slot, flags, version, deadline = HEADER.unpack_from(record)
+        if not flags & STALE or until < deadline:
+            record = HEADER.pack(slot, flags | STALE, version, min(deadline, until)) + record[HEADER_BYTES:]
+            entries[key] = record
+        return record
 
     def _new_slot(self) -> int:
         slot = len(self._keys)

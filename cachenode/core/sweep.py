@@ -7,11 +7,17 @@ from L2 under an older version although it was written after the barrier is drop
 
 Barriers that come during a walk wait for the next one. So there are two logs, however many barriers come, and a log is
 forgotten with its walk (``test_barrier_during_a_walk_waits_for_the_next``).
+
+What an expiry covers (`cachenode.core.expiries`) stays, and its record is marked as stale and ends with it: so whoever
+reads it later needs no log to know (``test_expired_entries_are_marked``).
 """
 
 from __future__ import annotations
 
+import math
+
 from cachenode.core.barriers import BarrierLog
+from cachenode.core.expiries import Expiries
 from cachenode.core.store import Store
 from cachenode_api.records import HEADER, HEADER_BYTES, TAGGED
 from cachenode_api.selectors import Selector, SelectorKind
@@ -31,22 +37,41 @@ def tags_of(record: bytes) -> tuple[bytes, ...]:
     return split_tags(record[HEADER_BYTES : HEADER_BYTES + _LONGEST_BLOCK])[0]
 
 
+class _Walk:
+    """What one walk looks for."""
+
+    __slots__ = ("expiries", "removals")
+
+    def __init__(self) -> None:
+        self.removals = BarrierLog()
+        self.expiries = Expiries(self.removals)
+
+    def until(self, key: bytes, tags: tuple[bytes, ...], version: int) -> float:
+        """Return when an entry ends: infinite if nothing covers it, minus infinite if it has to go."""
+        if self.removals.covers(key, tags, version):
+            return -math.inf
+        until = self.expiries.until(key, tags, version)
+        return math.inf if until is None else until
+
+
 class Sweep:
     """The walk over one namespace's memory.
 
     Attributes:
-        active: True while a walk is under way; then `untrue` must be asked about every hit.
+        active: True while a walk is under way; then `judge` must be asked about every hit.
         removed: Entries removed by barriers.
+        expired: Entries that were left to be served as stale.
     """
 
-    __slots__ = ("_cursor", "_next", "_now", "_store", "active", "removed")
+    __slots__ = ("_cursor", "_next", "_now", "_store", "active", "expired", "removed")
 
     def __init__(self, store: Store) -> None:
         self.active = False
         self.removed = 0
+        self.expired = 0
         self._store = store
-        self._now: BarrierLog | None = None
-        self._next: BarrierLog | None = None
+        self._now: _Walk | None = None
+        self._next: _Walk | None = None
         self._cursor = 0
 
     def bar(self, selector: Selector, version: int) -> None:
@@ -55,20 +80,40 @@ class Sweep:
             self.removed += len(self._store)
             self._store.clear()
             return
-        if not len(self._store):
-            return
-        if self._now is None:
-            self._now, self._cursor, self.active = BarrierLog(), 0, True
-            self._now.note(version, selector)
-        else:
-            self._next = self._next or BarrierLog()
-            self._next.note(version, selector)
+        if len(self._store):
+            self._walk().removals.note(version, selector)
 
-    def untrue(self, key: bytes, record: bytes) -> bool:
-        """Return True if a barrier covers this entry. To be asked while `active`."""
+    def expire(self, selector: Selector, version: int, until: float, now: float) -> None:
+        """Make every entry stale that the selector covers and whose version is lower, and let it end at `until`."""
+        if len(self._store):
+            self._walk().expiries.note(version, selector, until, now)
+
+    def _walk(self) -> _Walk:
+        """Return the walk that is to begin."""
+        if self._now is None:
+            self._now, self._cursor, self.active = _Walk(), 0, True
+            return self._now
+        self._next = self._next or _Walk()
+        return self._next
+
+    def until(self, key: bytes, record: bytes) -> float:
+        """Return when an entry ends by what walks look for: infinite if nothing covers it. Changes nothing."""
         version: int = HEADER.unpack_from(record)[2]
         tags = tags_of(record)
-        return any(log is not None and log.covers(key, tags, version) for log in (self._now, self._next))
+        return min(walk.until(key, tags, version) for walk in (self._now, self._next) if walk is not None)
+
+    def judge(self, key: bytes, record: bytes, now: float) -> bytes:
+        """Return what may be served of an entry, empty if nothing, and leave that in memory. Ask it while `active`."""
+        until = self.until(key, record)
+        if until == math.inf:
+            return record
+        if until <= now:
+            self._store.remove(key)
+            self.removed += 1
+            return b""
+        marked = self._store.mark_stale(key, until)
+        self.expired += marked is not record
+        return marked
 
     def step(self, limit: int, now: float) -> int:
         """Look at up to `limit` slots of the walk. Return how many entries were removed."""
@@ -78,10 +123,8 @@ class Sweep:
         removed = 0
         for key in keys:
             record = self._store.peek(key, now)
-            if record is not None and self.untrue(key, record):
-                self._store.remove(key)
+            if record is not None and not self.judge(key, record, now):
                 removed += 1
-        self.removed += removed
         if not self._cursor:
             self._now, self._next = self._next, None
             self.active = self._now is not None

@@ -21,6 +21,11 @@ An order from a coordinator of an older view is refused: another may have taken 
 (``test_order_of_an_older_view_is_refused``). So is one that arrives behind a later one, because the link was down for a
 moment: what a member wrote in between, a touch of an old value above all, has the later position. The coordinator
 then orders anew (``test_order_that_comes_too_late_is_given_anew``).
+
+An *expiry* (`cachenode.core.expiries`) is ordered and told in the same way, and nobody's near cache may keep what it
+covers. The shared store, and who learns of it there, takes it for a barrier that removes
+(``test_expiry_is_a_removal_to_a_newcomer``); a member that is told of it once more does not
+(``test_expiry_that_comes_again_removes_nothing``).
 """
 
 from __future__ import annotations
@@ -103,7 +108,7 @@ class Barriers:
         node, name, epoch = self._node, namespace.policy.name, self._node.placement.epoch
         kinds = [selector.kind.value for selector in selectors]
         order = Batch(Operation.APPLY, name, batch.keys, flags=kinds, tokens=positions, timeout_s=batch.timeout_s)
-        order.acknowledged = batch.acknowledged
+        order.acknowledged, order.expire = batch.acknowledged, batch.expire
         waiter = self._begin(order, namespace, selectors, batch.near)
         refused = await node.tell_all(order, until=self._keep(namespace, positions, selectors))
         if waiter is not None:
@@ -146,17 +151,31 @@ class Barriers:
     ) -> asyncio.Future[None] | None:
         """Make what the selectors cover untrue on this node and its sessions; return what to wait for, if anything."""
         for position, selector in zip(order.tokens, selectors, strict=True):
-            self.note(namespace, position, selector)
+            self.note(namespace, position, selector, expire=order.expire)
         waiter = self._node.invalidations.bar(namespace, selectors, by)
         return waiter if order.acknowledged else None
 
-    def note(self, namespace: Namespace, position: int, selector: Selector) -> None:
-        """Put a barrier in force in this node's memory."""
-        if not namespace.barriers.note(position, selector):
-            return
+    def note(self, namespace: Namespace, position: int, selector: Selector, *, expire: bool = False) -> None:
+        """Put a barrier in force in this node's memory.
+
+        Args:
+            namespace: Whose entries it covers.
+            position: Its position.
+            selector: What it covers.
+            expire: Whether the namespace may serve what it covers for a while. Who brings the barrier again does not
+                know that any more.
+        """
+        now, version, stale_s = self._node.clock.now(), self._node.versions.next(), namespace.policy.stale_s
+        if expire and stale_s:
+            if not namespace.expiries.note(position, selector, now + stale_s, now):
+                return
+            namespace.sweep.expire(selector, version, now + stale_s, now)
+        else:
+            if namespace.expiries.knows(position, selector) or not namespace.barriers.note(position, selector):
+                return
+            namespace.sweep.bar(selector, version)
         namespace.invalidations += 1
-        namespace.sweep.bar(selector, self._node.versions.next())
-        namespace.holdoff.note_barrier(selector, self._node.clock.now())
+        namespace.holdoff.note_barrier(selector, now)
         namespace.fills.void_all()
         if selector.kind is SelectorKind.TAG:  # what a load under way brings may have any tags, so may what was absent
             namespace.negatives.void_all()

@@ -28,7 +28,7 @@ from cachenode.core.failures import CONDITION_FAILED, NOT_A_COUNTER, NOT_OWNER, 
 from cachenode.errors import L2Unavailable
 from cachenode.node.filler import new_record
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, INT_FLAGS
+from cachenode_api.records import HEADER, HEADER_BYTES, INT_FLAGS, STALE
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class Changes:
                 if not unchanged:  # since the read began: what it brought may be older
                     continue
                 record = new_record(entry, now)
-            if record and namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
+            if not record or namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
                 return b""
-            return record or b""
+            return b"" if HEADER.unpack_from(record)[1] & STALE else record  # expired: nothing is built on it
 
 
 def _matches(expected: int, present: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 from cachenode.core.demand import Wanted
@@ -124,7 +125,7 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         gained=placement.unsettled and placement.gained(key),
         lease_s=max(0.0, placement.lease_until - now),
         l1=l1,
-        l1_state=_l1_state(node, namespace, key, record),
+        l1_state=_l1_state(node, namespace, key, record, now),
         l2=l2,
         l2_state=l2_state,
         barriers=_covering(namespace, key, list(tags)),
@@ -173,13 +174,16 @@ def _tags_and_size(value: bytes, flags: int) -> tuple[tuple[bytes, ...], int]:
     return (), len(value)
 
 
-def _l1_state(node: Node, namespace: Namespace, key: bytes, record: bytes | None) -> L1State:
+def _l1_state(node: Node, namespace: Namespace, key: bytes, record: bytes | None, now: float) -> L1State:
     if record is None:
         return ""
     if node.mover.moving and not node.mover.kept(key):
         return "moved"
-    return "barred" if namespace.sweep.active and namespace.sweep.untrue(key, record) else "served"
+    if namespace.sweep.active and namespace.sweep.until(key, record) <= now:
+        return "barred"
+    return "served"
 
 
 def _covering(namespace: Namespace, key: bytes, tags: Sequence[bytes]) -> tuple[tuple[int, Selector], ...]:
-    return tuple(barrier for barrier in namespace.barriers.barriers() if barrier[1].covers(key, tags))
+    known = sorted(namespace.barriers.barriers() + namespace.expiries.barriers(), key=itemgetter(0))
+    return tuple(barrier for barrier in known if barrier[1].covers(key, tags))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cachenode.core.entries import L2Entry, L2Write, Layer
 from cachenode.errors import L2Unavailable
-from cachenode_api.records import HEADER
+from cachenode_api.records import HEADER, STALE
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -100,6 +100,8 @@ def _keep(
         records.append(new_record(entry, now))
         layers.append(Layer.L2)
         if entry is not None:
+            if entry.flags & STALE:  # a copy would keep its reader from asking for the renewal
+                sure = False
             if (may_store or _newest(namespace, key, entry, now)) and owns(key):
                 store_entry(namespace, key, entry, now)
             else:

@@ -141,7 +141,7 @@ class Handover:
             return
         if key in namespace.writing or key in namespace.changing:
             return
-        if namespace.sweep.active and namespace.sweep.untrue(key, record):
+        if namespace.sweep.active and not (record := namespace.sweep.judge(key, record, now)):
             return
         if namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
             return

@@ -104,8 +104,8 @@ class L2Tier:
         """Returns whether a barrier that another node orders from now on will be told to this one."""
         self.adopt: Callable[[str, int, Selector], None] = lambda _namespace, _position, _selector: None
         """Takes a barrier that the store knows."""
-        self.untrue: Callable[[str, bytes, L2Entry], bool] = lambda _namespace, _key, _entry: False
-        """Returns whether a barrier covers an entry."""
+        self.judge: Callable[[str, bytes, L2Entry], L2Entry | None] = lambda _namespace, _key, entry: entry
+        """Returns what barriers leave of an entry: None if it is untrue."""
         self.tell_missed: Callable[[str, Sequence[tuple[bytes, int]]], Awaitable[None]] = _tell_nobody
         """Tells the other nodes what the store has missed; returns when they know."""
 
@@ -153,15 +153,14 @@ class L2Tier:
         if not self.available:
             return [None] * len(keys)
         entries = await self._guard(self._store.read(namespace, keys))
-        untrue = self.untrue
+        judge = self.judge
         if self._floor or self._journal:
             entries = [
                 entry if entry and entry.version > self._floor and (namespace, key) not in self._journal else None
                 for key, entry in zip(keys, entries, strict=True)
             ]
         return [
-            None if entry is None or untrue(namespace, key, entry) else entry
-            for key, entry in zip(keys, entries, strict=True)
+            None if entry is None else judge(namespace, key, entry) for key, entry in zip(keys, entries, strict=True)
         ]
 
     async def look(self, namespace: str, key: bytes) -> tuple[Belief, L2Entry | None]:
@@ -183,7 +182,7 @@ class L2Tier:
             return "absent"
         if entry.version <= self._floor:
             return "forgotten"
-        return "barred" if self.untrue(namespace, key, entry) else "believed"
+        return "believed" if self.judge(namespace, key, entry) else "barred"
 
     async def write(self, namespace: str, writes: Sequence[L2Write]) -> list[bool]:
         """Store values; those that the store cannot take now are journaled. Never raises for a store that is away.

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cachenode.core.entries import Batch, BatchResult, Failure, Layer, Operation
 from cachenode.core.failures import NOT_OWNER, NOT_READY, load_failed, load_paused
 from cachenode.core.flights import Flight
+from cachenode.core.origin_limits import Priority
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
-from cachenode_api.records import HEADER, TAGGED
+from cachenode_api.records import HEADER, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
@@ -130,11 +131,26 @@ class Loads:
             else:
                 tokens[index] = self._lead(batch, namespace, key, holder, now).token
         namespace.misses += len(indices) - len(found)
-        self._tell(found, left, reply, layers)
+        self._tell(found, left, reply, layers, self._renew_found(batch, namespace, found, holder, now))
         if tokens:
             _forget(left, tokens)
             records = [b""] * len(tokens)
             reply(BatchResult(indices=list(tokens), records=records, tokens=list(tokens.values()), now_s=now))
+
+    def _renew_found(
+        self, batch: Batch, namespace: Namespace, found: dict[int, Outcome], holder: Hashable, now: float
+    ) -> dict[int, int]:
+        """Let expired values that L2 had be loaded anew (`Reads` does that for those in memory); return the tokens."""
+        tokens: dict[int, int] = {}
+        for index, outcome in found.items() if namespace.renewals is not None else ():
+            if not isinstance(outcome, bytes) or not outcome or not HEADER.unpack_from(outcome)[1] & STALE:
+                continue
+            key = batch.keys[index]
+            if batch.operation is not Operation.GET:
+                tokens[index] = self.renew(batch, namespace, key, holder, now)
+            elif token := self.renew(batch, namespace, key, self._node.read_through, now):
+                self._node.read_through.begin(namespace, key, token, Priority.REFRESH)
+        return tokens
 
     def _to_wait_for(self, batch: Batch, namespace: Namespace, key: bytes, now: float) -> Flight[Waiter] | None:
         """Return the flight that brings a key's value; None if the caller is to lead one."""
@@ -163,7 +179,12 @@ class Loads:
         return load_paused(pause) if pause else None
 
     def _tell(
-        self, outcomes: dict[int, Outcome], left: list[int], reply: Reply, layers: dict[int, Layer] | None = None
+        self,
+        outcomes: dict[int, Outcome],
+        left: list[int],
+        reply: Reply,
+        layers: dict[int, Layer] | None = None,
+        tokens: dict[int, int] | None = None,
     ) -> None:
         if not outcomes:
             return
@@ -177,6 +198,7 @@ class Loads:
                 records=[found if isinstance(found, bytes) else b"" for found in outcomes.values()],
                 failures=failures,
                 layers=[layers.get(index, Layer.L1) for index in outcomes] if layers else None,
+                tokens=[tokens.get(index, 0) for index in outcomes] if tokens else (),
                 now_s=self._node.clock.now(),
             )
         )
@@ -243,7 +265,7 @@ class Loads:
         value, flags = batch.values[index], batch.flags[index] if batch.flags else 0
         tags = split_tags(value)[0] if flags & TAGGED else ()
         held_off = namespace.holdoff.covers(flight.key, tags, flight.began)
-        return not held_off and not namespace.barriers.covers(flight.key, tags, flight.position)
+        return not held_off and not namespace.covered(flight.key, tags, flight.position)
 
     def _landing(self, batch: Batch, namespace: Namespace, index: int) -> Flight[Waiter] | None:
         flight = namespace.flights.of(batch.keys[index], batch.tokens[index])

@@ -13,6 +13,8 @@ from typing import Any
 from cachenode.core.barriers import BarrierLog
 from cachenode.core.bloom import Bloom
 from cachenode.core.demand import Demand, Wanted
+from cachenode.core.entries import L2Entry
+from cachenode.core.expiries import Expiries
 from cachenode.core.fills import FillTokens
 from cachenode.core.flights import Flights
 from cachenode.core.gains import Gains
@@ -30,7 +32,7 @@ from cachenode.core.tombstones import Tombstones
 from cachenode.node.origins import Origin
 from cachenode_api.errors import InvalidNamespace, InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
-from cachenode_api.records import TAGGED
+from cachenode_api.records import STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 __all__ = ["Namespace", "Namespaces"]
@@ -54,6 +56,8 @@ class Namespace:
         "changing",
         "deletes",
         "demand",
+        "expired",
+        "expiries",
         "exposure",
         "fills",
         "flights",
@@ -105,6 +109,7 @@ class Namespace:
         """From so many hits on a batch of reads is looked at (`Reads`); 0: each is, which policies ask for."""
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
+        self.expiries = Expiries(self.barriers)
         self.sweep = Sweep(store)
         self.exposure: Exposure[Any] = Exposure()
         self.changing: dict[bytes, int] = {}
@@ -126,6 +131,8 @@ class Namespace:
         self.renewed = 0
         self.negative_hits = 0
         self.invalidations = 0
+        self.expired = 0
+        """Values whose keys were expired; `Sweep.expired` counts those that selectors covered."""
         self.stand_in_loads = 0
 
     @contextmanager
@@ -172,7 +179,26 @@ class Namespace:
             tags = split_tags(value)[0] if flags & TAGGED else ()
         except InvalidTags:
             return True
-        return self.barriers.covers(key, tags, position)
+        return self.covered(key, tags, position)
+
+    def covered(self, key: bytes, tags: Sequence[bytes], position: int) -> bool:
+        """Return True if a barrier or an expiry covers what began at this position."""
+        return self.barriers.covers(key, tags, position) or self.expiries.until(key, tags, position) is not None
+
+    def judge(self, key: bytes, entry: L2Entry, now: float) -> L2Entry | None:
+        """Return what may be served of an entry of L2: marked as stale if it was expired, None if it is untrue."""
+        if entry.position >= self.barriers.position:
+            return entry
+        try:
+            tags = split_tags(entry.value)[0] if entry.flags & TAGGED else ()
+        except InvalidTags:
+            return None
+        if self.barriers.covers(key, tags, entry.position):
+            return None
+        until = self.expiries.until(key, tags, entry.position)
+        if until is None:
+            return entry
+        return entry._replace(flags=entry.flags | STALE, ttl_s=min(entry.ttl_s, until - now)) if until > now else None
 
     def void(self, key: bytes) -> None:
         """What is being read or loaded for the key must not be stored: the key is written or removed."""
@@ -200,7 +226,7 @@ class Namespace:
     def absent(self, key: bytes, now: float) -> bool:
         """Return True if the origin is known to have no value for a key, and nothing has happened since."""
         position = self.negatives.since(key, now)
-        return position is not None and not self.barriers.covers(key, (), position)
+        return position is not None and not self.covered(key, (), position)
 
 
 class Namespaces:

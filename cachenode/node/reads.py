@@ -46,7 +46,7 @@ class Reads:
         now = node.clock.now()
         records = namespace.store.get_many(keys, now)
         if node.mover.moving or namespace.sweep.active:
-            self._forget_untrue(namespace, keys, records)
+            self._forget_untrue(namespace, keys, records, now)
         tokens: Sequence[int] = ()
         if namespace.l1_hits >= namespace.look_at or batch.slide:
             if batch.slide and namespace.renewals is not None:
@@ -72,7 +72,8 @@ class Reads:
         """Do for reads what the namespace's policies ask for; return the tokens of who is to load values anew."""
         if namespace.demand is not None:
             namespace.demand.note(batch.keys, now)
-        return self._renew(namespace.renewals, batch, namespace, records, holder, now) if namespace.renewals else ()
+        renewals = namespace.renewals
+        return self._renew(renewals, batch, namespace, records, holder, now) if renewals is not None else ()
 
     def _renew(
         self,
@@ -97,7 +98,7 @@ class Reads:
                 continue
             key = batch.keys[index]
             slot, flags, version, deadline = HEADER.unpack_from(record)
-            due_at, soft_end = renewals.ends(key, version)
+            due_at, soft_end = (now, now) if flags & STALE else renewals.ends(key, version)
             due = due_at <= now and (leasing or reading_through)
             if due and (token := self._node.loads.renew(batch, namespace, key, holder, now)):
                 if reading_through:
@@ -140,7 +141,7 @@ class Reads:
         record = namespace.store.get(key, now)
         if record is None or (self._node.mover.moving and not self._node.mover.kept(key)):
             return b""
-        if namespace.sweep.active and namespace.sweep.untrue(key, record):
+        if namespace.sweep.active and not (record := namespace.sweep.judge(key, record, now)):
             return b""
         namespace.l1_hits += 1
         return record
@@ -203,7 +204,7 @@ class Reads:
             namespace.negative_hits += len(own) - len(left)
         bloom = namespace.bloom
         if bloom is not None:
-            kept, covers = self._node.placement.kept, namespace.barriers.covers
+            kept, covers = self._node.placement.kept, namespace.covered
             left = [index for index in left if not bloom.absent(batch.keys[index], kept, covers)]
         if batch.operation is not Operation.LEASE and namespace.origin is None:
             tier = self._node.l2_for(namespace)
@@ -227,8 +228,8 @@ class Reads:
             parts.append((gained, self._pass_through(namespace, batch, gained, reply, or_miss=True)))
         return parts
 
-    def _forget_untrue(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes]) -> None:
-        """Forget hits that moved away meanwhile, or that a barrier covers.
+    def _forget_untrue(self, namespace: Namespace, keys: Sequence[bytes], records: list[bytes], now: float) -> None:
+        """Forget hits that moved away meanwhile, or that a barrier covers; mark those that were expired.
 
         What moved away is the walk's to drop: it may be wanted by its new owner (``test_moved_key_that_is_read_here``).
         """
@@ -238,9 +239,8 @@ class Reads:
                 continue
             if mover.moving and not mover.kept(keys[index]):
                 records[index] = b""
-            elif sweep.active and sweep.untrue(keys[index], record):
-                namespace.store.remove(keys[index])
-                records[index] = b""
+            elif sweep.active:
+                records[index] = sweep.judge(keys[index], record, now)
 
     def fenced(self, batch: Batch, namespace: Namespace, reply: Reply) -> Rest | None:
         """Answer what can be said while this node's lease is over: that there is nothing, or what the origin has.

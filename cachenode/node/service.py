@@ -113,7 +113,7 @@ class Node:
         self.blooms = Blooms(self, wall)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
         if tier is not None:
-            tier.untrue = self._covered
+            tier.judge = self._judge
             tier.tell_missed = self._tell_missed
             tier.adopt = self._adopt
             tier.known_barriers = self._known_barriers
@@ -242,10 +242,10 @@ class Node:
 
     # The shared store: what it must not be believed about.
 
-    def _covered(self, name: str, key: bytes, entry: L2Entry) -> bool:
-        """Return True if a barrier covers an entry of the shared store whose write or load began before it."""
+    def _judge(self, name: str, key: bytes, entry: L2Entry) -> L2Entry | None:
+        """Return what the barriers leave of an entry of the shared store whose write or load began before them."""
         namespace = self.namespaces.get(name)
-        return namespace is not None and namespace.barred(key, entry.value, entry.flags, entry.position)
+        return entry if namespace is None else namespace.judge(key, entry, self.clock.now())
 
     async def _tell_missed(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         keys, versions = [key for key, _ in missed], [version for _, version in missed]
@@ -269,7 +269,8 @@ class Node:
         known: list[tuple[str, int, Selector]] = []
         for namespace in self.namespaces:
             name, log = namespace.policy.name, namespace.barriers
-            known += [(name, position, selector) for position, selector in log.barriers()]
+            noted = log.barriers() + namespace.expiries.barriers()
+            known += [(name, position, selector) for position, selector in noted]
             known += [(name, log.floor, whole)] if log.floor else []
         return known
 
@@ -305,10 +306,7 @@ class Node:
             return record
         if self.mover.moving and not self.mover.kept(key):  # the walk's to drop: its new owner may want it
             return None
-        if namespace.sweep.untrue(key, record):
-            namespace.store.remove(key)
-            return None
-        return record
+        return namespace.sweep.judge(key, record, now) or None if namespace.sweep.active else record
 
     def may_keep(self, key: bytes) -> bool:
         """Return True if this node owns a key, and no other may still act for it."""
@@ -462,4 +460,5 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         stand_in=batch.stand_in,
         slide=batch.slide,
         slide_ms=batch.slide_ms,
+        expire=batch.expire,
     )

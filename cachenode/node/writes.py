@@ -3,8 +3,8 @@
 L2 first, because what a reader has once seen in memory must not be undone by the owner's death; a write that L2
 cannot take now is noted for it (`L2Tier`) and done in memory alone.
 
-Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``test_barriers.py`` beside it and 11 in
-``test_invalidations.py``:
+Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``test_barriers.py`` beside it, 11 in
+``test_invalidations.py`` and 12 in ``test_expiry.py``:
 
 1. Two sets of a key overlap and the later one reaches L2 first. L2 refuses the earlier; memory has, or will have, the
    later one. The earlier has been done and overwritten: it succeeds (``test_overtaken_set_succeeds``).
@@ -30,6 +30,8 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``te
    the simulation found this).
 11. Somebody holds a copy of what is overwritten: the write is announced to them at once, and answered when they have
    dropped it and memory has the new value (``test_write_waits_for_holders``, see `Invalidations`).
+12. A value is expired while a write of its key is under way: what is being written may have been loaded before. It
+   is removed (``test_expiring_what_is_being_written_removes_it`` in ``test_expiry.py``).
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from cachenode.node.filler import fill, store_entry
 from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS, TAGGED
+from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ __all__ = ["Writes"]
 
 _NEWS_OF_NOTHING = frozenset({Operation.DELETE, Operation.ABANDON})
 """After these a key is no likelier to have a value."""
+_NOTHING = (0, 0, 0, 0.0)
 
 
 class Writes:
@@ -245,11 +248,38 @@ class Writes:
             writes = [write for write in found if write is not None]
             stored = self._store(namespace, range(len(writes)), writes, [True] * len(writes))
             return _with_gaps(indices, found, stored)
+        if batch.expire and namespace.policy.stale_s:
+            return self._expire_in_memory(batch, namespace, indices)
         versions = []
         for index in indices:
             version = self._node.versions.next()
             versions.append(version if self._forget(batch, namespace, batch.keys[index]) else 0)
         return BatchResult(indices=indices, versions=versions)
+
+    def _expire_in_memory(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
+        found = self._expired(namespace, [batch.keys[index] for index in indices])
+        for index, write in zip(indices, found, strict=True):
+            if write is None:
+                self._forget(batch, namespace, batch.keys[index])
+        writes = [write for write in found if write is not None]
+        return _with_gaps(indices, found, self._store(namespace, range(len(writes)), writes, [True] * len(writes)))
+
+    def _expired(self, namespace: Namespace, keys: Sequence[bytes]) -> list[L2Write | None]:
+        """Return for each key its value as it may still be served, None where there is none or it is being written."""
+        now, position = self._node.clock.now(), namespace.barriers.position
+        found: list[L2Write | None] = []
+        for key in keys:
+            record = None if key in namespace.writing else self._node.present(namespace, key, now)
+            _, flags, there, deadline = HEADER.unpack_from(record) if record is not None else _NOTHING
+            if record is None or namespace.tombstones.covers(key, there, now):
+                found.append(None)
+                continue
+            left_s, version = min(deadline - now, namespace.policy.stale_s), self._node.versions.next()
+            found.append(L2Write(key, record[HEADER_BYTES:], flags | STALE, version, left_s, position))
+            namespace.invalidations += 1
+            namespace.expired += 1
+            namespace.holdoff.note(key, now)
+        return found
 
     def _forget(self, batch: Batch, namespace: Namespace, key: bytes) -> bool:
         now = self._node.clock.now()
@@ -322,10 +352,10 @@ class Writes:
         for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True):
             key = batch.keys[index]
             record = self._node.present(namespace, key, now)
-            if record is None or namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
+            _, flags, there, _ = HEADER.unpack_from(record) if record is not None else _NOTHING
+            if record is None or flags & STALE or namespace.tombstones.covers(key, there, now):
                 writes.append(None)
                 continue
-            flags: int = HEADER.unpack_from(record)[1]
             version = self._node.versions.next()
             writes.append(L2Write(key, record[HEADER_BYTES:], flags, version, ttl_s, namespace.barriers.position))
         return writes
@@ -342,6 +372,8 @@ class Writes:
             reply(await self._set(batch, namespace, indices, writes))
         elif batch.operation is Operation.TOUCH:
             reply(await self._touch(batch, namespace, indices))
+        elif batch.expire and namespace.policy.stale_s:
+            reply(await self._expire(batch, namespace, indices))
         else:
             reply(await self._delete(batch, namespace, indices))
 
@@ -440,6 +472,27 @@ class Writes:
         result = _with_gaps(indices, [w if o is None else None for w, o in zip(found, under_way, strict=True)], stored)
         versions = [other or own for own, other in zip(result.versions, under_way, strict=True)]
         return BatchResult(indices=indices, versions=versions, failures=result.failures)
+
+    async def _expire(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
+        """Expire keys: each value that is there is written anew, marked stale and with a shorter life.
+
+        So it is ordered, kept and told as a write is. What cannot be expired so is removed.
+        """
+        now, present = self._node.clock.now(), self._node.present
+        missing = [key for index in indices if present(namespace, key := batch.keys[index], now) is None]
+        if missing:
+            await fill(self._node, namespace, missing)
+        found = self._expired(namespace, [batch.keys[index] for index in indices])
+        writes = [write for write in found if write is not None]
+        stored = await self._set(batch, namespace, range(len(writes)), writes) if writes else BatchResult()
+        result = _with_gaps(indices, found, stored)
+        left = [at for at, write in enumerate(found) if write is None]
+        if left:
+            removed = await self._delete(batch, namespace, [indices[at] for at in left])
+            versions = dict(zip(left, removed.versions, strict=True))
+            result.versions = [versions.get(at, version) for at, version in enumerate(result.versions)]
+            result.failures |= {left[at]: failure for at, failure in removed.failures.items()}
+        return result
 
     # At a peer.
 

@@ -126,16 +126,18 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         """Declare values untrue."""
         namespace = request.namespace or DEFAULT_NAMESPACE
         acknowledged = request.acknowledgement != common_pb2.ACKNOWLEDGEMENT_OWNER
+        expire = request.mode == common_pb2.INVALIDATION_MODE_EXPIRE
         texts, kinds = _selectors(request)
         if not request.keys and not texts:
             text = "invalidate: name keys, prefixes, patterns, tags, or the whole namespace"
             await abort(context, Failure(Reason.INVALID_REQUEST, text))
         found = 0
         if request.keys:
-            batch = Batch(Operation.INVALIDATE, namespace, list(request.keys), acknowledged=acknowledged)
+            keys = list(request.keys)
+            batch = Batch(Operation.INVALIDATE, namespace, keys, acknowledged=acknowledged, expire=expire)
             found = sum(version != 0 for version in await self._done(batch, context))
         if texts:
-            batch = Batch(Operation.BARRIER, namespace, texts, flags=kinds, acknowledged=acknowledged)
+            batch = Batch(Operation.BARRIER, namespace, texts, flags=kinds, acknowledged=acknowledged, expire=expire)
             await self._done(batch, context)
         return pb.InvalidateResponse(header=self._header(), found=found)
 

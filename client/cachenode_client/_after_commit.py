@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cachenode_client._checks import Key, checked_keys
+from cachenode_client._checks import Key, Mode, checked_keys, checked_mode
 from cachenode_client.errors import CacheError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Pending:
         pattern: Key | None = None,
         tags: Iterable[str] | None = None,
         namespace: str | None = None,
+        mode: Mode = "remove",
     ) -> None:
         """Remember what will be untrue after the commit: as `CacheClient.invalidate`, and checked at once.
 
@@ -50,8 +51,10 @@ class Pending:
         raws = checked_keys(keys)
         tags = None if tags is None else list(tags)
         self._check(raws, prefix, pattern, tags, namespace, whole=keys is None)
+        checked_mode(mode)
         keys = raws if keys is not None else None
-        self._calls.append({"keys": keys, "prefix": prefix, "pattern": pattern, "tags": tags, "namespace": namespace})
+        call = {"keys": keys, "prefix": prefix, "pattern": pattern, "tags": tags, "namespace": namespace, "mode": mode}
+        self._calls.append(call)
 
     def take(self) -> list[dict[str, Any]]:
         """Return what has been collected, as arguments of `invalidate`, and forget it."""

@@ -31,6 +31,7 @@ INVALIDATE = pb.OPERATION_INVALIDATE
 BARRIER = pb.OPERATION_BARRIER
 CHANGES = frozenset({SET, DELETE, TOUCH, FULFILL, INCR, INVALIDATE})
 """What makes an older copy of a key untrue."""
+_INVALIDATE = frozenset({INVALIDATE, BARRIER})
 _GIVE_RECORDS = frozenset({GET, LEASE, INCR})
 
 SLIDE = -1
@@ -42,8 +43,9 @@ KEY_OVERHEAD = 24
 Group = tuple[int, str, float, bool, int, bool]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
 a number: of a LEASE the milliseconds it is to last, of a SET the version to match, of an INCR what is added, of a GET
-the milliseconds of the life that it gives what it finds, 0 for none and `SLIDE` for the namespace's; and whether the
-owner's part is enough: copies elsewhere may be served for as long as their leases."""
+the milliseconds of the life that it gives what it finds, 0 for none and `SLIDE` for the namespace's, of an INVALIDATE
+and BARRIER 1 to expire; and whether the owner's part is enough: copies elsewhere may be served for as long as their
+leases."""
 
 
 class Waiter(Protocol):
@@ -124,6 +126,9 @@ class PendingBatch:
             deltas=[number] if operation == INCR else (),
             slide=operation == GET and number != 0,
             slide_ms=number if operation == GET and number > 0 else 0,
+            mode=pb.INVALIDATION_MODE_EXPIRE
+            if operation in _INVALIDATE and number
+            else pb.INVALIDATION_MODE_UNSPECIFIED,
             acknowledgement=pb.ACKNOWLEDGEMENT_OWNER if owner_only else pb.ACKNOWLEDGEMENT_UNSPECIFIED,
         )
 

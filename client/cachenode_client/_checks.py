@@ -16,11 +16,13 @@ from cachenode_client.errors import InvalidArgument, InvalidTtl, from_contract
 __all__ = [
     "Ack",
     "Key",
+    "Mode",
     "check_any",
     "checked_ack",
     "checked_delta",
     "checked_key",
     "checked_keys",
+    "checked_mode",
     "checked_namespace",
     "checked_near_cache",
     "checked_timeout",
@@ -33,6 +35,8 @@ __all__ = [
 Key = str | bytes
 Ack = Literal["all", "owner"]
 """When a write that makes copies untrue is answered: once nobody serves them, or once the owner has done its part."""
+Mode = Literal["remove", "expire"]
+"""What becomes of what is declared untrue: it goes, or it may be served for a while, marked stale."""
 
 _MAX_TTL_S = 100 * 365 * 86_400.0
 _MAX_TIMEOUT_S = 86_400.0
@@ -93,6 +97,13 @@ def checked_ack(ack: Ack) -> bool:
     if ack not in {"all", "owner"}:
         raise InvalidArgument('ack: must be "all" or "owner"')
     return ack == "owner"
+
+
+def checked_mode(mode: Mode) -> int:
+    """Return the number of a mode in a group of calls: 1 to expire."""
+    if mode not in {"remove", "expire"}:
+        raise InvalidArgument('mode: must be "remove" or "expire"')
+    return int(mode == "expire")
 
 
 def checked_near_cache(max_bytes: int) -> int:

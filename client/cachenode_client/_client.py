@@ -19,10 +19,12 @@ from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SE
 from cachenode_client._checks import (
     Ack,
     Key,
+    Mode,
     check_any,
     checked_delta,
     checked_key,
     checked_keys,
+    checked_mode,
     checked_timeout,
     checked_ttl,
     checked_version,
@@ -407,6 +409,7 @@ class CacheClient(ClientCore):
         pattern: Key | None = None,
         tags: Iterable[str] | None = None,
         namespace: str | None = None,
+        mode: Mode = "remove",
         ack: Ack = "all",
         timeout_s: float | None = None,
     ) -> int:
@@ -423,6 +426,8 @@ class CacheClient(ClientCore):
                 set, ``\`` the next character as it is.
             tags: All that was stored with any of these tags.
             namespace: Where; given alone, all of it. None for the client's.
+            mode: "remove", or "expire": where the namespace has a ``stale_s`` values may be served for so long, marked
+                stale (`lookup`), while one caller loads them anew; to writes they are gone. Elsewhere they are removed.
             ack: "all", or "owner" to wait for nobody who has a copy: near caches may serve theirs for up to two
                 seconds.
             timeout_s: Longest duration of this call.
@@ -438,15 +443,15 @@ class CacheClient(ClientCore):
         raws = checked_keys(keys)
         texts, kinds = self._barrier(prefix, pattern, tags, namespace, whole=keys is None)
         check_any(raws, texts)
-        engine, found = self._started(), 0
+        engine, found, number = self._started(), 0, checked_mode(mode)
         if raws:
-            group = self._group(INVALIDATE, namespace, timeout_s, ack=ack)
+            group = self._group(INVALIDATE, namespace, timeout_s, number=number, ack=ack)
             if len(raws) == 1:
                 found = int(bool(await engine.call(group, raws[0])))
             else:
                 found = self._invalidated(raws, *(await engine.many(group, raws)))
         if texts:
-            await engine.bar(self._group(BARRIER, namespace, timeout_s, ack=ack), texts, kinds)
+            await engine.bar(self._group(BARRIER, namespace, timeout_s, number=number, ack=ack), texts, kinds)
         return found
 
     def after_commit(self) -> AfterCommit:

@@ -26,10 +26,12 @@ from cachenode_client._batches import ABANDON, BARRIER, DELETE, GET, INCR, INVAL
 from cachenode_client._checks import (
     Ack,
     Key,
+    Mode,
     check_any,
     checked_delta,
     checked_key,
     checked_keys,
+    checked_mode,
     checked_timeout,
     checked_ttl,
     checked_version,
@@ -313,6 +315,7 @@ class CacheClient(ClientCore):
         pattern: Key | None = None,
         tags: Iterable[str] | None = None,
         namespace: str | None = None,
+        mode: Mode = "remove",
         ack: Ack = "all",
         timeout_s: float | None = None,
     ) -> int:
@@ -320,15 +323,15 @@ class CacheClient(ClientCore):
         raws = checked_keys(keys)
         texts, kinds = self._barrier(prefix, pattern, tags, namespace, whole=keys is None)
         check_any(raws, texts)
-        engine, found = self._started(), 0
+        engine, found, number = self._started(), 0, checked_mode(mode)
         if raws:
-            group = self._group(INVALIDATE, namespace, timeout_s, ack=ack)
+            group = self._group(INVALIDATE, namespace, timeout_s, number=number, ack=ack)
             if len(raws) == 1:
                 found = int(bool(self._call(group, raws[0])))
             else:
                 found = self._invalidated(raws, *self._run(engine.many(group, raws), group[2]))
         if texts:
-            group = self._group(BARRIER, namespace, timeout_s, ack=ack)
+            group = self._group(BARRIER, namespace, timeout_s, number=number, ack=ack)
             self._run(engine.bar(group, texts, kinds), group[2])
         return found
 

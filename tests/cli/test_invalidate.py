@@ -25,6 +25,7 @@ Invoke = Callable[..., Result]
         (["--pattern", "*:2"], {"user:1", "page"}, "all that match *:2"),
         (["--tag", "red", "--tag", "blue"], {"user:2"}, "all with tag red, all with tag blue"),
         (["page", "--tag", "red", "--ack", "owner"], {"user:2"}, "copies of it for up to two seconds"),
+        (["page", "--tag", "red", "--expire"], {"user:2"}, "Expired 1 key (1 had a value), all with tag red"),
         (["--all"], set(), "everything in namespace default"),
     ],
 )
@@ -54,6 +55,7 @@ async def test_json_says_what_was_asked_for(server: Server, invoke: Invoke) -> N
         "pattern": None,
         "tags": ["a"],
         "all": False,
+        "expire": False,
         "ack": "all",
     }
 

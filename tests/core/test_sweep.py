@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cachenode.core.store import Store
 from cachenode.core.sweep import Sweep, tags_of
-from cachenode_api.records import HEADER, TAGGED
+from cachenode_api.records import HEADER, STALE, TAGGED
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
 from cachenode_api.tags import MAX_TAG_BYTES, MAX_TAGS, pack_tags
 
@@ -41,7 +41,7 @@ class Swept:
 
     def read(self, key: bytes) -> bool:
         record = self.store.get(key, 0.0)
-        return record is not None and not (self.sweep.active and self.sweep.untrue(key, record))
+        return record is not None and (not self.sweep.active or self.sweep.until(key, record) > 0.0)
 
     def walk(self, slots: int = 64) -> None:
         while self.sweep.active:
@@ -164,3 +164,41 @@ def test_readers_see_what_came_after_the_last_barrier(events: list[tuple[str, ob
         assert {key for key in (b"a1", b"a2", b"b1", b"b2") if swept.read(key)} == alive
     swept.walk()
     assert len(swept.store) == len(alive)
+
+
+def test_expired_entries_are_marked() -> None:
+    """An expired entry stays until its end, marked; it is looked at once more when it is read, and walked over once."""
+    swept = Swept(10)
+    swept.put(b"red", 1, b"red")
+    swept.sweep.expire(tag(b"red"), 2, 5.0, 0.0)
+    record = swept.store.peek(b"red", 0.0)
+    assert record is not None
+    assert swept.sweep.until(b"red", record) == 5.0
+    judged = swept.sweep.judge(b"red", record, 0.0)
+    _, flags, version, deadline = HEADER.unpack_from(judged)
+    assert (flags, version, deadline) == (TAGGED | STALE, 1, 5.0)
+    swept.walk()
+    assert (swept.sweep.removed, swept.sweep.expired) == (0, 1)
+    assert swept.store.peek(b"red", 4.9) == judged
+    assert swept.store.peek(b"red", 5.0) is None
+    swept.store.check_invariants()
+
+
+def test_expired_entries_end_with_the_walk_if_their_time_is_over() -> None:
+    """A walk that comes late removes what should have ended meanwhile."""
+    swept = Swept(10)
+    swept.sweep.expire(prefix(b"k"), 2, 5.0, 0.0)
+    assert swept.sweep.step(100, 5.0) == 10
+    assert (len(swept.store), swept.sweep.removed, swept.sweep.expired) == (0, 10, 0)
+
+
+def test_removal_during_an_expiry_removes() -> None:
+    """What is marked already goes if a barrier covers it, and an expiry of everything needs a walk."""
+    swept = Swept(10)
+    swept.sweep.expire(WHOLE, 2, 5.0, 0.0)
+    swept.sweep.bar(prefix(b"k1"), 3)
+    swept.walk()
+    assert (len(swept.store), swept.sweep.removed, swept.sweep.expired) == (9, 1, 9)
+    swept.sweep.expire(prefix(b"k"), 4, 9.0, 0.0)
+    swept.walk()
+    assert swept.sweep.expired == 9  # they end sooner already

@@ -44,6 +44,7 @@ class Op:
         version: Of a write, if it was told.
         tagged: A write that bears its key's tags; a removal that covers only such.
         lax: It waits for nobody who holds a copy.
+        expire: A removal after which values may be served for a while, marked.
         ttl_s: The life that it gives.
         timeout_s: How long it may take.
         base: Version that a swap builds on.
@@ -63,6 +64,7 @@ class Op:
     version: int = 0
     tagged: bool = False
     lax: bool = False
+    expire: bool = False
     ttl_s: float = math.inf
     base: int = 0
     error: str = ""

@@ -5,7 +5,8 @@ origin's number is known, and whatever is loaded since X began has at least that
 
 - **C2, C3** A read that began after X returns that number or a later one, or what somebody set who had not surely done
   so before X. It returns nothing only if the origin had nothing under such a number. So what was loaded, or found to be
-  absent, before X is not served after it.
+  absent, before X is not served after it. If X was an expiry, what is said to be stale may be older, until the time for
+  which the namespace serves that is over.
 - **C5** A value is not read later than its TTL, and the time for which the namespace serves it stale, after the last
   load or write that brought it. Where nothing was broken it is said to be stale once its TTL is over.
 - **C6** Two nodes do not load a key at a time, nor does one twice, unless it was written or removed meanwhile. Only
@@ -70,7 +71,7 @@ def check_through(
             loads[load.key].append(load)
     found: list[Violation] = []
     for key, ops in by_key.items():
-        found += _reads(key, ops, origin.commits.get(key, []))
+        found += _reads(key, ops, origin.commits.get(key, []), policy["stale_s"] * _DRIFT + _SLACK_S)
         found += _lives(key, ops, loads[key], policy, history, calm=calm)
         if calm:
             found += _overlaps(key, _detaching(history, key), loads[key])
@@ -90,19 +91,27 @@ def _changes(ops: list[Op]) -> list[Op]:
     return [op for op in ops if op.kind in {Kind.REMOVE, Kind.WRITE}]
 
 
-def _reads(key: str, ops: list[Op], commits: list[float]) -> Iterator[Violation]:
-    """Yield reads of what is surely older than what had been written or removed."""
+def _reads(key: str, ops: list[Op], commits: list[float], stale_s: float) -> Iterator[Violation]:
+    """Yield reads of what is surely older than what had been written or removed, or expired and is not marked."""
     sets: dict[int, Op] = {_number(op): op for op in ops if op.kind is Kind.WRITE}
-    for lax in (False, True):
-        done = sorted((op for op in _changes(ops) if op.done and op.lax == lax), key=lambda op: op.ended)
-        ends = [op.ended + (_NEAR_S if lax else 0.0) for op in done]
+    reads = [op for op in ops if op.kind is Kind.READ and op.done]
+    unmarked = [op for op in reads if op.how == "lookup" and not op.stale]  # the other calls do not say
+    for lax, expire, lag_s, judged in (
+        (False, False, 0.0, reads),
+        (True, False, _NEAR_S, reads),
+        (False, True, 0.0, unmarked),
+        (True, True, _NEAR_S, unmarked),
+        (False, True, stale_s, reads),
+        (True, True, _NEAR_S + stale_s, reads),
+    ):
+        counted = (op for op in _changes(ops) if op.done and (op.lax, op.expire) == (lax, expire))
+        done = sorted(counted, key=lambda op: op.ended)
+        ends = [op.ended + lag_s for op in done]
         newest = list(accumulate(done, _higher))
-        for read in ops:
-            if read.kind is not Kind.READ or not read.done:
-                continue
+        for read in judged:
             at = bisect_left(ends, read.began)
             change = newest[at - 1] if at else None
-            if (lax and change is None) or _explained(read, change, sets, done[:at], commits):
+            if ((lax or expire) and change is None) or _explained(read, change, sets, done[:at], commits):
                 continue
             text = f"{read}\n    is older than {change}"
             began = change.began if change is not None else read.began

@@ -95,6 +95,7 @@ class Client:
         self._rng = rng
         self._near = rng.random() < mix.near
         self._stopping = False
+        self._expires = Random(str(rng.getstate()[1][:4]))  # dice of their own: the others fall as they did without
         self._written = 0
         self._keys = [f"{family}:{at}" for family, count in mix.keys.items() for at in range(count)]
         self._weights = [mix.weights[key[0]] for key in self._keys]
@@ -310,6 +311,7 @@ class Client:
         for key in keys:
             committed = self._origin.read(key) if key[0] in "osr" else None
             op = self._op(Kind.REMOVE, how, key, timeout_s, tagged=tagged, lax=ack == "owner", value=committed)
+            op.expire = arguments.get("mode") == "expire"
             ops.append(op)
         await self._do(ops, call(**arguments, timeout_s=timeout_s, ack=ack))
 
@@ -333,6 +335,8 @@ class Client:
         how, keys, arguments = self._rng.choice(ways)
         if family in _SPACES:
             arguments["namespace"] = _SPACES[family]
+        if family == "r" and self._expires.random() < 0.3:
+            how, arguments["mode"] = how.replace("invalidate", "expire"), "expire"
         await self._remove(how, keys, self._client.invalidate, arguments)
 
     async def _write_o(self, key: str) -> None:

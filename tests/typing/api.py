@@ -106,6 +106,8 @@ async def asyncio_client() -> None:
         assert_type(await cache.incr("n", 5, ttl_s=60), int)
         assert_type(await cache.decr("n"), int)
         assert_type(await cache.delete("k"), bool)
+        assert_type(await cache.invalidate(tags=["a"], mode="expire"), int)
+        await cache.invalidate("k", mode="forget")  # type: ignore[arg-type]
         assert_type(await cache.touch("k", ttl_s=60), bool)
         assert_type(await cache.get_and_touch("k", ttl_s=60), Any)
         assert_type(await cache.contains("k"), bool)
@@ -146,6 +148,7 @@ def blocking_client() -> None:
         assert_type(cache.incr("n", 5), int)
         assert_type(cache.decr("n"), int)
         assert_type(cache.delete("k"), bool)
+        assert_type(cache.invalidate("k", mode="expire"), int)
         assert_type(cache.touch("k", ttl_s=60), bool)
         assert_type(cache.get_and_touch("k", 0, ttl_s=60), Any)
         assert_type(cache.contains("k"), bool)

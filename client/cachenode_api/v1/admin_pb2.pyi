@@ -205,6 +205,7 @@ class NamespaceStats(google.protobuf.message.Message):
     BLOOM_PASSED_FIELD_NUMBER: builtins.int
     BLOOM_FALSE_POSITIVES_FIELD_NUMBER: builtins.int
     BLOOM_BYTES_FIELD_NUMBER: builtins.int
+    EXPIRED_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTLS_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
     SLIDES_FIELD_NUMBER: builtins.int
@@ -248,6 +249,8 @@ class NamespaceStats(google.protobuf.message.Message):
     """Loads of keys that the filter has, of which the origin had none."""
     bloom_bytes: builtins.int
     """What the filter takes of memory."""
+    expired: builtins.int
+    """Values in memory that an invalidation left to be served as stale."""
     adaptive_ttls: builtins.int
     """Values that got a life by how much their key is asked for."""
     adaptive_ttl_s: builtins.float
@@ -277,11 +280,12 @@ class NamespaceStats(google.protobuf.message.Message):
         bloom_passed: builtins.int = ...,
         bloom_false_positives: builtins.int = ...,
         bloom_bytes: builtins.int = ...,
+        expired: builtins.int = ...,
         adaptive_ttls: builtins.int = ...,
         adaptive_ttl_s: builtins.float = ...,
         slides: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 

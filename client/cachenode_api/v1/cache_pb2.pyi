@@ -518,12 +518,15 @@ class InvalidateRequest(google.protobuf.message.Message):
     TAGS_FIELD_NUMBER: builtins.int
     WHOLE_NAMESPACE_FIELD_NUMBER: builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     whole_namespace: builtins.bool
     """The whole namespace."""
     acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType
     """When the call is answered."""
+    mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType
+    """What becomes of the values."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """Keys, 1 to 1,024 bytes each."""
@@ -550,8 +553,9 @@ class InvalidateRequest(google.protobuf.message.Message):
         tags: collections.abc.Iterable[builtins.str] | None = ...,
         whole_namespace: builtins.bool = ...,
         acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType = ...,
+        mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "keys", b"keys", "namespace", b"namespace", "patterns", b"patterns", "prefixes", b"prefixes", "tags", b"tags", "whole_namespace", b"whole_namespace"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "keys", b"keys", "mode", b"mode", "namespace", b"namespace", "patterns", b"patterns", "prefixes", b"prefixes", "tags", b"tags", "whole_namespace", b"whole_namespace"]) -> None: ...
 
 Global___InvalidateRequest: typing_extensions.TypeAlias = InvalidateRequest
 

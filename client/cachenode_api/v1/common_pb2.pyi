@@ -169,6 +169,30 @@ ACKNOWLEDGEMENT_OWNER: Acknowledgement.ValueType  # 1
 """Once the owner has done its part; copies in near caches may be served until their lease ends, two seconds at most."""
 Global___Acknowledgement: typing_extensions.TypeAlias = Acknowledgement
 
+class _InvalidationMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _InvalidationModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_InvalidationMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    INVALIDATION_MODE_UNSPECIFIED: _InvalidationMode.ValueType  # 0
+    """They go from every layer."""
+    INVALIDATION_MODE_EXPIRE: _InvalidationMode.ValueType  # 1
+    """Where the namespace has a stale_s they may be served for so long, marked stale, while one load renews them; elsewhere
+    they go. To writes, and to those who learn of it later, they are gone.
+    """
+
+class InvalidationMode(_InvalidationMode, metaclass=_InvalidationModeEnumTypeWrapper):
+    """What becomes of values that are declared untrue."""
+
+INVALIDATION_MODE_UNSPECIFIED: InvalidationMode.ValueType  # 0
+"""They go from every layer."""
+INVALIDATION_MODE_EXPIRE: InvalidationMode.ValueType  # 1
+"""Where the namespace has a stale_s they may be served for so long, marked stale, while one load renews them; elsewhere
+they go. To writes, and to those who learn of it later, they are gone.
+"""
+Global___InvalidationMode: typing_extensions.TypeAlias = InvalidationMode
+
 class _Layer:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -395,6 +419,7 @@ class Batch(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     POSITION_FIELD_NUMBER: builtins.int
     SINCE_S_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
     SLIDE_FIELD_NUMBER: builtins.int
     SLIDE_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
@@ -417,6 +442,8 @@ class Batch(google.protobuf.message.Message):
     """HAND_OVER: position of the namespace's barriers when the entries were taken out of memory."""
     since_s: builtins.float
     """HAND_OVER: the time on the receiver's clock, as it has told it, from which on ttls_ms counts."""
+    mode: Global___InvalidationMode.ValueType
+    """INVALIDATE, BARRIER, APPLY: what becomes of the values."""
     slide: builtins.bool
     """GET: give what is found its whole life anew."""
     slide_ms: builtins.int
@@ -485,10 +512,11 @@ class Batch(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         position: builtins.int = ...,
         since_s: builtins.float = ...,
+        mode: Global___InvalidationMode.ValueType = ...,
         slide: builtins.bool = ...,
         slide_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
