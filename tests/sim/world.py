@@ -311,7 +311,7 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         assert host is not None, "a clock belongs to a host"
         return HostClock(host)
 
-    def plugin(_name: str, _options: Mapping[str, Any]) -> object:
+    def plugin(_name: str, _options: Mapping[str, Any], _group: str) -> object:
         host = HOST.get()
         assert host is not None, "a node belongs to a host"
         return world.reader(host)
