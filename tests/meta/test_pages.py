@@ -35,7 +35,7 @@ AWAITED: set[str] = set()
 every_page = pytest.mark.parametrize("name", sorted(PAGES))
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_HEREDOC = re.compile(r"^\$ cat > (\S+) <<'END'\n(.*?)^END$", re.DOTALL | re.MULTILINE)
+_HEREDOC = re.compile(r"^\$ cat > (\S+)(?: <<'END')?\n(.*?)(?=^END$|^\$ |\Z)", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"\bcachenode (?:--\w+ )?([a-z][a-z-]*)((?: +[^|;&>)`\n]+)?)")
