@@ -10,6 +10,7 @@ from cachenode.adapters.epochs_redis import RedisEpochs
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.loaders import PluginLoader
 from cachenode.adapters.plugins import LOADERS, SINKS, find_plugin
+from cachenode.adapters.policies_redis import RedisPolicies
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from cachenode.config import NodeConfig
     from cachenode.config.origins import OriginConfig
     from cachenode.node.placement import Placement
-    from cachenode.ports import Clock, L2Store
+    from cachenode.ports import Clock, L2Store, PolicyStore
 
-__all__ = ["Membership", "make_l2", "make_membership", "make_origins"]
+__all__ = ["Membership", "make_l2", "make_membership", "make_origins", "make_policies"]
 
 _CONTROL_TIMEOUT_S = 1.0
 _WRITE_LIMITS = 4
@@ -106,6 +107,15 @@ def _problems_of(path: str, problems: list[str]) -> Iterator[None]:
         yield
     except ConfigError as error:
         problems += [f"{path}: {problem}" for problem in error.problems]
+
+
+def make_policies(config: NodeConfig) -> PolicyStore | None:
+    """Return what keeps changed settings: the Redis of the registry, or else L2; None if there is neither."""
+    url = config.registry_url()
+    if url is None:
+        return None
+    client = connect(url, timeout_s=_CONTROL_TIMEOUT_S, connect_timeout_s=_CONTROL_TIMEOUT_S, max_connections=1)
+    return RedisPolicies(client, config.cluster.name, timeout_s=_CONTROL_TIMEOUT_S)
 
 
 def make_membership(config: NodeConfig, placement: Placement, clock: Clock, links: PeerLinks) -> Membership:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded, SinkWrite
+from cachenode.core.live_policy import LivePolicy
 from cachenode.errors import OriginError
 from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
@@ -18,6 +19,7 @@ __all__ = [
     "Loader",
     "PeerEvents",
     "Peers",
+    "PolicyStore",
     "Registry",
     "Renewal",
     "Sink",
@@ -206,6 +208,22 @@ class Sink(Protocol):
         Raises:
             OriginError: The same for all of them; its `maybe_done` says whether some may have been done.
         """
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""
+
+
+class PolicyStore(Protocol):
+    """Keeps the settings that were changed while the cluster runs, for nodes that come later.
+
+    Every method raises `RegistryError` if the store cannot be reached or holds something else.
+    """
+
+    async def read(self) -> Mapping[str, LivePolicy]:
+        """Return all that is kept, by namespace."""
+
+    async def put(self, namespace: str, policy: LivePolicy) -> LivePolicy:
+        """Keep a change, unless a newer one is kept. Return the one that is kept now."""
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Awaitable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -38,7 +39,8 @@ from cachenode.adapters.http import HttpServer
 from cachenode.adapters.logs import configure as configure_logs
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
-from cachenode.assembly import make_l2, make_membership, make_origins
+from cachenode.assembly import make_l2, make_membership, make_origins, make_policies
+from cachenode.config.live import live_policy, settings
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
 from cachenode.core.stats import NamespaceCounters, NodeStats
@@ -46,6 +48,7 @@ from cachenode.core.store import Store
 from cachenode.core.versions import VersionSource
 from cachenode.errors import ConfigError
 from cachenode.node.l2_tier import L2Tier
+from cachenode.node.live_policies import LivePolicies
 from cachenode.node.loops import Loops
 from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
@@ -54,6 +57,7 @@ from cachenode.rpc.admin import AdminService
 from cachenode.rpc.cache import CacheService
 from cachenode.rpc.guard import GuardedServer
 from cachenode.rpc.peer import PeerService
+from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.session import SessionLimits, SessionService
 from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, session_pb2_grpc
 from cachenode_api.view import Member
@@ -128,6 +132,7 @@ class Server:
         await self._set_health(ready=False)  # the health service itself begins with SERVING
         await self._grpc.start()
         self._links.start()
+        await self._live.start()
         await self._membership.start()
         self._loops.start()
         _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
@@ -174,6 +179,7 @@ class Server:
             handover_bytes=config.memory.handover_bytes,
         )
         self._membership = make_membership(config, placement, clock, self._links)
+        self._live = LivePolicies(namespaces, clock, partial(live_policy, config), make_policies(config))
         self._links.events = self._membership
         limits = config.limits
         self._sessions = SessionService(
@@ -194,7 +200,9 @@ class Server:
             CacheService(node, max_batch_keys=self.config.limits.max_batch_keys), server
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(node, self.stats, self._links.silences), server)
+        policies = PolicyCalls(node.namespaces, self._live, partial(settings, self.config))
+        admin = AdminService(node, self.stats, self._links.silences, policies)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._placement.listeners.append(lambda _former, _view: self._report_health())
@@ -296,6 +304,7 @@ class Server:
         if self._tier is not None:
             await _within(_STEP_S, self._tier.close())
         await _within(_STEP_S, self._membership.close())
+        await _within(_STEP_S, self._live.stop())
         await _within(_STEP_S, self._http.stop())
         _log.info("stopped")
 
@@ -338,6 +347,7 @@ def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters
         negative_hits=namespace.negative_hits,
         slides=namespace.slides.moved,
         expired=namespace.expired + namespace.sweep.expired,
+        policy_version=namespace.policy_version,
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
         **_bloom(namespace, now, epoch),

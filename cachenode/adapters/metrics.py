@@ -45,6 +45,7 @@ _NAMESPACE_GAUGES: _Table = (
     ("cachenode_bloom_bytes", "Memory of the filter, beside that for entries.", "bloom_bytes"),
     ("cachenode_bloom_fill", "Part of the filter's bits that were set when it was put in use.", "bloom_fill"),
     ("cachenode_bloom_age_seconds", "Time since then; negative if never.", "bloom_age_s"),
+    ("cachenode_policy_version", "Changes of the settings while the cluster runs.", "policy_version"),
 )
 _ORIGIN_COUNTERS: _Table = (
     ("cachenode_origin_calls", "Calls of a loader.", "calls"),

@@ -17,7 +17,16 @@ from cachenode_api.v1 import admin_pb2_grpc
 from cachenode_api.view import View
 from cachenode_client._address import parse_address
 
-__all__ = ["Asked", "ask_blooms", "ask_explanations", "ask_stats", "ask_views", "rebuild_bloom"]
+__all__ = [
+    "Asked",
+    "ask_blooms",
+    "ask_explanations",
+    "ask_stats",
+    "ask_views",
+    "first_view",
+    "rebuild_bloom",
+    "targets_of",
+]
 
 T = TypeVar("T")
 
@@ -37,7 +46,7 @@ async def ask_views(address: str, timeout_s: float) -> tuple[Asked, Mapping[str,
     Raises:
         CliError: No node answers, or the one that does has no view.
     """
-    asked, first = await _first_view(address, timeout_s)
+    asked, first = await first_view(address, timeout_s)
     others = [member.id for member in asked.view.members if member.id != asked.node_id]
     replies = await asyncio.gather(*(_view_of(asked.view.by_id[name].address, timeout_s) for name in others))
     answers: dict[str, pb.GetViewResponse | None] = dict(zip(others, replies, strict=True))
@@ -51,8 +60,8 @@ async def ask_stats(address: str, timeout_s: float) -> tuple[Asked, Mapping[str,
     Raises:
         CliError: No node answers, or the one that does has no view.
     """
-    asked, _ = await _first_view(address, timeout_s)
-    targets = _targets_of(asked)
+    asked, _ = await first_view(address, timeout_s)
+    targets = targets_of(asked)
     replies = await asyncio.gather(*(_stats_of(target, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
 
@@ -65,9 +74,9 @@ async def ask_explanations(
     Raises:
         CliError: No node answers, the one that does has no view, or the nodes cannot say anything about this key.
     """
-    asked, _ = await _first_view(address, timeout_s)
+    asked, _ = await first_view(address, timeout_s)
     request = pb.ExplainRequest(namespace=namespace, key=key)
-    targets = _targets_of(asked)
+    targets = targets_of(asked)
     replies = await asyncio.gather(*(_explanation_of(target, request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
 
@@ -85,8 +94,8 @@ async def ask_blooms(
     Raises:
         CliError: No node answers, the one that does has no view, or there is no such namespace.
     """
-    asked, _ = await _first_view(address, timeout_s)
-    request, targets = pb.BloomStatusRequest(namespace=namespace), _targets_of(asked)
+    asked, _ = await first_view(address, timeout_s)
+    request, targets = pb.BloomStatusRequest(namespace=namespace), targets_of(asked)
     replies = await asyncio.gather(
         *(_answer_of(target, "BloomStatus", request, timeout_s) for target in targets.values())
     )
@@ -137,7 +146,12 @@ async def _answer_of(target: str, method: str, request: Any, timeout_s: float) -
             return None
 
 
-async def _first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetViewResponse]:
+async def first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetViewResponse]:
+    """Return the view of the first node that answers, and its answer.
+
+    Raises:
+        CliError: No node answers, or the one that does has no view.
+    """
     why = ""
     for target in _targets(address):
         async with aio.insecure_channel(target) as channel:
@@ -154,7 +168,7 @@ async def _first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetView
     raise unreachable(address, why)
 
 
-def _targets_of(asked: Asked) -> dict[str, str]:
+def targets_of(asked: Asked) -> dict[str, str]:
     """Return where each member is asked.
 
     The node that answered is asked again where it was found: its own address may lead nowhere from here.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cachenode.cli import bloom, config_cmd
+from cachenode.cli import bloom, config_cmd, namespace_cmd
 from cachenode.cli.cluster import cluster
 from cachenode.cli.demo import demo
 from cachenode.cli.docs import docs
@@ -131,4 +131,5 @@ app.command(
     epilog=examples("cachenode docs", "cachenode docs read-through", "cachenode docs -o json"),
 )(docs)
 app.add_typer(bloom.app, name="bloom", rich_help_panel=_LOOK)
+app.add_typer(namespace_cmd.app, name="namespace", rich_help_panel=_LOOK)
 app.add_typer(config_cmd.app, name="config", rich_help_panel=_LOOK)

@@ -6,6 +6,7 @@ A value comes from the first of these that names it: a flag, an environment vari
 
 from __future__ import annotations
 
+from cachenode.config.live import live_policy, settings
 from cachenode.config.load import load_config
 from cachenode.config.model import (
     ClusterConfig,
@@ -37,7 +38,9 @@ __all__ = [
     "describe",
     "fields_help",
     "fields_table",
+    "live_policy",
     "load_config",
     "parse_address",
     "redact_url",
+    "settings",
 ]

@@ -20,7 +20,7 @@ from cachenode.errors import ConfigError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["load_config"]
+__all__ = ["load_config", "problem_text"]
 
 _TEXTS = {
     "greater_than": "must be above {gt:,}",
@@ -86,13 +86,14 @@ def _check_fields(merged: Merged) -> set[FieldPath]:
             path = next(path for path in merged.origins if place[: len(path)] == path)
             if path not in bad:
                 bad.add(path)
-                merged.problems.append(_line(path, _text(detail), [merged.origins[path]]))
+                merged.problems.append(_line(path, problem_text(detail), [merged.origins[path]]))
     for path in bad:
         merged.drop(path)
     return bad
 
 
-def _text(detail: ErrorDetails) -> str:
+def problem_text(detail: ErrorDetails) -> str:
+    """Return what is wrong with a value, which is not repeated."""
     template = _TEXTS.get(detail["type"])
     return "is not valid" if template is None else template.format(**detail.get("ctx", {}))
 

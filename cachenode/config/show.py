@@ -17,7 +17,7 @@ from cachenode.config.model import NodeConfig
 from cachenode.config.sources import FLAGS, NAMED, SHORT_VARIABLES, dotted, field_paths, variable
 from cachenode.config.values import redact_url, show_size
 
-__all__ = ["FieldHelp", "describe", "fields_help", "fields_table"]
+__all__ = ["FieldHelp", "describe", "fields_help", "fields_table", "shown_value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def _tables(section: BaseModel, prefix: str) -> Iterator[str]:
         elif name in NAMED:
             inner += [(f"{name}.{_key(each)}", table) for each, table in value.items()]
         elif value is not None:
-            yield f"{name} = {_toml(value, info)}"
+            yield f"{name} = {shown_value(value, info)}"
     for name, value in inner:
         yield f"\n[{prefix}{name}]"
         yield from _tables(value, f"{prefix}{name}.")
@@ -63,7 +63,8 @@ def _key(name: str) -> str:
     return json.dumps(name) if "." in name else name
 
 
-def _toml(value: Any, info: FieldInfo) -> str:  # noqa: ANN401 - a field of any type
+def shown_value(value: Any, info: FieldInfo) -> str:  # noqa: ANN401 - a field of any type
+    """Return the value of a field as it would be written in TOML; secrets are starred out."""
     if _has(info, Secret):
         value = redact_url(value)
     elif _has(info, Size) and isinstance(value, int):
@@ -97,7 +98,7 @@ def fields_help() -> tuple[FieldHelp, ...]:
     for path in field_paths():
         info = _field(path)
         shown = tuple("<name>" if part == "*" else part for part in path)
-        default = "" if info.default is PydanticUndefined or info.default is None else _toml(info.default, info)
+        default = "" if info.default is PydanticUndefined or info.default is None else shown_value(info.default, info)
         names = [variable(shown), *(name for name, short in SHORT_VARIABLES.items() if short == path)]
         helps.append(
             FieldHelp(

@@ -41,10 +41,14 @@ class Demand:
     def __init__(self, policy: NamespacePolicy) -> None:
         self._frequency = Frequency(policy.demand_window_s)
         self.note = self._frequency.add
-        self._adaptive = _rule(policy) if policy.adaptive_ttl else None
+        self.change(policy)
         self._rate = HitRate(policy.demand_window_s)
         self.ttls = 0
         self.ttl_s = 0.0
+
+    def change(self, policy: NamespacePolicy) -> None:
+        """Decide by another policy from now on; what was counted stays."""
+        self._adaptive = _rule(policy) if policy.adaptive_ttl else None
 
     @staticmethod
     def wanted(policy: NamespacePolicy) -> bool:

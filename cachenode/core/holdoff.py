@@ -40,6 +40,16 @@ class Holdoff:
         self._selectors: deque[tuple[float, Selector]] = deque()
         self._all_until = 0.0
 
+    def change(self, holdoff_s: float, now: float) -> None:
+        """Hold loads off for longer or shorter from now on.
+
+        What was removed before was noted for the former time, or not at all: so if it was shorter, everything is held
+        off once.
+        """
+        longer, self._s = holdoff_s > self._s, holdoff_s
+        if longer:
+            self.note_all(now)
+
     def note(self, key: bytes, now: float) -> None:
         """A key was removed."""
         if self._s:

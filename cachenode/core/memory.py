@@ -65,6 +65,11 @@ class Memory:
         self._shares[name] = share
         self._total_shares += share
 
+    def set_share(self, name: str, share: float) -> None:
+        """Give a namespace another share of the budget, which it has the next time that memory is short."""
+        self._total_shares += share - self._shares[name]
+        self._shares[name] = share
+
     def make_room(self) -> Mapping[str, int]:
         """Evict until the budget is kept.
 

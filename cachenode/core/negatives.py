@@ -37,6 +37,12 @@ class Negatives:
         self._used = 0
         self._until: dict[bytes, tuple[float, int]] = {}
 
+    def change(self, ttl_s: float) -> None:
+        """Believe absences that are found from now on for longer or shorter; 0 forgets those that are known too."""
+        self.ttl_s = ttl_s
+        if not ttl_s:
+            self.void_all()
+
     def note(self, key: bytes, now: float, position: int) -> None:
         """A load has found nothing that began at this position of the barrier log, and has not come off its key."""
         if not self.ttl_s:

@@ -51,14 +51,22 @@ class Renewals:
         draw: Returns numbers of an exponential distribution of mean 1.
     """
 
-    __slots__ = ("_ahead", "_beta", "_draw", "_due", "stale_s")
+    __slots__ = ("_ahead", "_beta", "_draw", "_due", "_wanted")
 
     def __init__(self, policy: NamespacePolicy, draw: Callable[[], float]) -> None:
-        self.stale_s = policy.stale_s
-        self._ahead = policy.refresh_ahead
-        self._beta = policy.xfetch_beta
         self._draw = draw
         self._due: dict[bytes, tuple[int, float, float]] = {}
+        self.change(policy)
+
+    def change(self, policy: NamespacePolicy) -> None:
+        """Follow another policy for what is stored from now on.
+
+        What is here keeps its ends: it was stored to be served stale until its hard one, and must be marked until then
+        (``test_values_stored_before_are_still_marked``).
+        """
+        self._ahead = policy.refresh_ahead
+        self._beta = policy.xfetch_beta
+        self._wanted = self.wanted(policy)
 
     @staticmethod
     def wanted(policy: NamespacePolicy) -> bool:
@@ -66,7 +74,15 @@ class Renewals:
         return bool(policy.stale_s or policy.refresh_ahead or policy.xfetch_beta)
 
     def note(
-        self, key: bytes, version: int, now: float, ttl_s: float, load_s: float, present: Callable[[bytes], bool]
+        self,
+        key: bytes,
+        version: int,
+        now: float,
+        ttl_s: float,
+        load_s: float,
+        present: Callable[[bytes], bool],
+        *,
+        stale_s: float = 0.0,
     ) -> None:
         """Take note that a value has been loaded and stored.
 
@@ -77,10 +93,11 @@ class Renewals:
             ttl_s: Seconds to its soft end.
             load_s: Seconds that loading took.
             present: Whether a key is in memory.
+            stale_s: For how long after its soft end it is kept.
         """
         self._due.pop(key, None)
         self._look_through(present)
-        if math.isinf(ttl_s):
+        if math.isinf(ttl_s) or not (self._wanted or stale_s):
             return
         before_s = max(self._ahead * ttl_s, load_s * self._beta * self._draw() if self._beta else 0.0)
         soft = now + ttl_s

@@ -39,6 +39,7 @@ class NamespaceCounters:
     bloom_rebuilds: int = 0
     bloom_failures: int = 0
     expired: int = 0
+    policy_version: int = 0
     adaptive_ttls: int = 0
     adaptive_ttl_s: float = 0.0
     slides: int = 0

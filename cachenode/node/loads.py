@@ -231,10 +231,10 @@ class Loads:
             lives = dict(zip(landing, writes.ttls(batch, namespace, landing), strict=True))
             store = [index for index, flight in landing.items() if self._storable(batch, namespace, index, flight)]
             began = min((landing[index].position for index in store), default=0)
-            ended = self._node.clock.now()
+            ended, stale_s = self._node.clock.now(), namespace.policy.stale_s
             stored = BatchResult()
             if store:
-                stored = await writes.store(batch, namespace, store, began, [lives[index] for index in store])
+                stored = await writes.store(batch, namespace, store, began, [lives[index] + stale_s for index in store])
             for at, index in enumerate(store):
                 if at in stored.failures:
                     failures[index] = stored.failures[at]
@@ -246,7 +246,9 @@ class Loads:
                 if namespace.renewals is not None and versions[index]:
                     present = partial(_present, namespace, now)
                     load_s = ended - flight.began
-                    namespace.renewals.note(flight.key, versions[index], now, lives[index], load_s, present)
+                    namespace.renewals.note(
+                        flight.key, versions[index], now, lives[index], load_s, present, stale_s=stale_s
+                    )
                 _resolve(flight, loaded_record(batch, index, versions[index], now + lives[index]))
         finally:
             for flight in landing.values():

@@ -76,6 +76,7 @@ class Namespace:
         "negatives",
         "origin",
         "policy",
+        "policy_version",
         "renewals",
         "renewed",
         "sets",
@@ -104,8 +105,9 @@ class Namespace:
         self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
         self.demand = Demand(policy) if Demand.wanted(policy) else None
         self.slides = Slides(policy.max_life_s)
-        looks = self.renewals is not None or self.demand is not None or policy.sliding
-        self.look_at = 0 if looks else sys.maxsize
+        self.policy_version = 0
+        """Of the newest change of its policy while the cluster runs."""
+        self.look_at = self._first_looked_at()
         """From so many hits on a batch of reads is looked at (`Reads`); 0: each is, which policies ask for."""
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
@@ -134,6 +136,31 @@ class Namespace:
         self.expired = 0
         """Values whose keys were expired; `Sweep.expired` counts those that selectors covered."""
         self.stand_in_loads = 0
+
+    def _first_looked_at(self) -> int:
+        renewed = self.renewals is not None and (len(self.renewals) or Renewals.wanted(self.policy))
+        return 0 if renewed or Demand.wanted(self.policy) or self.policy.sliding else sys.maxsize
+
+    def adopt(self, policy: NamespacePolicy, version: int, now: float) -> None:
+        """Follow another policy for what is stored from now on. Done within a turn, so no call sees half of it.
+
+        Args:
+            policy: Of the same name, L2 and origin.
+            version: Of the change.
+            now: The time.
+        """
+        self.policy, self.policy_version = policy, version
+        self.holdoff.change(policy.holdoff_s, now)
+        self.negatives.change(policy.negative_ttl_s)
+        if self.renewals is not None:
+            self.renewals.change(policy)
+        elif Renewals.wanted(policy):
+            self.renewals = Renewals(policy, _draw)
+        if self.demand is not None:
+            self.demand.change(policy)
+        elif Demand.wanted(policy):
+            self.demand = Demand(policy)
+        self.look_at = self._first_looked_at()
 
     @contextmanager
     def change(self, keys: Sequence[bytes]) -> Iterator[None]:
@@ -258,8 +285,11 @@ class Namespaces:
         self.origins = origins or {}
         self._new_store = new_store
         self._by_name: dict[str, Namespace] = {}
+        self._expected: dict[str, tuple[NamespacePolicy, int]] = {}
+        """Changed policies of namespaces that nobody has used yet."""
         for policy in policies:
             self._add(policy)
+        self._configured = frozenset(self._by_name)
         self._implicit_left = 0 if strict else MAX_IMPLICIT
 
     def get(self, name: str) -> Namespace | None:
@@ -276,11 +306,49 @@ class Namespaces:
         except InvalidNamespace:
             return None
         self._implicit_left -= 1
-        return self._add(replace(self._by_name[DEFAULT_NAMESPACE].policy, name=name, bloom=False))
+        expected = self._expected.pop(name, None)
+        if expected is None:
+            return self._add(replace(self._by_name[DEFAULT_NAMESPACE].policy, name=name, bloom=False))
+        policy, version = expected
+        made = self._add(policy)
+        made.policy_version = version
+        return made
+
+    def adopt(self, policy: NamespacePolicy, version: int, now: float) -> None:
+        """Let a namespace follow another policy: now, or once it is made."""
+        policy = self._fitting(policy)
+        if policy.name not in self._configured:
+            policy = replace(policy, bloom=False)
+        namespace = self._by_name.get(policy.name)
+        if namespace is None:
+            self._expected[policy.name] = policy, version
+            return
+        namespace.adopt(policy, version, now)
+        self.memory.set_share(policy.name, policy.share)
+
+    def followers(self) -> list[str]:
+        """Return the namespaces, used already or not, whose policy is that of "default" but for their own changes."""
+        return [name for name in (*self._by_name, *self._expected) if name not in self._configured]
+
+    def allows(self, name: str) -> bool:
+        """Return True if there is a namespace of this name, or may be one."""
+        if name in self._by_name:
+            return True
+        try:
+            return self._implicit_left > 0 and bool(check_namespace(name))
+        except InvalidNamespace:
+            return False
+
+    def configured(self, name: str) -> bool:
+        """Return True if the configuration has a table for a namespace."""
+        return name in self._configured
+
+    def _fitting(self, policy: NamespacePolicy) -> NamespacePolicy:
+        most = self.memory.max_bytes // _LARGEST_PART
+        return replace(policy, max_value_bytes=min(policy.max_value_bytes, most))
 
     def _add(self, policy: NamespacePolicy) -> Namespace:
-        most = self.memory.max_bytes // _LARGEST_PART
-        policy = replace(policy, max_value_bytes=min(policy.max_value_bytes, most))
+        policy = self._fitting(policy)
         namespace = Namespace(policy, self._new_store(), self.gains, self.origins.get(policy.origin))
         self._by_name[policy.name] = namespace
         self.memory.add(policy.name, namespace.store, share=policy.share)

@@ -216,10 +216,14 @@ class Writes:
     ) -> BatchResult:
         """Store values of a batch that were loaded since a position of the barriers; return their results.
 
-        Their lives end as much later than the TTLs given as the namespace still serves them then.
+        Args:
+            batch: A FULFILL.
+            namespace: Its namespace.
+            indices: Which of its values.
+            position: Of the barriers.
+            lives: Seconds until each is gone, the time for which it is served stale included.
         """
-        stale_s = namespace.policy.stale_s
-        writes = self._versioned(batch, namespace, indices, position, [ttl_s + stale_s for ttl_s in lives])
+        writes = self._versioned(batch, namespace, indices, position, lives)
         return await self.put(batch, namespace, indices, writes)
 
     async def put(

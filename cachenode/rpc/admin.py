@@ -14,6 +14,7 @@ from cachenode.core.stats import NamespaceCounters, NodeStats
 from cachenode.node.explain import Explanation, HeldEntry, explain
 from cachenode.node.service import Node
 from cachenode.rpc.blooms import BloomCalls
+from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.status import abort
 from cachenode.wire import view_to_wire
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -34,13 +35,21 @@ class AdminService(BloomCalls, admin_pb2_grpc.AdminServiceServicer):
         node: What is asked about.
         stats: Returns the present counters.
         silences: Returns for each peer the seconds since it was last heard from, negative if never.
+        policies: Serves the calls about settings.
     """
 
-    def __init__(self, node: Node, stats: Callable[[], NodeStats], silences: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        stats: Callable[[], NodeStats],
+        silences: Callable[[], Mapping[str, float]],
+        policies: PolicyCalls,
+    ) -> None:
         self._node = node
         self._placement = node.placement
         self._stats = stats
         self._silences = silences
+        self._policies = policies
 
     async def GetView(self, request: pb.GetViewRequest, context: Context) -> pb.GetViewResponse:  # noqa: N802
         """Return the view and the state of the links."""
@@ -81,6 +90,22 @@ class AdminService(BloomCalls, admin_pb2_grpc.AdminServiceServicer):
         if namespace is None:
             await abort(context, UNKNOWN_NAMESPACE)
         return _explained(self._header(), await explain(self._node, namespace, request.key))
+
+    async def ListNamespaces(  # noqa: N802
+        self, request: pb.ListNamespacesRequest, context: Context
+    ) -> pb.ListNamespacesResponse:
+        """Return the settings of all namespaces."""
+        return pb.ListNamespacesResponse(header=self._header(), namespaces=self._policies.all())
+
+    async def GetNamespace(self, request: pb.GetNamespaceRequest, context: Context) -> pb.GetNamespaceResponse:  # noqa: N802
+        """Return the settings of a namespace."""
+        settings = await self._policies.one(request.namespace, context)
+        return pb.GetNamespaceResponse(header=self._header(), settings=settings)
+
+    async def SetNamespace(self, request: pb.SetNamespaceRequest, context: Context) -> pb.SetNamespaceResponse:  # noqa: N802
+        """Change settings of a namespace."""
+        settings, kept = await self._policies.change(request, context)
+        return pb.SetNamespaceResponse(header=self._header(), settings=settings, kept=kept)
 
     def _header(self) -> common_pb2.ResponseHeader:
         return common_pb2.ResponseHeader(node_id=self._placement.me.id, view_epoch=self._placement.epoch)

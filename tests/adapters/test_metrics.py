@@ -192,6 +192,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_negative_hits_total": ["namespace"],
         "cachenode_expired_values_total": ["namespace"],
         "cachenode_adaptive_ttls_total": ["namespace"],
+        "cachenode_policy_version": ["namespace"],
         "cachenode_slides_total": ["namespace"],
         "cachenode_bloom_absences_total": ["namespace"],
         "cachenode_bloom_passed_total": ["namespace"],

@@ -73,6 +73,11 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
         else:
             yield pb.RebuildBloomProgress(stage="done", keys=12, expected=10)
 
+    async def ListNamespaces(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    GetNamespace = SetNamespace = ListNamespaces
+
     async def Explain(self, request: Any, context: Any) -> pb.ExplainResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":
             await context.abort(grpc.StatusCode.NOT_FOUND, "namespace: the node has none of this name")

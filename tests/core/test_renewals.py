@@ -37,7 +37,7 @@ def due_after(renewals: Renewals, *, ttl_s: float = 10.0, load_s: float = 1.0) -
 )
 def test_due_time(ahead: float, beta: float, draw: float, ttl_s: float, load_s: float) -> None:
     """The earliest of the rules counts; never after the TTL's end, and never in the first tenth of it."""
-    renewals = Renewals(policy(refresh_ahead=ahead, xfetch_beta=beta), lambda: draw)
+    renewals = Renewals(policy(stale_s=1, refresh_ahead=ahead, xfetch_beta=beta), lambda: draw)
     earliest = min(ttl_s * (1 - ahead), ttl_s - load_s * beta * draw)
     assert due_after(renewals, ttl_s=ttl_s, load_s=load_s) == pytest.approx(max(0.1 * ttl_s, earliest), abs=1e-6)
     assert renewals.ends(b"k", 1)[1] == NOW + ttl_s

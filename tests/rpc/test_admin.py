@@ -128,7 +128,8 @@ async def test_peers_are_linked_while_heard_from() -> None:
 
     silences = {"c": 2.5, "b": 0.5, "d": -1.0}
     node: Any = SimpleNamespace(placement=Placement(member("a")))
-    service = AdminService(node, no_stats, lambda: silences)
+    policies: Any = None
+    service = AdminService(node, no_stats, lambda: silences, policies)
     context: Any = None
     answer = await service.GetView(pb.GetViewRequest(), context)
     assert not answer.HasField("view")

@@ -322,6 +322,7 @@ def simulated(world: World, seed: int) -> Iterator[None]:
     replaced: list[tuple[ModuleType | type, str, Any]] = [
         (cachenode.server, "aio", world.network),
         (cachenode.server, "BootClock", clock),
+        (cachenode.server, "make_policies", lambda _config: None),
         (cachenode.assembly, "connect", connect),
         (cachenode.assembly, "RedisL2", L2Link),
         (cachenode.assembly, "find_plugin", plugin),

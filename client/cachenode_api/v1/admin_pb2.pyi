@@ -209,6 +209,7 @@ class NamespaceStats(google.protobuf.message.Message):
     ADAPTIVE_TTLS_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
     SLIDES_FIELD_NUMBER: builtins.int
+    POLICY_VERSION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -257,6 +258,8 @@ class NamespaceStats(google.protobuf.message.Message):
     """The sum of these lives in seconds."""
     slides: builtins.int
     """Reads that have given an entry a longer life."""
+    policy_version: builtins.int
+    """Version of the newest change of its settings while the cluster runs; 0 if there was none."""
     def __init__(
         self,
         *,
@@ -284,8 +287,9 @@ class NamespaceStats(google.protobuf.message.Message):
         adaptive_ttls: builtins.int = ...,
         adaptive_ttl_s: builtins.float = ...,
         slides: builtins.int = ...,
+        policy_version: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "policy_version", b"policy_version", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 
@@ -699,3 +703,284 @@ class LoadUnderWay(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["lease_s", b"lease_s", "storable", b"storable", "waiting", b"waiting"]) -> None: ...
 
 Global___LoadUnderWay: typing_extensions.TypeAlias = LoadUnderWay
+
+@typing.final
+class ListNamespacesRequest(google.protobuf.message.Message):
+    """Asks for the settings of all namespaces."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListNamespacesRequest: typing_extensions.TypeAlias = ListNamespacesRequest
+
+@typing.final
+class ListNamespacesResponse(google.protobuf.message.Message):
+    """The settings of all namespaces."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    NAMESPACES_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def namespaces(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NamespaceSettings]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        namespaces: collections.abc.Iterable[Global___NamespaceSettings] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "namespaces", b"namespaces"]) -> None: ...
+
+Global___ListNamespacesResponse: typing_extensions.TypeAlias = ListNamespacesResponse
+
+@typing.final
+class GetNamespaceRequest(google.protobuf.message.Message):
+    """Asks for the settings of one namespace."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace"]) -> None: ...
+
+Global___GetNamespaceRequest: typing_extensions.TypeAlias = GetNamespaceRequest
+
+@typing.final
+class GetNamespaceResponse(google.protobuf.message.Message):
+    """The settings of one namespace."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    SETTINGS_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def settings(self) -> Global___NamespaceSettings:
+        """The settings."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        settings: Global___NamespaceSettings | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header", "settings", b"settings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "settings", b"settings"]) -> None: ...
+
+Global___GetNamespaceResponse: typing_extensions.TypeAlias = GetNamespaceResponse
+
+@typing.final
+class SetNamespaceRequest(google.protobuf.message.Message):
+    """Changes settings: some of them, or all that were ever changed, as another node has them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class FieldsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    FIELDS_FIELD_NUMBER: builtins.int
+    RESET_FIELD_NUMBER: builtins.int
+    RESET_ALL_FIELD_NUMBER: builtins.int
+    CHECK_ONLY_FIELD_NUMBER: builtins.int
+    LIVE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    reset_all: builtins.bool
+    """All settings are to have their configured values again, but those in "fields"."""
+    check_only: builtins.bool
+    """Only say whether the change is valid."""
+    @property
+    def fields(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Texts of values by setting, as in the configuration file; seconds may be written as 30s, 10m, 2h or 1d."""
+
+    @property
+    def reset(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Settings whose configured values are to apply again."""
+
+    @property
+    def live(self) -> Global___LivePolicy:
+        """Instead of a change of this node's own: what another node has answered. The newer one of the two stays."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        fields: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        reset: collections.abc.Iterable[builtins.str] | None = ...,
+        reset_all: builtins.bool = ...,
+        check_only: builtins.bool = ...,
+        live: Global___LivePolicy | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["live", b"live"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["check_only", b"check_only", "fields", b"fields", "live", b"live", "namespace", b"namespace", "reset", b"reset", "reset_all", b"reset_all"]) -> None: ...
+
+Global___SetNamespaceRequest: typing_extensions.TypeAlias = SetNamespaceRequest
+
+@typing.final
+class SetNamespaceResponse(google.protobuf.message.Message):
+    """The settings after the change."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    SETTINGS_FIELD_NUMBER: builtins.int
+    KEPT_FIELD_NUMBER: builtins.int
+    kept: builtins.bool
+    """True if the change is kept for nodes that start later: there is a Redis, and it has it."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def settings(self) -> Global___NamespaceSettings:
+        """The settings."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        settings: Global___NamespaceSettings | None = ...,
+        kept: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header", "settings", b"settings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "kept", b"kept", "settings", b"settings"]) -> None: ...
+
+Global___SetNamespaceResponse: typing_extensions.TypeAlias = SetNamespaceResponse
+
+@typing.final
+class LivePolicy(google.protobuf.message.Message):
+    """What of a namespace's settings is not what its configuration says."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class FieldsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    VERSION_FIELD_NUMBER: builtins.int
+    FIELDS_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    """Of the change."""
+    @property
+    def fields(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Texts of values by setting."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        fields: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fields", b"fields", "version", b"version"]) -> None: ...
+
+Global___LivePolicy: typing_extensions.TypeAlias = LivePolicy
+
+@typing.final
+class NamespaceSettings(google.protobuf.message.Message):
+    """The settings of a namespace on one node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    CONFIGURED_FIELD_NUMBER: builtins.int
+    LIVE_FIELD_NUMBER: builtins.int
+    SETTINGS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    configured: builtins.bool
+    """True if the configuration has a table for it; else it follows "default"."""
+    @property
+    def live(self) -> Global___LivePolicy:
+        """Its changes while the cluster runs."""
+
+    @property
+    def settings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Setting]:
+        """All settings."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        configured: builtins.bool = ...,
+        live: Global___LivePolicy | None = ...,
+        settings: collections.abc.Iterable[Global___Setting] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["live", b"live"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["configured", b"configured", "live", b"live", "name", b"name", "settings", b"settings"]) -> None: ...
+
+Global___NamespaceSettings: typing_extensions.TypeAlias = NamespaceSettings
+
+@typing.final
+class Setting(google.protobuf.message.Message):
+    """One setting."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    FIXED_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name in the configuration."""
+    value: builtins.str
+    """Its value as it stands in TOML; empty if another setting decides."""
+    source: builtins.str
+    """"default", "file" (or environment), or "live"."""
+    fixed: builtins.str
+    """Why it cannot be changed while nodes run; empty if it can."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        value: builtins.str = ...,
+        source: builtins.str = ...,
+        fixed: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fixed", b"fixed", "name", b"name", "source", b"source", "value", b"value"]) -> None: ...
+
+Global___Setting: typing_extensions.TypeAlias = Setting

@@ -60,6 +60,21 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomProgress.FromString,
                 _registered_method=True)
+        self.ListNamespaces = channel.unary_unary(
+                '/cachenode.v1.AdminService/ListNamespaces',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ListNamespacesRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ListNamespacesResponse.FromString,
+                _registered_method=True)
+        self.GetNamespace = channel.unary_unary(
+                '/cachenode.v1.AdminService/GetNamespace',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetNamespaceRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetNamespaceResponse.FromString,
+                _registered_method=True)
+        self.SetNamespace = channel.unary_unary(
+                '/cachenode.v1.AdminService/SetNamespace',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -102,6 +117,27 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListNamespaces(self, request, context):
+        """The settings of all namespaces that the node knows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNamespace(self, request, context):
+        """The settings of one namespace.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetNamespace(self, request, context):
+        """Changes settings of a namespace at the node that is asked, for what is stored from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +165,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RebuildBloom,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomProgress.SerializeToString,
+            ),
+            'ListNamespaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNamespaces,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ListNamespacesRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.ListNamespacesResponse.SerializeToString,
+            ),
+            'GetNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNamespace,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetNamespaceRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetNamespaceResponse.SerializeToString,
+            ),
+            'SetNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetNamespace,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +318,87 @@ class AdminService(object):
             '/cachenode.v1.AdminService/RebuildBloom',
             cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.RebuildBloomProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNamespaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/ListNamespaces',
+            cachenode__api_dot_v1_dot_admin__pb2.ListNamespacesRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.ListNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/GetNamespace',
+            cachenode__api_dot_v1_dot_admin__pb2.GetNamespaceRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.GetNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/SetNamespace',
+            cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,7 +105,55 @@ _AdminServiceRebuildBloomType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType]):
+_AdminServiceListNamespacesType = typing_extensions.TypeVar(
+    '_AdminServiceListNamespacesType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListNamespacesRequest,
+        cachenode_api.v1.admin_pb2.ListNamespacesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListNamespacesRequest,
+        cachenode_api.v1.admin_pb2.ListNamespacesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListNamespacesRequest,
+        cachenode_api.v1.admin_pb2.ListNamespacesResponse,
+    ],
+)
+
+_AdminServiceGetNamespaceType = typing_extensions.TypeVar(
+    '_AdminServiceGetNamespaceType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.GetNamespaceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.GetNamespaceResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.GetNamespaceResponse,
+    ],
+)
+
+_AdminServiceSetNamespaceType = typing_extensions.TypeVar(
+    '_AdminServiceSetNamespaceType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.SetNamespaceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.SetNamespaceResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.SetNamespaceResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -129,6 +177,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryStreamMultiCallable[
             cachenode_api.v1.admin_pb2.RebuildBloomRequest,
             cachenode_api.v1.admin_pb2.RebuildBloomProgress,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ListNamespacesRequest,
+            cachenode_api.v1.admin_pb2.ListNamespacesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.GetNamespaceRequest,
+            cachenode_api.v1.admin_pb2.GetNamespaceResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.SetNamespaceRequest,
+            cachenode_api.v1.admin_pb2.SetNamespaceResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -154,6 +214,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.RebuildBloomRequest,
             cachenode_api.v1.admin_pb2.RebuildBloomProgress,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ListNamespacesRequest,
+            cachenode_api.v1.admin_pb2.ListNamespacesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.GetNamespaceRequest,
+            cachenode_api.v1.admin_pb2.GetNamespaceResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.SetNamespaceRequest,
+            cachenode_api.v1.admin_pb2.SetNamespaceResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetView: _AdminServiceGetViewType
@@ -172,6 +244,15 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
     """Has the node rebuild the Bloom filter of a namespace for all nodes. Whoever asks while it does so sees the same
     rebuild, which goes on when nobody looks.
     """
+
+    ListNamespaces: _AdminServiceListNamespacesType
+    """The settings of all namespaces that the node knows."""
+
+    GetNamespace: _AdminServiceGetNamespaceType
+    """The settings of one namespace."""
+
+    SetNamespace: _AdminServiceSetNamespaceType
+    """Changes settings of a namespace at the node that is asked, for what is stored from then on."""
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -193,6 +274,18 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         cachenode_api.v1.admin_pb2.RebuildBloomRequest,
         cachenode_api.v1.admin_pb2.RebuildBloomProgress,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListNamespacesRequest,
+        cachenode_api.v1.admin_pb2.ListNamespacesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.GetNamespaceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetNamespaceRequest,
+        cachenode_api.v1.admin_pb2.SetNamespaceResponse,
     ],
 ]
 
@@ -240,5 +333,29 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         """Has the node rebuild the Bloom filter of a namespace for all nodes. Whoever asks while it does so sees the same
         rebuild, which goes on when nobody looks.
         """
+
+    @abc.abstractmethod
+    def ListNamespaces(
+        self,
+        request: cachenode_api.v1.admin_pb2.ListNamespacesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.ListNamespacesResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.ListNamespacesResponse]]:
+        """The settings of all namespaces that the node knows."""
+
+    @abc.abstractmethod
+    def GetNamespace(
+        self,
+        request: cachenode_api.v1.admin_pb2.GetNamespaceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.GetNamespaceResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.GetNamespaceResponse]]:
+        """The settings of one namespace."""
+
+    @abc.abstractmethod
+    def SetNamespace(
+        self,
+        request: cachenode_api.v1.admin_pb2.SetNamespaceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.SetNamespaceResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.SetNamespaceResponse]]:
+        """Changes settings of a namespace at the node that is asked, for what is stored from then on."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
