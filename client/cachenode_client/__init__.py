@@ -6,6 +6,7 @@ import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, w
 from cachenode_client._client import CacheClient
 from cachenode_client._loads import ABSENT, Absent
 from cachenode_client._results import Lookup
+from cachenode_client._versioned import Versioned
 from cachenode_client._watch import Invalidated, Reset
 from cachenode_client.errors import (
     CacheError,
@@ -51,4 +52,5 @@ __all__ = [
     "Serializer",
     "Unserializable",
     "ValueTooLarge",
+    "Versioned",
 ]

@@ -25,6 +25,7 @@ from cachenode_client._checks import (
     checked_key,
     checked_keys,
     checked_mode,
+    checked_namespace,
     checked_timeout,
     checked_ttl,
     checked_version,
@@ -46,6 +47,7 @@ from cachenode_client._loads import (
 )
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
+from cachenode_client._versioned import Versioned
 from cachenode_client._watch import Watcher, Watching
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
@@ -453,6 +455,23 @@ class CacheClient(ClientCore):
         if texts:
             await engine.bar(self._group(BARRIER, namespace, timeout_s, number=number, ack=ack), texts, kinds)
         return found
+
+    def versioned(self, *parts: str | int, namespace: str | None = None) -> Versioned:
+        """Return a handle for what is derived from one thing, all of which a single `bump` makes untrue.
+
+        Args:
+            parts: What names the thing: ``versioned("user", 7)``.
+            namespace: Instead of the client's.
+
+        Raises:
+            InvalidArgument: A part is neither a whole number nor a text that is not empty.
+
+        Example:
+            >>> user = cache.versioned("user", 7)
+            >>> await user.get_or_load("profile", load_profile)
+            >>> await user.bump()
+        """
+        return Versioned(self, parts, None if namespace is None else checked_namespace(namespace))
 
     def after_commit(self) -> AfterCommit:
         """Collect invalidations while a transaction runs, and do them when the block is left.

@@ -32,6 +32,7 @@ from cachenode_client._checks import (
     checked_key,
     checked_keys,
     checked_mode,
+    checked_namespace,
     checked_timeout,
     checked_ttl,
     checked_version,
@@ -44,6 +45,7 @@ from cachenode_client._engine import Encoded, Engine
 from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, checked_batch
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
+from cachenode_client._versioned import BlockingVersioned
 from cachenode_client._watch_blocking import BlockingWatcher
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
 
@@ -334,6 +336,10 @@ class CacheClient(ClientCore):
             group = self._group(BARRIER, namespace, timeout_s, number=number, ack=ack)
             self._run(engine.bar(group, texts, kinds), group[2])
         return found
+
+    def versioned(self, *parts: str | int, namespace: str | None = None) -> BlockingVersioned:
+        """Return a handle for what is derived from one thing (see the asyncio client)."""
+        return BlockingVersioned(self, parts, None if namespace is None else checked_namespace(namespace))
 
     def after_commit(self) -> BlockingAfterCommit:
         """Collect invalidations, and do them when the block is left (see the asyncio client)."""

@@ -15,7 +15,7 @@ from tests.support.syntax import parse
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
-OTHERS = {"ABSENT", "Absent", "CacheClient", "Invalidated", "Lookup", "Reset", "Serializer"}
+OTHERS = {"ABSENT", "Absent", "CacheClient", "Invalidated", "Lookup", "Reset", "Serializer", "Versioned"}
 METHODS = [
     "add",
     "after_commit",
@@ -34,6 +34,7 @@ METHODS = [
     "stats",
     "touch",
     "ttl",
+    "versioned",
     "view",
     "watch",
 ]
@@ -88,7 +89,7 @@ def test_clients_offer_the_same_methods() -> None:
     for name in METHODS:
         one, other = getattr(cachenode_client.CacheClient, name), getattr(blocking.CacheClient, name)
         assert inspect.signature(one).parameters == inspect.signature(other).parameters
-        assert inspect.iscoroutinefunction(one) == (name not in {"after_commit", "stats", "watch"})
+        assert inspect.iscoroutinefunction(one) == (name not in {"after_commit", "stats", "versioned", "watch"})
         assert not inspect.iscoroutinefunction(other)
         assert f"`{name}(" in README
     for name in LOADING:  # whose loaders differ in type

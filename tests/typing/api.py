@@ -24,6 +24,7 @@ from cachenode_client import (
     Reset,
     Serializer,
     Unserializable,
+    Versioned,
 )
 from cachenode_client.blocking import CacheClient as BlockingCacheClient
 
@@ -108,6 +109,14 @@ async def asyncio_client() -> None:
         assert_type(await cache.delete("k"), bool)
         assert_type(await cache.invalidate(tags=["a"], mode="expire"), int)
         await cache.invalidate("k", mode="forget")  # type: ignore[arg-type]
+        user = cache.versioned("user", 7, namespace="n")
+        assert_type(user, Versioned)
+        assert_type(await user.set("profile", 1, ttl_s=5), int)
+        assert_type(await user.get_many(["profile"]), dict[str, Any])
+        assert_type(await user.get_or_load("profile", load_async), Any)
+        assert_type(await user.delete("profile"), bool)
+        await user.bump(mode="expire")
+        user.key(7)  # type: ignore[arg-type]
         assert_type(await cache.touch("k", ttl_s=60), bool)
         assert_type(await cache.get_and_touch("k", ttl_s=60), Any)
         assert_type(await cache.contains("k"), bool)
@@ -149,6 +158,10 @@ def blocking_client() -> None:
         assert_type(cache.decr("n"), int)
         assert_type(cache.delete("k"), bool)
         assert_type(cache.invalidate("k", mode="expire"), int)
+        user = cache.versioned("user", 7)
+        assert_type(user.get_or_load("profile", load_sync), Any)
+        assert_type(user.lookup("profile"), Lookup)
+        user.bump()
         assert_type(cache.touch("k", ttl_s=60), bool)
         assert_type(cache.get_and_touch("k", 0, ttl_s=60), Any)
         assert_type(cache.contains("k"), bool)
