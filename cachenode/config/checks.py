@@ -86,6 +86,9 @@ def _origins(config: NodeConfig) -> Iterator[Conflict]:
             hint = did_you_mean(namespace.origin, config.origins)
             text = f"must be the name of an origin, that is of a table [origins.<name>]{hint}"
             yield Conflict((("namespaces", name, "origin"),), text)
+        elif namespace.write != "around" and not (namespace.origin and config.origins[namespace.origin].sink):
+            fields = (("namespaces", name, "write"), ("namespaces", name, "origin"))
+            yield Conflict(fields, f"must be around, or origin the name of one with a sink to write {namespace.write}")
         if namespace.bloom and not namespace.origin:
             text = "needs an origin, whose keys the filter knows: namespaces.<name>.origin"
             yield Conflict((("namespaces", name, "bloom"), ("namespaces", name, "origin")), text)

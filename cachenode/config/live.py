@@ -48,6 +48,7 @@ FIXED: Mapping[str, str] = MappingProxyType(
     {
         "l2": "while some nodes used L2 and others did not, they would not see each other's writes",
         "origin": "what was loaded from the former origin would be served as if it came from the new one",
+        "write": "while some nodes wrote to the origin and others did not, a key's writes would have two orders",
         "demand_window_s": "what was counted of the keys so far would be lost",
     }
 )

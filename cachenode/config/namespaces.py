@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,9 @@ class NamespaceConfig(Section):
         description="How much earlier values that take long to load are loaded anew; 1 to 1.5, 0: not at all",
     )
     origin: str = Field("", description='Name of the origin that nodes load absent values from; "": none')
+    write: Literal["around", "through"] = Field(
+        "around", description="Whether writes leave the origin alone, or go through the cache to its sink"
+    )
     negative_ttl_s: Span = Field(
         0.0,
         le=86_400,

@@ -28,8 +28,13 @@ __all__ = [
     "failed",
     "load_failed",
     "load_paused",
+    "sink_failed",
+    "sink_uncertain",
     "too_large",
 ]
+
+_MAX_TEXT = 150
+"""Of what an origin says: the rest of the sentence fits in what may travel."""
 
 BAD_KEY = Failure(Reason.INVALID_KEY, f"key: must be 1 to {MAX_KEY_BYTES:,} bytes")
 NO_SLIDING = Failure(Reason.INVALID_REQUEST, "slide: values of this namespace are loaded anew before their end")
@@ -68,6 +73,17 @@ def load_failed(text: str) -> Failure:
 def load_paused(pause_s: float) -> Failure:
     """Return the failure of a key whose last load failed a moment ago."""
     return load_failed(f"the last load failed; the next may begin in {pause_s:.1f} s")
+
+
+def sink_failed(text: str, *, again: bool) -> Failure:
+    """Return the failure of a write that the origin has not taken; `again` if it may take it later."""
+    reason = Reason.SINK_UNAVAILABLE if again else Reason.SINK_FAILED
+    return Failure(reason, f"the origin has not taken the write: {text[:_MAX_TEXT]}")
+
+
+def sink_uncertain(text: str) -> Failure:
+    """Return the failure of a write that the origin may have taken or not."""
+    return Failure(Reason.UNCERTAIN, f"the origin may or may not have taken the write: {text[:_MAX_TEXT]}")
 
 
 def failed(batch: Batch, failures: Mapping[int, Failure]) -> BatchResult:

@@ -31,10 +31,11 @@ class Holdoff:
         limit: Most keys remembered one by one.
     """
 
-    __slots__ = ("_all_until", "_keys", "_limit", "_s", "_selectors")
+    __slots__ = ("_all_until", "_any", "_keys", "_limit", "_s", "_selectors")
 
     def __init__(self, holdoff_s: float, *, limit: int = 100_000) -> None:
         self._s = holdoff_s
+        self._any = False
         self._limit = limit
         self._keys: dict[bytes, float] = {}
         self._selectors: deque[tuple[float, Selector]] = deque()
@@ -50,27 +51,30 @@ class Holdoff:
         if longer:
             self.note_all(now)
 
-    def note(self, key: bytes, now: float) -> None:
-        """A key was removed."""
-        if self._s:
-            self._keys.pop(key, None)  # so that the youngest is the last
-            self._keys[key] = now + self._s
+    def note(self, key: bytes, now: float, holdoff_s: float = 0.0) -> None:
+        """A key was removed. What is loaded is held off for as long as ever, or longer if this says so."""
+        if seconds := max(self._s, holdoff_s):
+            self._any = True
+            known = self._keys.pop(key, 0.0)  # so that the youngest is the last
+            self._keys[key] = max(known, now + seconds)
             self._prune(now)
 
     def note_barrier(self, selector: Selector, now: float) -> None:
         """All that a selector covers was declared untrue."""
         if self._s:
+            self._any = True
             self._selectors.append((now + self._s, selector))
             self._prune(now)
 
-    def note_all(self, now: float) -> None:
-        """Anything may have been removed."""
-        if self._s:
-            self._all_until = now + self._s
+    def note_all(self, now: float, holdoff_s: float = 0.0) -> None:
+        """Anything may have been removed (see `note`)."""
+        if seconds := max(self._s, holdoff_s):
+            self._any = True
+            self._all_until = max(self._all_until, now + seconds)
 
     def covers(self, key: bytes, tags: Sequence[bytes], began: float) -> bool:
         """Return True if a load that began at this time must not be stored."""
-        if not self._s:
+        if not self._any:
             return False
         if began < self._all_until or began < self._keys.get(key, 0.0):
             return True

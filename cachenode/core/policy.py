@@ -41,6 +41,7 @@ class NamespacePolicy:
         bloom_keys: Keys for which it is sized at first.
         bloom_error: Part of the absent keys that it lets pass.
         bloom_rebuild: When it is rebuilt besides (`cachenode.core.schedule`).
+        write: Where writes go: "around" the origin, or "through" the cache to it.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
@@ -60,6 +61,7 @@ class NamespacePolicy:
     xfetch_beta: float = 0.0
     negative_ttl_s: float = 0.0
     origin: str = ""
+    write: str = "around"
     sliding: bool = False
     max_life_s: float = math.inf
     demand_window_s: float = 3_600.0

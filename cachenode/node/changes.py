@@ -40,6 +40,8 @@ __all__ = ["Changes"]
 _LOST_RIGHT = frozenset({Reason.NOT_OWNER, Reason.NOT_READY})
 _COUNTER = re.compile(rb"-?[0-9]{1,19}\Z")
 _LARGEST = (1 << 63) - 1
+_SOME_VERSION = 1
+"""Of a value that the origin has and the cache does not: no version that a caller may know."""
 
 
 class Changes:
@@ -50,14 +52,22 @@ class Changes:
 
     async def apply(self, batch: Batch, namespace: Namespace, left: list[int], reply: Reply) -> None:
         """Apply a batch's changes to keys of this node; answer each when it is done, and remove it from `left`."""
-        one = self._increase if batch.operation is Operation.INCR else self._set_if
 
         async def answer(index: int) -> None:
-            outcome = await one(batch, namespace, index)
+            outcome = await self._outcome(batch, namespace, index)
             left.remove(index)
             self._answer(outcome, batch, index, reply)
 
         await asyncio.gather(*(answer(index) for index in list(left)))
+
+    async def change(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult:
+        """Apply one change to a key of this node, and return its result."""
+        outcome = await self._outcome(batch, namespace, index)
+        return failed(batch, {index: outcome}) if isinstance(outcome, Failure) else outcome
+
+    async def _outcome(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
+        one = self._increase if batch.operation is Operation.INCR else self._set_if
+        return await one(batch, namespace, index)
 
     def _answer(self, outcome: BatchResult | Failure, batch: Batch, index: int, reply: Reply) -> None:
         if isinstance(outcome, Failure):
@@ -70,7 +80,11 @@ class Changes:
 
     async def _set_if(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
         key, writes = batch.keys[index], self._node.writes
-        record = await self._present(namespace, key)
+        record: bytes | Failure = await self._present(namespace, key)
+        if not record and _at(batch.if_versions, index) in (ANY_VERSION, ABSENT_VERSION):
+            record = await self._at_origin(namespace, key)
+        if isinstance(record, Failure):
+            return record
         if not self._node.placement.owns(key):
             return NOT_OWNER
         present = max(HEADER.unpack_from(record)[2] if record else 0, namespace.writing.get(key, 0))
@@ -80,7 +94,7 @@ class Changes:
         flags = batch.flags[index] if batch.flags else 0
         version, position = self._node.versions.next(), namespace.barriers.position
         write = L2Write(key, batch.values[index], flags, version, ttl_s, position)
-        return _outcome(await writes.put(batch, namespace, [0], [write]))
+        return _result(await writes.put(batch, namespace, 0, write))
 
     async def _increase(self, batch: Batch, namespace: Namespace, index: int) -> BatchResult | Failure:
         key, node = batch.keys[index], self._node
@@ -88,6 +102,10 @@ class Changes:
         while key in namespace.writing:
             await asyncio.wait([namespace.settled.setdefault(key, asyncio.get_running_loop().create_future())])
             record = await self._present(namespace, key)
+        found = record or await self._at_origin(namespace, key)
+        if isinstance(found, Failure):
+            return found
+        record = found
         if not node.placement.owns(key):
             return NOT_OWNER
         number = _number(record)
@@ -100,7 +118,7 @@ class Changes:
             (ttl_s,) = node.writes.ttls(batch, namespace, [index])
         value = b"%d" % number
         write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s, namespace.barriers.position)
-        stored = await node.writes.put(batch, namespace, [0], [write])
+        stored = await node.writes.put(batch, namespace, 0, write)
         if stored.failures:
             return _failure(stored)
         return BatchResult(records=[HEADER.pack(0, INT_FLAGS, write.version, now + ttl_s) + value])
@@ -127,6 +145,18 @@ class Changes:
                 return b""
             return b"" if HEADER.unpack_from(record)[1] & STALE else record  # expired: nothing is built on it
 
+    async def _at_origin(self, namespace: Namespace, key: bytes) -> bytes | Failure:
+        """Return the record of a key that the cache does not have, where writes go through it to the origin.
+
+        There the cache's having nothing does not mean that there is nothing.
+        """
+        if namespace.sink is None or namespace.origin is None:
+            return b""
+        (entry,), failures = await self._node.read_through.unkept(namespace, [key])
+        if failures:
+            return failures[0]
+        return new_record(entry and entry._replace(version=_SOME_VERSION), self._node.clock.now())
+
 
 def _matches(expected: int, present: int) -> bool:
     if expected == ANY_VERSION:
@@ -150,7 +180,7 @@ def _number(record: bytes) -> int | None:
     return int(value)
 
 
-def _outcome(stored: BatchResult) -> BatchResult | Failure:
+def _result(stored: BatchResult) -> BatchResult | Failure:
     return _failure(stored) if stored.failures else stored
 
 

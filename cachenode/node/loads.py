@@ -262,7 +262,7 @@ class Loads:
 
         Or it was removed so shortly before that the origin may not know it everywhere.
         """
-        if not flight.attached:
+        if not flight.attached or flight.key in namespace.at_sink:
             return False
         value, flags = batch.values[index], batch.flags[index] if batch.flags else 0
         tags = split_tags(value)[0] if flags & TAGGED else ()

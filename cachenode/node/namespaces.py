@@ -51,6 +51,7 @@ class Namespace:
 
     __slots__ = (
         "_writes",
+        "at_sink",
         "barriers",
         "bloom",
         "changing",
@@ -81,6 +82,7 @@ class Namespace:
         "renewed",
         "sets",
         "settled",
+        "sink",
         "slides",
         "stand_in_loads",
         "store",
@@ -94,6 +96,10 @@ class Namespace:
     ) -> None:
         self.policy = policy
         self.origin = origin if origin is not None and origin.readable else None
+        self.sink = origin if origin is not None and origin.writable and policy.write == "through" else None
+        """Where writes go before they are done here (`cachenode.node.write_through`)."""
+        self.at_sink: set[bytes] = set()
+        """Keys that are being written there."""
         self.store = store
         self.gains = gains if gains is not None else Gains()
         self.fills = FillTokens()

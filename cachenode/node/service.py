@@ -33,6 +33,7 @@ from cachenode.node.read_through import ReadThrough
 from cachenode.node.reads import Reads
 from cachenode.node.slides import SlidingReads
 from cachenode.node.standins import StandIns
+from cachenode.node.write_through import WriteThrough
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Copies, Peers
 from cachenode_api.keys import DEFAULT_NAMESPACE, seat_of
@@ -111,6 +112,7 @@ class Node:
         self.read_through = ReadThrough(self)
         self.changes = Changes(self)
         self.blooms = Blooms(self, wall)
+        self.write_through = WriteThrough(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
         if tier is not None:
             tier.judge = self._judge

@@ -39,8 +39,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
 from cachenode.core.failures import BAD_KEY, NOT_OWNER, NOT_READY, SUPERSEDED, UNCERTAIN, UNREACHABLE, failed, too_large
@@ -62,6 +62,7 @@ __all__ = ["Writes"]
 _NEWS_OF_NOTHING = frozenset({Operation.DELETE, Operation.ABANDON})
 """After these a key is no likelier to have a value."""
 _NOTHING = (0, 0, 0, 0.0)
+T = TypeVar("T")
 
 
 class Writes:
@@ -79,10 +80,11 @@ class Writes:
             self._ended.clear()
             await self._ended.wait()
 
-    async def _counted(self, rest: Rest) -> None:
+    async def counted(self, rest: Coroutine[Any, Any, T]) -> T:
+        """Await something that `ended` waits for."""
         self._under_way += 1
         try:
-            await rest
+            return await rest
         finally:
             self._under_way -= 1
             self._ended.set()
@@ -103,7 +105,7 @@ class Writes:
             for failure in failures.values():
                 node.failures[failure.reason] += 1
             reply(failed(batch, failures))
-        parts = [(own, self._counted(rest))] if own and (rest := self._own(batch, namespace, own, reply)) else []
+        parts = [(own, self.counted(rest))] if own and (rest := self._own(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
         parts += [(indices, self.ask(owner, batch, indices, reply)) for owner, indices in away.items()]
@@ -115,12 +117,13 @@ class Writes:
         if namespace.bloom is not None:  # also what is declared untrue: the origin has changed
             for index in own if batch.operation not in _NEWS_OF_NOTHING else ():
                 namespace.bloom.add(batch.keys[index])
-        if batch.operation is Operation.FULFILL:
-            return loads.land(batch, namespace, own, reply)
-        if batch.operation is Operation.ABANDON:
-            return loads.abandon(batch, namespace, own, reply)
+        if batch.operation in (Operation.FULFILL, Operation.ABANDON):
+            end = loads.land if batch.operation is Operation.FULFILL else loads.abandon
+            return end(batch, namespace, own, reply)
         for index in own if namespace.flights else ():
             namespace.flights.detach(batch.keys[index])
+        if namespace.sink is not None and batch.operation is not Operation.INVALIDATE:
+            return self._node.write_through.apply(batch, namespace, own, reply)
         if batch.if_versions or batch.operation is Operation.INCR:
             return self._node.changes.apply(batch, namespace, own, reply)
         if self._node.l2_for(namespace) is not None:
@@ -197,7 +200,8 @@ class Writes:
         adapted = iter(namespace.adapted(keys, self._node.clock.now()))
         return [ttl_s if ttl_ms else next(adapted) for ttl_s, ttl_ms in zip(lives, given, strict=True)]
 
-    def _new(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
+    def new(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
+        """Return the values of a SET with new versions."""
         lives = self.ttls(batch, namespace, indices)
         return self._versioned(batch, namespace, indices, namespace.barriers.position, lives)
 
@@ -224,9 +228,15 @@ class Writes:
             lives: Seconds until each is gone, the time for which it is served stale included.
         """
         writes = self._versioned(batch, namespace, indices, position, lives)
-        return await self.put(batch, namespace, indices, writes)
+        return await self.put_in_cache(batch, namespace, indices, writes)
 
-    async def put(
+    async def put(self, batch: Batch, namespace: Namespace, index: int, write: L2Write) -> BatchResult:
+        """Do a write that has its version, at the origin first if it goes there; return its result."""
+        if namespace.sink is not None:
+            return await self._node.write_through.put(batch, namespace, write)
+        return await self.put_in_cache(batch, namespace, [index], [write])
+
+    async def put_in_cache(
         self, batch: Batch, namespace: Namespace, indices: Sequence[int], writes: Sequence[L2Write]
     ) -> BatchResult:
         """Store values that have their versions, and return their results."""
@@ -241,11 +251,25 @@ class Writes:
             self._still_owned(keys, result.failures, epoch)
         return result
 
+    async def plain(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
+        """Touch or remove keys of this node in the cache alone, and return their results."""
+        if self._node.l2_for(namespace) is not None:
+            change = self._touch if batch.operation is Operation.TOUCH else self._delete
+            return await change(batch, namespace, indices)
+        keys = [batch.keys[index] for index in indices]
+        waiter, epoch = self._node.invalidations.announce(namespace, keys, batch.near), self._node.placement.epoch
+        result = self._in_memory(batch, namespace, indices)
+        self._node.invalidations.record(namespace, keys)
+        if waiter is not None and batch.acknowledged:
+            await waiter
+            self._still_owned(keys, result.failures, epoch)
+        return result
+
     # Without L2: done within the turn.
 
     def _in_memory(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
         if batch.operation is Operation.SET:
-            writes = self._new(batch, namespace, indices)
+            writes = self.new(batch, namespace, indices)
             return self._store(namespace, indices, writes, [True] * len(writes))
         if batch.operation is Operation.TOUCH:
             found = self._touched(batch, namespace, indices)
@@ -290,6 +314,8 @@ class Writes:
         record = self._node.present(namespace, key, now)
         namespace.void(key)
         namespace.holdoff.note(key, now)
+        if key in namespace.at_sink:  # what the sink is being given was ordered before, and must not come after
+            namespace.tombstones.note(key, self._node.versions.next(), now)
         namespace.store.remove(key)
         if batch.operation is Operation.INVALIDATE:
             namespace.invalidations += 1
@@ -372,7 +398,7 @@ class Writes:
         if self._node.placement.epoch != epoch and not self._keep_own(batch, indices, reply):
             return
         if batch.operation is Operation.SET:
-            writes = self._new(batch, namespace, indices)
+            writes = self.new(batch, namespace, indices)
             reply(await self._set(batch, namespace, indices, writes))
         elif batch.operation is Operation.TOUCH:
             reply(await self._touch(batch, namespace, indices))

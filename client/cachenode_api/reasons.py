@@ -32,10 +32,19 @@ class Reason(IntEnum):
     LOAD_FAILED = 14
     CONDITION_FAILED = 15
     NOT_A_COUNTER = 16
+    SINK_FAILED = 17
+    SINK_UNAVAILABLE = 18
 
 
 RETRYABLE = frozenset(
-    {Reason.NOT_OWNER, Reason.OWNER_UNREACHABLE, Reason.OVERLOADED, Reason.NOT_READY, Reason.SUPERSEDED}
+    {
+        Reason.NOT_OWNER,
+        Reason.OWNER_UNREACHABLE,
+        Reason.OVERLOADED,
+        Reason.NOT_READY,
+        Reason.SUPERSEDED,
+        Reason.SINK_UNAVAILABLE,
+    }
 )
 """Reasons after which the same call may succeed: nothing was done."""
 
@@ -56,6 +65,8 @@ GRPC_CODES = {
     Reason.LOAD_FAILED: "FAILED_PRECONDITION",
     Reason.CONDITION_FAILED: "FAILED_PRECONDITION",
     Reason.NOT_A_COUNTER: "FAILED_PRECONDITION",
+    Reason.SINK_FAILED: "FAILED_PRECONDITION",
+    Reason.SINK_UNAVAILABLE: "UNAVAILABLE",
 }
 
 

@@ -23,6 +23,7 @@ from cachenode_client.errors import (
     ManyFailed,
     NodeError,
     Overloaded,
+    SinkFailed,
     Unserializable,
     ValueTooLarge,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Overloaded",
     "Reset",
     "Serializer",
+    "SinkFailed",
     "Unserializable",
     "ValueTooLarge",
     "Versioned",

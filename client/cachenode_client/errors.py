@@ -13,6 +13,7 @@
     ├── CacheTimeout             also TimeoutError: the time given for the call is over
     ├── CacheUnavailable         no node, or not the owner of the key, can be reached; retryable
     ├── LoadFailed               the caller that was to load the value could not
+    ├── SinkFailed               the origin has not taken the write; retryable if it may later
     ├── Overloaded               a node refuses work because too much is waiting; retryable
     ├── ClientClosed             the client was used after it was closed
     ├── ForkedClient             the client was used in a process forked after it connected
@@ -44,6 +45,7 @@ __all__ = [
     "ManyFailed",
     "NodeError",
     "Overloaded",
+    "SinkFailed",
     "Unserializable",
     "ValueTooLarge",
     "from_contract",
@@ -164,6 +166,17 @@ class LoadFailed(CacheError):
     reason = "load_failed"
 
 
+class SinkFailed(CacheError):
+    """The namespace's writes go through to its origin, and that has not taken this one. The cache is as it was.
+
+    `reason` is ``sink_failed`` if the origin has refused the write, ``sink_unavailable``, then `retryable`, if it could
+    not be reached.
+    """
+
+    default_text = "The origin has not taken the write; nothing was changed."
+    reason = "sink_failed"
+
+
 class ClientClosed(CacheError):
     """The client was used after it was closed."""
 
@@ -230,6 +243,8 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.INTERNAL: (NodeError, ""),
     Reason.UNCERTAIN: (CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),
     Reason.LOAD_FAILED: (LoadFailed, ""),
+    Reason.SINK_FAILED: (SinkFailed, ""),
+    Reason.SINK_UNAVAILABLE: (SinkFailed, ""),
     Reason.CONDITION_FAILED: (NodeError, "The key's value is not of the version that the write asks for."),
     Reason.NOT_A_COUNTER: (NodeError, "The key's value, or what it would become, is not a whole number of 64 bits."),
     Reason.SUPERSEDED: (NodeError, "The write lost against a newer one; read the value before writing again."),

@@ -37,6 +37,7 @@ def test_only_reasons_after_which_nothing_was_done_are_retryable() -> None:
         Reason.OVERLOADED,
         Reason.NOT_READY,
         Reason.SUPERSEDED,
+        Reason.SINK_UNAVAILABLE,
     } == RETRYABLE
 
 

@@ -27,6 +27,7 @@ from cachenode_client.errors import (
     ManyFailed,
     NodeError,
     Overloaded,
+    SinkFailed,
     Unserializable,
     ValueTooLarge,
     from_contract,
@@ -89,6 +90,13 @@ CLASSES = [
         False,
         "The value could not be loaded by the caller that was to load it.",
     ),
+    (
+        SinkFailed,
+        (CacheError,),
+        "sink_failed",
+        False,
+        "The origin has not taken the write; nothing was changed.",
+    ),
     (ClientClosed, (CacheError,), "client_closed", False, "The client is closed; create a new one."),
     (
         ForkedClient,
@@ -126,6 +134,8 @@ REASONS = [
         NodeError,
         "The key's value, or what it would become, is not a whole number of 64 bits.",
     ),
+    (Reason.SINK_FAILED, SinkFailed, SinkFailed.default_text),
+    (Reason.SINK_UNAVAILABLE, SinkFailed, SinkFailed.default_text),
 ]
 
 

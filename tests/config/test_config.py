@@ -479,6 +479,17 @@ def test_origins_that_are_not_there(tmp_path: Path) -> None:
     )
 
 
+def test_writes_need_a_sink(tmp_path: Path) -> None:
+    """Writes that go through to an origin need one that can be written."""
+    through = 'write = "through"\n'
+    toml = f'[origins.o]\nloader = "x:y"\n[namespaces.a]\norigin = "o"\n{through}[namespaces.b]\n{through}'
+    text = "must be around, or origin the name of one with a sink to write through"
+    found = problems(toml, folder=tmp_path)
+    assert [each.partition(" (")[0] for each in found] == [f"namespaces.{name}.write: {text}" for name in "ab"]
+    good = load(toml.replace("loader", "sink").partition("[namespaces.b]")[0], folder=tmp_path)
+    assert {policy.name: policy.write for policy in good.policies()} == {"default": "around", "a": "through"}
+
+
 def test_adaptive_lives(tmp_path: Path) -> None:
     """Steps are a list or one text; the policy has them, and what leaves somebody out or crosses is refused."""
     toml = '[namespaces.a]\nadaptive_ttl = true\nadaptive_steps = [">5: 1h", "10m"]\nadaptive_min_s = 30\n'

@@ -257,6 +257,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The key's value is not of the version that the write asks for; nothing was done."""
     REASON_NOT_A_COUNTER: _Reason.ValueType  # 16
     """The value, or what it would become, is not a whole number of 64 bits; nothing was done."""
+    REASON_SINK_FAILED: _Reason.ValueType  # 17
+    """The origin that the write goes to has refused it; nothing was done."""
+    REASON_SINK_UNAVAILABLE: _Reason.ValueType  # 18
+    """The origin that the write goes to cannot be written now; nothing was done."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -297,6 +301,10 @@ REASON_CONDITION_FAILED: Reason.ValueType  # 15
 """The key's value is not of the version that the write asks for; nothing was done."""
 REASON_NOT_A_COUNTER: Reason.ValueType  # 16
 """The value, or what it would become, is not a whole number of 64 bits; nothing was done."""
+REASON_SINK_FAILED: Reason.ValueType  # 17
+"""The origin that the write goes to has refused it; nothing was done."""
+REASON_SINK_UNAVAILABLE: Reason.ValueType  # 18
+"""The origin that the write goes to cannot be written now; nothing was done."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final
