@@ -326,7 +326,7 @@ def _bloom(namespace: Namespace, now: float, epoch: int) -> dict[str, Any]:
 
 
 def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters:
-    store, demand = namespace.store, namespace.demand
+    store, demand, quota = namespace.store, namespace.demand, namespace.quota
     return NamespaceCounters(
         name=namespace.policy.name,
         entries=len(store),
@@ -348,6 +348,8 @@ def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters
         slides=namespace.slides.moved,
         expired=namespace.expired + namespace.sweep.expired,
         policy_version=namespace.policy_version,
+        quota_evictions=quota.evictions if quota is not None else 0,
+        quota_refusals=quota.refusals if quota is not None else 0,
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
         **_bloom(namespace, now, epoch),

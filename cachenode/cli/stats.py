@@ -42,6 +42,8 @@ _COUNTERS = (
     "bloom_passed",
     "bloom_false_positives",
     "bloom_bytes",
+    "quota_evictions",
+    "quota_refusals",
 )
 _L2_STATES = {
     "off": "none",

@@ -41,6 +41,11 @@ LIVE = frozenset(
         "adaptive_min_s",
         "adaptive_max_s",
         "adaptive_hit_rate",
+        "sliding",
+        "max_life_s",
+        "max_bytes",
+        "max_keys",
+        "quota",
         "share",
     }
 )

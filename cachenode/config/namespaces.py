@@ -10,6 +10,7 @@ from pydantic import Field
 from cachenode.config.fields import Bytes, Count, Due, Part, Section, Share, Span, Steps, Ttl
 from cachenode.core.adaptive_ttl import DEFAULT_STEPS
 from cachenode.core.policy import MOST_OF_A_TTL, NamespacePolicy
+from cachenode.core.quotas import QuotaAction
 
 __all__ = ["NamespaceConfig"]
 
@@ -53,6 +54,15 @@ class NamespaceConfig(Section):
         0.0,
         le=86_400,
         description="How long it is believed that the origin has nothing for a key; 0: not at all",
+    )
+    max_bytes: Annotated[Bytes, Field(ge=64 * 1024)] | None = Field(
+        None, description="Most memory that its entries take on each node; unset: what its share allows"
+    )
+    max_keys: Annotated[Count, Field(ge=1)] | None = Field(
+        None, description="Most entries in the memory of each node; unset: any number"
+    )
+    quota: QuotaAction = Field(
+        "evict", description="Beyond max_bytes or max_keys: evict others of its entries, or refuse new ones"
     )
     sliding: bool = Field(False, description="Whether each read gives an entry its whole life, ttl_s, anew")
     max_life_s: Ttl = Field(

@@ -28,6 +28,7 @@ __all__ = [
     "failed",
     "load_failed",
     "load_paused",
+    "over_quota",
     "sink_failed",
     "sink_uncertain",
     "too_large",
@@ -51,6 +52,11 @@ SUPERSEDED = Failure(Reason.SUPERSEDED, "a newer owner of the key has written me
 UNANSWERABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached, and L2 cannot answer in its place")
 UNREACHABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached from this node")
 UNCERTAIN = Failure(Reason.UNCERTAIN, "the key's owner was lost after the write had been sent to it")
+
+
+def over_quota(text: str) -> Failure:
+    """Return the failure of a value for which its namespace's quota leaves no room."""
+    return Failure(Reason.QUOTA_EXCEEDED, text)
 
 
 def too_large(size: int, limit: int) -> Failure:

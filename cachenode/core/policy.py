@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from cachenode.core.adaptive_ttl import DEFAULT_STEPS, AdaptiveTtl, parse_step
+from cachenode.core.quotas import QuotaAction
 from cachenode_api.keys import check_namespace
 
 __all__ = ["MOST_OF_A_TTL", "NamespacePolicy"]
@@ -35,6 +36,9 @@ class NamespacePolicy:
         adaptive_min_s: The shortest of these TTLs.
         adaptive_max_s: The longest.
         adaptive_hit_rate: While fewer of the reads find a value, values get the next longer TTL.
+        max_bytes: What its entries may cost on a node; None: no quota.
+        max_keys: How many of them a node may hold; None: no quota.
+        quota: What happens beyond that: "evict" lets others of its entries go, "refuse" fails writes of new ones.
         sliding: Whether each read gives an entry its whole life anew.
         max_life_s: No read lets an entry live longer than this.
         bloom: Whether a Bloom filter answers reads of keys that have no value anywhere (`cachenode.core.bloom`).
@@ -62,6 +66,9 @@ class NamespacePolicy:
     negative_ttl_s: float = 0.0
     origin: str = ""
     write: str = "around"
+    max_bytes: int | None = None
+    max_keys: int | None = None
+    quota: QuotaAction = "evict"
     sliding: bool = False
     max_life_s: float = math.inf
     demand_window_s: float = 3_600.0
@@ -78,9 +85,19 @@ class NamespacePolicy:
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
             raise ValueError("namespace: a policy needs a name")
+        self._check_numbers()
+        if self.sliding and (self.stale_s or self.refresh_ahead or self.xfetch_beta):
+            raise ValueError("sliding: a value that is read would never be loaded anew")
+        steps = [parse_step(text) for text in self.adaptive_steps]
+        AdaptiveTtl(steps, self.adaptive_min_s, self.adaptive_max_s, self.adaptive_hit_rate)  # says what is wrong
+
+    def _check_numbers(self) -> None:
         for field in ("ttl_s", "max_value_bytes", "share", "demand_window_s", "max_life_s"):
             # Negated, so that NaN is refused too: a NaN deadline would compare false to everything and never expire.
             if not getattr(self, field) > 0:
+                raise ValueError(f"{field}: must be above 0")
+        for field in ("max_bytes", "max_keys"):
+            if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
         for field in ("holdoff_s", "stale_s", "xfetch_beta", "negative_ttl_s"):
             if not getattr(self, field) >= 0:
@@ -88,7 +105,3 @@ class NamespacePolicy:
         for field in ("ttl_jitter", "refresh_ahead"):
             if not 0 <= getattr(self, field) <= MOST_OF_A_TTL:
                 raise ValueError(f"{field}: must be between 0 and {MOST_OF_A_TTL}")
-        if self.sliding and (self.stale_s or self.refresh_ahead or self.xfetch_beta):
-            raise ValueError("sliding: a value that is read would never be loaded anew")
-        steps = [parse_step(text) for text in self.adaptive_steps]
-        AdaptiveTtl(steps, self.adaptive_min_s, self.adaptive_max_s, self.adaptive_hit_rate)  # says what is wrong

@@ -29,10 +29,10 @@ class Slides:
         max_life_s: No read moves an entry's end beyond this time after it began; infinite: nothing is noted.
     """
 
-    __slots__ = ("_last", "_max_life_s", "moved")
+    __slots__ = ("_last", "max_life_s", "moved")
 
     def __init__(self, max_life_s: float = math.inf) -> None:
-        self._max_life_s = max_life_s
+        self.max_life_s = max_life_s
         self._last: dict[bytes, tuple[int, float]] = {}
         self.moved = 0
 
@@ -50,7 +50,7 @@ class Slides:
             present: Whether a key is in memory.
         """
         end = now + ttl_s
-        if not math.isinf(self._max_life_s):
+        if not math.isinf(self.max_life_s):
             end = min(end, self._latest(key, version, deadline, ttl_s, present))
         if end <= deadline or end - deadline < STEP * ttl_s < math.inf:
             return deadline
@@ -69,7 +69,7 @@ class Slides:
             note = self._last.pop(oldest)
             if present(oldest):
                 self._last[oldest] = note
-        self._last[key] = version, deadline - ttl_s + self._max_life_s
+        self._last[key] = version, deadline - ttl_s + self.max_life_s
         return self._last[key][1]
 
     def __len__(self) -> int:

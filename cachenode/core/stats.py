@@ -43,6 +43,8 @@ class NamespaceCounters:
     adaptive_ttls: int = 0
     adaptive_ttl_s: float = 0.0
     slides: int = 0
+    quota_evictions: int = 0
+    quota_refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

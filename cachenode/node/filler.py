@@ -106,7 +106,7 @@ def _keep(
                 store_entry(namespace, key, entry, now)
             else:
                 sure = False
-    node.namespaces.memory.make_room()
+    node.namespaces.memory.make_room(namespace.policy.name)
     return records, layers, sure
 
 

@@ -292,7 +292,7 @@ class Handover:
                 and namespace.store.put(key, value, flags=flags, version=version, deadline=deadline, now=now)
             )
             versions.append(version if taken else 0)
-        node.namespaces.memory.make_room()
+        node.namespaces.memory.make_room(namespace.policy.name)
         taken_in = sum(map(bool, versions))
         self.accepted += taken_in
         self.refused += count - taken_in

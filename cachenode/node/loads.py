@@ -267,7 +267,14 @@ class Loads:
         value, flags = batch.values[index], batch.flags[index] if batch.flags else 0
         tags = split_tags(value)[0] if flags & TAGGED else ()
         held_off = namespace.holdoff.covers(flight.key, tags, flight.began)
-        return not held_off and not namespace.covered(flight.key, tags, flight.position)
+        if held_off or namespace.covered(flight.key, tags, flight.position):
+            return False
+        return self._wanted(namespace, flight.key, len(value))
+
+    def _wanted(self, namespace: Namespace, key: bytes, value_bytes: int) -> bool:
+        """Return True if the namespace's policies let a loaded value be kept."""
+        quota = namespace.quota
+        return quota is None or not quota.refuses or not quota.room(self._node.clock.now()).refusal(key, value_bytes)
 
     def _landing(self, batch: Batch, namespace: Namespace, index: int) -> Flight[Waiter] | None:
         flight = namespace.flights.of(batch.keys[index], batch.tokens[index])

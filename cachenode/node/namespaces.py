@@ -24,6 +24,7 @@ from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.memory import Memory
 from cachenode.core.negatives import Negatives
 from cachenode.core.policy import NamespacePolicy
+from cachenode.core.quotas import Quota
 from cachenode.core.renewals import Renewals
 from cachenode.core.sliding import Slides
 from cachenode.core.store import Store
@@ -78,6 +79,7 @@ class Namespace:
         "origin",
         "policy",
         "policy_version",
+        "quota",
         "renewals",
         "renewed",
         "sets",
@@ -95,6 +97,7 @@ class Namespace:
         self, policy: NamespacePolicy, store: Store, gains: Gains | None = None, origin: Origin | None = None
     ) -> None:
         self.policy = policy
+        self.quota = Quota.of(policy, store)
         self.origin = origin if origin is not None and origin.readable else None
         self.sink = origin if origin is not None and origin.writable and policy.write == "through" else None
         """Where writes go before they are done here (`cachenode.node.write_through`)."""
@@ -166,7 +169,15 @@ class Namespace:
             self.demand.change(policy)
         elif Demand.wanted(policy):
             self.demand = Demand(policy)
+        self.slides.max_life_s = policy.max_life_s
+        self._limit(policy)
         self.look_at = self._first_looked_at()
+
+    def _limit(self, policy: NamespacePolicy) -> None:
+        """Follow another policy's quota; what was counted under the former one stays."""
+        former, self.quota = self.quota, Quota.of(policy, self.store)
+        if former is not None and self.quota is not None:
+            self.quota.evictions, self.quota.refusals = former.evictions, former.refusals
 
     @contextmanager
     def change(self, keys: Sequence[bytes]) -> Iterator[None]:
@@ -331,6 +342,7 @@ class Namespaces:
             return
         namespace.adopt(policy, version, now)
         self.memory.set_share(policy.name, policy.share)
+        self.memory.set_quota(policy.name, namespace.quota)
 
     def followers(self) -> list[str]:
         """Return the namespaces, used already or not, whose policy is that of "default" but for their own changes."""
@@ -357,7 +369,7 @@ class Namespaces:
         policy = self._fitting(policy)
         namespace = Namespace(policy, self._new_store(), self.gains, self.origins.get(policy.origin))
         self._by_name[policy.name] = namespace
-        self.memory.add(policy.name, namespace.store, share=policy.share)
+        self.memory.add(policy.name, namespace.store, share=policy.share, quota=namespace.quota)
         return namespace
 
     def __iter__(self) -> Iterator[Namespace]:

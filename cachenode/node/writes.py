@@ -43,7 +43,17 @@ from collections.abc import Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
-from cachenode.core.failures import BAD_KEY, NOT_OWNER, NOT_READY, SUPERSEDED, UNCERTAIN, UNREACHABLE, failed, too_large
+from cachenode.core.failures import (
+    BAD_KEY,
+    NOT_OWNER,
+    NOT_READY,
+    SUPERSEDED,
+    UNCERTAIN,
+    UNREACHABLE,
+    failed,
+    over_quota,
+    too_large,
+)
 from cachenode.core.renewals import spread_ttl
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill, store_entry
@@ -54,6 +64,7 @@ from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
+    from cachenode.core.quotas import Quota
     from cachenode.node.namespaces import Namespace
     from cachenode.node.service import Node, Reply, Rest
 
@@ -63,6 +74,9 @@ _NEWS_OF_NOTHING = frozenset({Operation.DELETE, Operation.ABANDON})
 """After these a key is no likelier to have a value."""
 _NOTHING = (0, 0, 0, 0.0)
 T = TypeVar("T")
+_ADD = frozenset({Operation.SET, Operation.INCR})
+_COUNTER_BYTES = 20
+"""A counter's digits at most."""
 
 
 class Writes:
@@ -99,6 +113,9 @@ class Writes:
         if from_peer and away:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
             away = {}
+        if own and namespace.quota is not None and namespace.quota.refuses:
+            failures |= self._beyond_quota(batch, namespace.quota, own)
+            own = [index for index in own if index not in failures]
         if failures:
             if batch.operation is Operation.FULFILL:
                 node.loads.refuse(batch, namespace, failures)
@@ -174,6 +191,15 @@ class Writes:
             if flags & TAGGED and index not in failures and (text := _bad_tags(batch.values[index])):
                 failures[index] = Failure(Reason.INVALID_REQUEST, text)
         return failures
+
+    def _beyond_quota(self, batch: Batch, quota: Quota, own: Sequence[int]) -> dict[int, Failure]:
+        """Return failures for what a SET or INCR brings for which there is no room; a load is judged when it lands."""
+        if batch.operation not in _ADD:
+            return {}
+        room = quota.room(self._node.clock.now())
+        sizes = list(map(len, batch.values)) or [_COUNTER_BYTES] * len(batch.keys)
+        refused = {index: text for index in own if (text := room.refusal(batch.keys[index], sizes[index]))}
+        return {index: over_quota(text) for index, text in refused.items()}
 
     def ttls(self, batch: Batch, namespace: Namespace, indices: Collection[int]) -> list[float]:
         """Return the lives that a batch gives to some of its keys, in seconds."""
@@ -350,7 +376,7 @@ class Writes:
                 failures[at] = SUPERSEDED
         namespace.sets += len(writes) - len(failures)
         self._node.failures[Reason.SUPERSEDED] += len(failures)
-        self._node.namespaces.memory.make_room()
+        self._node.namespaces.memory.make_room(namespace.policy.name)
         return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
 
     def _barred(self, namespace: Namespace, write: L2Write, now: float) -> bool:

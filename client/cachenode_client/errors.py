@@ -15,6 +15,7 @@
     ├── LoadFailed               the caller that was to load the value could not
     ├── SinkFailed               the origin has not taken the write; retryable if it may later
     ├── Overloaded               a node refuses work because too much is waiting; retryable
+    ├── QuotaExceeded            the namespace may take no more memory, or hold no more keys
     ├── ClientClosed             the client was used after it was closed
     ├── ForkedClient             the client was used in a process forked after it connected
     ├── ManyFailed               some keys of a call with many failed; holds what was done
@@ -45,6 +46,7 @@ __all__ = [
     "ManyFailed",
     "NodeError",
     "Overloaded",
+    "QuotaExceeded",
     "SinkFailed",
     "Unserializable",
     "ValueTooLarge",
@@ -155,6 +157,16 @@ class Overloaded(CacheError):
     retryable = True
 
 
+class QuotaExceeded(CacheError):
+    """The value does not fit in what its namespace may take on the node that owns the key; nothing was done.
+
+    There is room again once entries have expired or were removed, or the namespace's quota is raised.
+    """
+
+    default_text = "The namespace's quota leaves no room; remove entries, or raise max_bytes or max_keys."
+    reason = "quota_exceeded"
+
+
 class LoadFailed(CacheError):
     """The value is not in the cache, and the caller that was to load it for all who wait could not.
 
@@ -239,6 +251,7 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.OWNER_UNREACHABLE: (CacheUnavailable, "The node that owns the key did not answer; call again."),
     Reason.DEADLINE_EXCEEDED: (CacheTimeout, ""),
     Reason.OVERLOADED: (Overloaded, ""),
+    Reason.QUOTA_EXCEEDED: (QuotaExceeded, ""),
     Reason.NOT_READY: (CacheUnavailable, "The node is starting or stopping; call again."),
     Reason.INTERNAL: (NodeError, ""),
     Reason.UNCERTAIN: (CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),

@@ -33,6 +33,8 @@ USERS = NamespaceCounters(
     adaptive_ttls=2,
     adaptive_ttl_s=7_200.0,
     slides=4,
+    quota_evictions=5,
+    quota_refusals=6,
 )
 DATABASE = OriginCounters(
     name="database",
@@ -152,6 +154,8 @@ def test_adaptive_lives_are_counted() -> None:
     assert value(STATS, "cachenode_adaptive_ttls_total", namespace="users") == 2
     assert value(STATS, "cachenode_adaptive_ttl_seconds_total", namespace="users") == 7_200
     assert value(STATS, "cachenode_slides_total", namespace="users") == 4
+    assert value(STATS, "cachenode_quota_evictions_total", namespace="users") == 5
+    assert value(STATS, "cachenode_quota_refusals_total", namespace="users") == 6
 
 
 def test_namespace_without_reads_has_no_hit_rate_trouble() -> None:
@@ -203,6 +207,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_bloom_bytes": ["namespace"],
         "cachenode_bloom_fill": ["namespace"],
         "cachenode_bloom_age_seconds": ["namespace"],
+        "cachenode_quota_evictions_total": ["namespace"],
+        "cachenode_quota_refusals_total": ["namespace"],
         "cachenode_adaptive_ttl_seconds_total": ["namespace"],
         "cachenode_origin_calls_total": ["origin"],
         "cachenode_origin_keys_total": ["origin"],

@@ -27,6 +27,7 @@ from cachenode_client.errors import (
     ManyFailed,
     NodeError,
     Overloaded,
+    QuotaExceeded,
     SinkFailed,
     Unserializable,
     ValueTooLarge,
@@ -84,6 +85,13 @@ CLASSES = [
         "The node refuses work because too much is waiting; call again later, and less often.",
     ),
     (
+        QuotaExceeded,
+        (CacheError,),
+        "quota_exceeded",
+        False,
+        "The namespace's quota leaves no room; remove entries, or raise max_bytes or max_keys.",
+    ),
+    (
         LoadFailed,
         (CacheError,),
         "load_failed",
@@ -136,6 +144,7 @@ REASONS = [
     ),
     (Reason.SINK_FAILED, SinkFailed, SinkFailed.default_text),
     (Reason.SINK_UNAVAILABLE, SinkFailed, SinkFailed.default_text),
+    (Reason.QUOTA_EXCEEDED, QuotaExceeded, QuotaExceeded.default_text),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -275,3 +276,16 @@ async def test_life_by_demand_is_what_a_read_gives() -> None:
         rig.clock.advance(2)
         lives.append(await rig.read())
     assert lives == [10, 10, 10, 100, 98]
+
+
+async def test_policy_changes_while_the_node_runs() -> None:
+    """Reads slide from then on, up to the new longest life, or no longer."""
+    rig = Rig(sliding=False)
+    await put(rig.node, K, b"v", namespace="n")
+    rig.clock.advance(5)
+    assert await rig.read() == 5
+    rig.node.namespaces.adopt(replace(rig.policy, sliding=True, max_life_s=14.0), 1, rig.clock.now())
+    assert await rig.read() == 9
+    rig.node.namespaces.adopt(rig.policy, 2, rig.clock.now())
+    rig.clock.advance(5)
+    assert await rig.read() == 4

@@ -210,6 +210,8 @@ class NamespaceStats(google.protobuf.message.Message):
     ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
     SLIDES_FIELD_NUMBER: builtins.int
     POLICY_VERSION_FIELD_NUMBER: builtins.int
+    QUOTA_EVICTIONS_FIELD_NUMBER: builtins.int
+    QUOTA_REFUSALS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -260,6 +262,10 @@ class NamespaceStats(google.protobuf.message.Message):
     """Reads that have given an entry a longer life."""
     policy_version: builtins.int
     """Version of the newest change of its settings while the cluster runs; 0 if there was none."""
+    quota_evictions: builtins.int
+    """Entries removed because the namespace was beyond its quota."""
+    quota_refusals: builtins.int
+    """Values refused for the same reason."""
     def __init__(
         self,
         *,
@@ -288,8 +294,10 @@ class NamespaceStats(google.protobuf.message.Message):
         adaptive_ttl_s: builtins.float = ...,
         slides: builtins.int = ...,
         policy_version: builtins.int = ...,
+        quota_evictions: builtins.int = ...,
+        quota_refusals: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "policy_version", b"policy_version", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "policy_version", b"policy_version", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 

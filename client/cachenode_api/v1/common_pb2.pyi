@@ -261,6 +261,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The origin that the write goes to has refused it; nothing was done."""
     REASON_SINK_UNAVAILABLE: _Reason.ValueType  # 18
     """The origin that the write goes to cannot be written now; nothing was done."""
+    REASON_QUOTA_EXCEEDED: _Reason.ValueType  # 25
+    """The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -305,6 +307,8 @@ REASON_SINK_FAILED: Reason.ValueType  # 17
 """The origin that the write goes to has refused it; nothing was done."""
 REASON_SINK_UNAVAILABLE: Reason.ValueType  # 18
 """The origin that the write goes to cannot be written now; nothing was done."""
+REASON_QUOTA_EXCEEDED: Reason.ValueType  # 25
+"""The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final
