@@ -15,6 +15,7 @@ from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
 from cachenode.adapters.sinks import PluginSink
+from cachenode.adapters.tls import NodeTls, TlsFiles
 from cachenode.errors import ConfigError
 from cachenode.node.membership import RegistryMembership
 from cachenode.node.origins import Origin
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cachenode.node.placement import Placement
     from cachenode.ports import Clock, L2Store, PolicyStore
 
-__all__ = ["Membership", "make_l2", "make_membership", "make_origins", "make_policies"]
+__all__ = ["Membership", "make_l2", "make_membership", "make_origins", "make_policies", "make_tls"]
 
 _CONTROL_TIMEOUT_S = 1.0
 _WRITE_LIMITS = 4
@@ -116,6 +117,19 @@ def make_policies(config: NodeConfig) -> PolicyStore | None:
         return None
     client = connect(url, timeout_s=_CONTROL_TIMEOUT_S, connect_timeout_s=_CONTROL_TIMEOUT_S, max_connections=1)
     return RedisPolicies(client, config.cluster.name, timeout_s=_CONTROL_TIMEOUT_S)
+
+
+def make_tls(config: NodeConfig) -> NodeTls | None:
+    """Return what the node needs of TLS, None if it has none.
+
+    Raises:
+        ConfigError: Files cannot be used; it carries the problem of each.
+    """
+    tls = config.tls
+    if not tls.cert_file:
+        return None
+    files = TlsFiles(tls.cert_file, tls.key_file, tls.ca_file, tls.server_name)
+    return NodeTls(files, verify_clients=tls.verify_clients)
 
 
 def make_membership(config: NodeConfig, placement: Placement, clock: Clock, links: PeerLinks) -> Membership:

@@ -39,7 +39,8 @@ from cachenode.adapters.http import HttpServer
 from cachenode.adapters.logs import configure as configure_logs
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
-from cachenode.assembly import make_l2, make_membership, make_origins, make_policies
+from cachenode.adapters.tls import NodeTls
+from cachenode.assembly import make_l2, make_membership, make_origins, make_policies, make_tls
 from cachenode.config.live import live_policy, settings
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
@@ -101,20 +102,22 @@ class Server:
 
         Raises:
             OSError: An address cannot be bound.
-        ConfigError: A loader cannot be found or made.
+        ConfigError: A loader cannot be found or made, or a certificate cannot be used.
         """
         config = self.config
         self._started_at = time.monotonic()
         self._clock = BootClock()
         self._origins = make_origins(config, self._clock)
+        self._tls = make_tls(config)
         self._grpc = aio.server(options=_options(config))
-        self.address = _bind(self._grpc, config.node.listen, config.node.advertise)
+        self.address = _bind(self._grpc, config.node.listen, config.node.advertise, self._tls)
         self._http = HttpServer(
             config.node.http_listen,
             ready=lambda: self.ready,
             live=lambda: self.live,
             metrics=self._metrics(),
             info=lambda: {"id": config.node.id, "version": __version__},
+            context=self._tls.ssl_context() if self._tls is not None else None,
         )
         if config.node.http_listen:
             await self._http.start()
@@ -157,6 +160,7 @@ class Server:
             me=me,
             cluster=config.cluster.name,
             clock=clock,
+            tls=self._tls,
             execute=lambda batch, reply: self._node.execute(batch, reply, from_peer=True),
             heartbeat_s=config.cluster.heartbeat_s,
         )
@@ -164,7 +168,9 @@ class Server:
         placement.release_listeners.append(self._links.epoch_settled)
         self._copies = None
         if config.memory.copies_bytes:
-            self._copies = PeerCopies(me.id, config.memory.copies_bytes)
+            self._copies = PeerCopies(
+                me.id, config.memory.copies_bytes, self._tls.files if self._tls is not None else None
+            )
             placement.listeners.append(self._copies.view_changed)
         self._node = Node(
             placement=placement,
@@ -268,6 +274,7 @@ class Server:
             handover_accepted=node.handover.accepted,
             handover_refused=node.handover.refused,
             durations=node.durations.counters(),
+            certificate_expires_at=self._tls.expires_at() if self._tls is not None else None,
             origins=tuple(origin.counters() for origin in self._origins.values()),
         )
 
@@ -372,11 +379,14 @@ def _options(config: NodeConfig) -> list[tuple[str, Any]]:
     ]
 
 
-def _bind(server: aio.Server, listen: str, advertise: str) -> str:
+def _bind(server: aio.Server, listen: str, advertise: str, tls: NodeTls | None) -> str:
     """Bind the listener; return the address that others should use."""
     host, _, port = listen.rpartition(":")
     try:
-        bound = server.add_insecure_port(listen)
+        if tls is None:
+            bound = server.add_insecure_port(listen)
+        else:
+            bound = server.add_secure_port(listen, tls.server_credentials())
     except RuntimeError as error:
         raise OSError(f"cannot listen on {listen}: is the port in use? ({error})") from None
     if not bound:

@@ -19,11 +19,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cachenode.adapters.tls import TlsFiles
 from cachenode.core.hot_keys import KEEP_S
 from cachenode.wire import view_from_wire
 from cachenode_api.errors import InvalidView
 from cachenode_api.ring import Ring
 from cachenode_client._batches import GET, Group
+from cachenode_client._channels import Channels, Tls
 from cachenode_client._near import ENCODED, NearCache, boot_clock, everything, keyed
 from cachenode_client._session import Session
 from cachenode_client.errors import CacheError
@@ -46,9 +48,11 @@ class PeerCopies:
     Args:
         node_id: Told to the owners, for people.
         max_bytes: Budget.
+        tls: Where the certificates are; None for plain connections.
     """
 
-    def __init__(self, node_id: str, max_bytes: int) -> None:
+    def __init__(self, node_id: str, max_bytes: int, tls: TlsFiles | None = None) -> None:
+        self._channels = Channels(_client_tls(tls) if tls is not None else None)
         self._name = f"copies of {node_id}"
         self._near = NearCache(max_bytes, decode=lambda _record: ENCODED, clock=boot_clock)
         self._wanted: dict[tuple[str, bytes], float] = {}
@@ -123,6 +127,7 @@ class PeerCopies:
             on_end=partial(self._ended, member.id),
             on_reply=lambda: None,
             near=self._near,
+            channels=self._channels,
         )
         self._sessions[member.id] = session
         try:
@@ -146,6 +151,10 @@ class PeerCopies:
     def _ended(self, owner: str, session: Session) -> None:
         if self._sessions.get(owner) is session:
             del self._sessions[owner]
+
+
+def _client_tls(files: TlsFiles) -> Tls:
+    return Tls(files.ca_file or None, files.cert_file, files.key_file, files.server_name)
 
 
 def _forget(waiter: asyncio.Future[object]) -> None:

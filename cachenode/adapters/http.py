@@ -6,6 +6,7 @@ In the loop on purpose: a server in a thread of its own would go on answering /l
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -31,6 +32,7 @@ class HttpServer:
         live: Whether the process is not stuck.
         metrics: What /metrics shows.
         info: "id" and "version" for the page.
+        context: For HTTPS; None for HTTP.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class HttpServer:
         live: Callable[[], bool],
         metrics: CollectorRegistry,
         info: Callable[[], Mapping[str, str]],
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.address = ""
         self._listen = listen
@@ -48,6 +51,7 @@ class HttpServer:
         self._live = live
         self._metrics = metrics
         self._info = info
+        self._context = context
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -64,7 +68,7 @@ class HttpServer:
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         host, _, port = self._listen.rpartition(":")
-        site = web.TCPSite(self._runner, host.strip("[]") or None, int(port))
+        site = web.TCPSite(self._runner, host.strip("[]") or None, int(port), ssl_context=self._context)
         try:
             await site.start()
         except OSError as error:

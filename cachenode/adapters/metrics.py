@@ -186,6 +186,11 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     handover.add_metric(["accepted"], stats.handover_accepted)
     handover.add_metric(["refused"], stats.handover_refused)
     yield handover
+    if stats.certificate_expires_at is not None:
+        ends = "When the node's certificate ends, in seconds since 1970."
+        yield GaugeMetricFamily(
+            "cachenode_certificate_expiry_timestamp_seconds", ends, value=stats.certificate_expires_at
+        )
     for name, text, attribute in _NODE_COUNTERS:
         yield CounterMetricFamily(name, text, value=getattr(stats, attribute))
     for name, text, attribute in _NODE_GAUGES:

@@ -25,6 +25,7 @@ import structlog
 from grpc import aio
 
 from cachenode.adapters.link import Link
+from cachenode.adapters.tls import NodeTls
 from cachenode.core.entries import Batch, BatchResult
 from cachenode.errors import PeerUnavailable
 from cachenode.ports import Clock, PeerEvents
@@ -63,6 +64,7 @@ class PeerLinks:
         clock: For liveness.
         execute: Executes a peer's batch.
         heartbeat_s: Time between heartbeats.
+        tls: How to connect; None for plainly.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class PeerLinks:
         clock: Clock,
         execute: Callable[[Batch, Callable[[BatchResult], None]], Awaitable[None] | None],
         heartbeat_s: float = 0.5,
+        tls: NodeTls | None = None,
     ) -> None:
         self.me = me
         self.cluster = cluster
         self.clock = clock
         self.execute = execute
+        self._tls = tls
         self.events: PeerEvents | None = None
         self._view: View | None = None
         self._settled = 0
@@ -296,8 +300,14 @@ class PeerLinks:
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             wait_s = min(longest_s, wait_s * 2)
 
+    def _channel(self, address: str) -> aio.Channel:
+        if self._tls is None:
+            return aio.insecure_channel(address, options=_OPTIONS)
+        credentials, options = self._tls.channel_credentials(), self._tls.channel_options()
+        return aio.secure_channel(address, credentials, options=_OPTIONS + options)
+
     async def _dial(self, address: str) -> None:
-        async with aio.insecure_channel(address, options=_OPTIONS) as channel:
+        async with self._channel(address) as channel:
             try:
                 async with asyncio.timeout(_DIAL_TIMEOUT_S):
                     await channel.channel_ready()

@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
+from cachenode.cli.connection import channel as channel_to
+from cachenode.cli.connection import status_of
 from cachenode.cli.errors import CliError, ExitCode, unreachable
 from cachenode.wire import view_from_wire
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc
 from cachenode_api.view import View
+from cachenode_client import Tls
 from cachenode_client._address import parse_address
 
 __all__ = [
@@ -40,15 +43,17 @@ class Asked:
     target: str
 
 
-async def ask_views(address: str, timeout_s: float) -> tuple[Asked, Mapping[str, pb.GetViewResponse | None]]:
+async def ask_views(
+    address: str, timeout_s: float, tls: Tls | None = None
+) -> tuple[Asked, Mapping[str, pb.GetViewResponse | None]]:
     """Return the view of the first node that answers, and every member's own answer, None for those without.
 
     Raises:
         CliError: No node answers, or the one that does has no view.
     """
-    asked, first = await first_view(address, timeout_s)
+    asked, first = await first_view(address, timeout_s, tls)
     others = [member.id for member in asked.view.members if member.id != asked.node_id]
-    replies = await asyncio.gather(*(_view_of(asked.view.by_id[name].address, timeout_s) for name in others))
+    replies = await asyncio.gather(*(_view_of(asked.view.by_id[name].address, timeout_s, tls) for name in others))
     answers: dict[str, pb.GetViewResponse | None] = dict(zip(others, replies, strict=True))
     answers[asked.node_id] = first
     return asked, answers
@@ -108,7 +113,7 @@ async def rebuild_bloom(asked: Asked, namespace: str, timeout_s: float) -> Async
     Raises:
         CliError: The node is gone, or has no such filter.
     """
-    async with aio.insecure_channel(asked.target) as channel:
+    async with channel_to(asked.target) as channel:
         call = admin_pb2_grpc.AdminServiceStub(channel).RebuildBloom(
             pb.RebuildBloomRequest(namespace=namespace), timeout=timeout_s
         )
@@ -137,7 +142,7 @@ def _refusal(error: aio.AioRpcError, timeout_s: float) -> CliError:
 
 async def _answer_of(target: str, method: str, request: Any, timeout_s: float) -> Any:  # noqa: ANN401 - of any call
     """Return a node's answer to a call, None if it gives none."""
-    async with aio.insecure_channel(target) as channel:
+    async with channel_to(target) as channel:
         try:
             return await getattr(admin_pb2_grpc.AdminServiceStub(channel), method)(request, timeout=timeout_s)
         except aio.AioRpcError as error:
@@ -146,7 +151,7 @@ async def _answer_of(target: str, method: str, request: Any, timeout_s: float) -
             return None
 
 
-async def first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetViewResponse]:
+async def first_view(address: str, timeout_s: float, tls: Tls | None = None) -> tuple[Asked, pb.GetViewResponse]:
     """Return the view of the first node that answers, and its answer.
 
     Raises:
@@ -154,7 +159,7 @@ async def first_view(address: str, timeout_s: float) -> tuple[Asked, pb.GetViewR
     """
     why = ""
     for target in _targets(address):
-        async with aio.insecure_channel(target) as channel:
+        async with channel_to(target, tls) as channel:
             try:
                 reply = await admin_pb2_grpc.AdminServiceStub(channel).GetView(pb.GetViewRequest(), timeout=timeout_s)
             except aio.AioRpcError as error:
@@ -187,11 +192,12 @@ def _why(error: aio.AioRpcError, timeout_s: float) -> str:
         return f"no answer within {timeout_s:g} s"
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return "something else than a cachenode listens there"
-    return "the connection failed"
+    status = status_of(error)
+    return status if status.startswith("TLS: ") else "the connection failed"
 
 
-async def _view_of(target: str, timeout_s: float) -> pb.GetViewResponse | None:
-    async with aio.insecure_channel(target) as channel:
+async def _view_of(target: str, timeout_s: float, tls: Tls | None) -> pb.GetViewResponse | None:
+    async with channel_to(target, tls) as channel:
         try:
             return await admin_pb2_grpc.AdminServiceStub(channel).GetView(pb.GetViewRequest(), timeout=timeout_s)
         except aio.AioRpcError:
@@ -199,7 +205,7 @@ async def _view_of(target: str, timeout_s: float) -> pb.GetViewResponse | None:
 
 
 async def _explanation_of(target: str, request: pb.ExplainRequest, timeout_s: float) -> pb.ExplainResponse | None:
-    async with aio.insecure_channel(target) as channel:
+    async with channel_to(target) as channel:
         try:
             return await admin_pb2_grpc.AdminServiceStub(channel).Explain(request, timeout=timeout_s)
         except aio.AioRpcError as error:
@@ -213,7 +219,7 @@ async def _explanation_of(target: str, request: pb.ExplainRequest, timeout_s: fl
 
 
 async def _stats_of(target: str, timeout_s: float) -> pb.GetStatsResponse | None:
-    async with aio.insecure_channel(target) as channel:
+    async with channel_to(target) as channel:
         try:
             return await admin_pb2_grpc.AdminServiceStub(channel).GetStats(pb.GetStatsRequest(), timeout=timeout_s)
         except aio.AioRpcError:

@@ -49,6 +49,9 @@ def cluster(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML file for every node.")
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Let nodes and clients talk TLS, with certificates made in DIR/certs.")
+    ] = False,
     log_level: Annotated[
         str, typer.Option(metavar="debug|info|warning|error", help="Least severe lines in the nodes' logs.")
     ] = "info",
@@ -69,6 +72,7 @@ def cluster(
         name=cluster_name,
         port=port,
         arguments=arguments,
+        tls=tls,
         on_exit=lambda node_id, code: _say(_obituary(node_id, code, directory)),
     )
     asyncio.run(_run(local))
@@ -139,14 +143,18 @@ def _announce(local: LocalCluster) -> None:
 
     print(json.dumps(local.describe()), flush=True)  # noqa: T201 - the result
     screen = console(stderr=True)
-    table = new_table()
+    table, scheme = new_table(), "http" if local.certs is None else "https"
     for heading in ("node", "address", "http", "pid"):
         table.add_column(heading, no_wrap=True)
     for node in local.nodes:
-        table.add_row(node.id, node.address, f"http://{node.http}", str(node.pid))
+        table.add_row(node.id, node.address, f"{scheme}://{node.http}", str(node.pid))
     screen.print(table)
     screen.print("In another terminal:\n", markup=False)
     screen.print(f"  export CACHENODE_ADDRESS={local.nodes[0].address}", markup=False, soft_wrap=True)
+    if (certs := local.certs) is not None:
+        files = {"CA": "ca.pem", "CERT": "client.pem", "KEY": "client-key.pem"}
+        variables = " ".join(f"CACHENODE_TLS_{name}={certs / file}" for name, file in files.items())
+        screen.print(f"  export {variables}", markup=False, soft_wrap=True)
     for line in ("set greeting hello --ttl 5m", "get greeting --meta", "view"):
         screen.print(f"  cachenode {line}", markup=False)
     screen.print(f"\nLogs: {local.directory}. Ctrl-C stops everything.", markup=False, soft_wrap=True)

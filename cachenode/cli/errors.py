@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from enum import IntEnum
@@ -137,7 +138,8 @@ def _of_client(error: Exception, address: str) -> CliError | None:
         return CliError(text, hint="--timeout gives the cluster longer.", code=ExitCode.UNREACHABLE)
     if isinstance(error, CacheUnavailable):
         if error.reason == "no_node":
-            return unreachable(address)
+            tls = re.search(r"TLS: [^)]*", str(error))
+            return unreachable(address, tls[0] if tls else "")
         return CliError(_lower_first(str(error)), hint="Try again in a moment.", code=ExitCode.UNREACHABLE)
     if isinstance(error, CacheError):
         return CliError(_lower_first(str(error)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from cachenode.cli.connection import client
 from cachenode.cli.errors import CliError, ExitCode, not_found, reports
 from cachenode.cli.options import Address, Format, Namespace, Output, Timeout, parse_duration
 from cachenode.cli.output import console, new_table, print_json, seconds, write_value
@@ -30,13 +31,10 @@ DEFAULT_TIMEOUT_S = 2.0
 
 def call(function: Callable[[CacheClient], Awaitable[T]], *, address: str, namespace: str, timeout_s: float) -> T:
     """Return what a function gets from a client that is closed afterwards, and that keeps no copies meanwhile."""
-    from cachenode_client import CacheClient
 
     async def run() -> T:
-        async with CacheClient(
-            address, namespace=namespace, timeout_s=timeout_s, near_cache=None, client_name="cli"
-        ) as client:
-            return await function(client)
+        async with client(address, namespace=namespace, timeout_s=timeout_s) as connected:
+            return await function(connected)
 
     return asyncio.run(run())
 

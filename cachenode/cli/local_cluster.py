@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from cachenode.adapters.embedded import EmbeddedValkey
+from cachenode.cli.certs import make_certificates
 from cachenode.cli.child import Child, ClusterError, LocalNode
 from cachenode.cli.ports import free_ports
 from cachenode.config import redact_url
+from cachenode_client import Tls
 
 __all__ = ["ClusterError", "LocalCluster", "LocalNode"]
 
@@ -48,6 +50,7 @@ class LocalCluster:
         name: Of the cluster; "" makes one up, so that clusters that share a Redis stay apart.
         port: Of the first node, the next ones are two apart with HTTP between; 0 takes free ones.
         arguments: More flags of ``cachenode serve`` for every node.
+        tls: Whether all of them talk TLS, with certificates made for this run.
         on_exit: Called with a node's name and exit code when it ends by itself.
     """
 
@@ -61,6 +64,7 @@ class LocalCluster:
         name: str = "",
         port: int = 0,
         arguments: Sequence[str] = (),
+        tls: bool = False,
         on_exit: Callable[[str, int], None] | None = None,
     ) -> None:
         self.directory = directory.absolute()
@@ -73,6 +77,8 @@ class LocalCluster:
         self._memory = memory
         self._port = port
         self._arguments = tuple(arguments)
+        self.certs = self.directory / "certs" if tls else None
+        """Where the certificates are; None without TLS."""
         self._on_exit = on_exit
         self._names = [f"node-{number}" for number in range(nodes)]
         self._children: dict[str, Child] = {}
@@ -105,9 +111,17 @@ class LocalCluster:
         """The process of the embedded Valkey; None if it was stopped or L2 is somebody else's."""
         return self._valkey.pid if self._valkey is not None and self._l2_started else None
 
+    @property
+    def tls(self) -> Tls | None:
+        """What clients need to connect over TLS, None if they do not."""
+        if self.certs is None:
+            return None
+        return Tls(self.certs / "ca.pem", self.certs / "client.pem", self.certs / "client-key.pem")
+
     def describe(self) -> dict[str, object]:
         """Return what cluster.json holds. A password in the URL of L2 is starred out."""
-        return {"nodes": [node.to_dict() for node in self.nodes], "l2": redact_url(self.l2_url)}
+        certs = {"certs": str(self.certs)} if self.certs is not None else {}
+        return {"nodes": [node.to_dict() for node in self.nodes], "l2": redact_url(self.l2_url), **certs}
 
     async def __aenter__(self) -> Self:
         try:
@@ -129,6 +143,8 @@ class LocalCluster:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         self._claim()
+        if self.certs is not None:
+            make_certificates(self.certs)
         if self._valkey is not None:
             self.start_l2()
         for name in self._names:
@@ -244,7 +260,14 @@ class LocalCluster:
     def _environ(self) -> dict[str, str]:
         # Not among the flags, which every user of the machine can read: a URL may hold a password.
         environ = {name: value for name, value in os.environ.items() if name not in _NOT_SHARED}
-        return environ | {"CACHENODE_L2_URL": self.l2_url}
+        return environ | {"CACHENODE_L2_URL": self.l2_url} | self._tls_environ()
+
+    def _tls_environ(self) -> dict[str, str]:
+        if self.certs is None:
+            return {}
+        files = {"CERT_FILE": "node.pem", "KEY_FILE": "node-key.pem", "CA_FILE": "ca.pem"}
+        settings = {f"CACHENODE_TLS__{name}": str(self.certs / file) for name, file in files.items()}
+        return settings | {"CACHENODE_TLS__VERIFY_CLIENTS": "true"}
 
     async def _start_node(self, name: str) -> LocalNode:
         child, known = self._children[name], self._nodes.get(name)
@@ -281,7 +304,7 @@ class LocalCluster:
         running = {name for name, child in self._children.items() if child.running}
         while time.monotonic() < deadline:
             with contextlib.suppress(CliError):
-                asked, answers = await ask_views(self._nodes[min(running)].address, _CALL_S)
+                asked, answers = await ask_views(self._nodes[min(running)].address, _CALL_S, self.tls)
                 replies = [reply for reply in answers.values() if reply is not None]
                 linked = all(peer.linked for reply in replies for peer in reply.peers)
                 epochs = {reply.header.view_epoch for reply in replies}

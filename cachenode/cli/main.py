@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from cachenode.cli import bloom, config_cmd, namespace_cmd
+from cachenode.cli.certs import certs
 from cachenode.cli.cluster import cluster
+from cachenode.cli.connection import TlsCa, TlsCert, TlsKey, TlsName, set_tls
 from cachenode.cli.demo import demo
 from cachenode.cli.docs import docs
 from cachenode.cli.errors import set_debug
@@ -53,6 +55,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -60,6 +66,7 @@ def options(
     """Take the options that go before a command."""
     del version
     set_debug(on=debug)
+    set_tls(tls_ca, tls_cert, tls_key, tls_name)
 
 
 app.command(
@@ -79,6 +86,11 @@ app.command(
 app.command(
     "demo", rich_help_panel=_RUN, epilog=examples("cachenode demo", "cachenode demo --no-kill --json > report.json")
 )(demo)
+app.command(
+    "certs",
+    rich_help_panel=_RUN,
+    epilog=examples("cachenode certs", "cachenode certs --dir certs --host cache-0.example --host 10.0.0.7 --days 30"),
+)(certs)
 app.command(
     "get",
     rich_help_panel=_USE,

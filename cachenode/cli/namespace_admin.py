@@ -15,6 +15,7 @@ import grpc
 from grpc import aio
 
 from cachenode.cli.admin import Asked, first_view, targets_of
+from cachenode.cli.connection import channel as channel_to
 from cachenode.cli.errors import CliError, ExitCode
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc
@@ -120,19 +121,19 @@ async def _checked(request: pb.SetNamespaceRequest, targets: Sequence[str], time
 
 
 async def _list(target: str, timeout_s: float) -> pb.ListNamespacesResponse | None:
-    async with aio.insecure_channel(target) as channel:
+    async with channel_to(target) as channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
         return await _answered(stub.ListNamespaces(pb.ListNamespacesRequest(), timeout=timeout_s))
 
 
 async def _get(target: str, name: str, timeout_s: float) -> pb.GetNamespaceResponse | None:
-    async with aio.insecure_channel(target) as channel:
+    async with channel_to(target) as channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
         return await _answered(stub.GetNamespace(pb.GetNamespaceRequest(namespace=name), timeout=timeout_s))
 
 
 async def _set(target: str, request: pb.SetNamespaceRequest, timeout_s: float) -> pb.SetNamespaceResponse | None:
-    async with aio.insecure_channel(target) as channel:
+    async with channel_to(target) as channel:
         return await _answered(admin_pb2_grpc.AdminServiceStub(channel).SetNamespace(request, timeout=timeout_s))
 
 

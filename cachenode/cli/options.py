@@ -25,7 +25,16 @@ __all__ = [
     "parse_duration",
 ]
 
-CLIENT_VARIABLES = frozenset({"CACHENODE_ADDRESS", "CACHENODE_GRPC_TUNING"})
+CLIENT_VARIABLES = frozenset(
+    {
+        "CACHENODE_ADDRESS",
+        "CACHENODE_GRPC_TUNING",
+        "CACHENODE_TLS_CA",
+        "CACHENODE_TLS_CERT",
+        "CACHENODE_TLS_KEY",
+        "CACHENODE_TLS_NAME",
+    }
+)
 """Environment variables of commands and of the transport, which are no settings of a node."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}

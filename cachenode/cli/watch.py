@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cachenode.cli.connection import client
 from cachenode.cli.errors import reports
 from cachenode.cli.keys import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from cachenode.cli.options import Address, Format, Output, Timeout
@@ -46,11 +47,9 @@ def watch(
 
 
 async def _watch(address: str, namespace: str, timeout_s: float, output: Format) -> None:
-    from cachenode_client import CacheClient
-
     async with (
-        CacheClient(address, timeout_s=timeout_s, near_cache=None, client_name="cli") as client,
-        client.watch(namespace=namespace) as events,
+        client(address, timeout_s=timeout_s) as watcher,
+        watcher.watch(namespace=namespace) as events,
     ):
         nodes = "1 node" if events.members == 1 else f"{count(events.members)} nodes"
         where = "all namespaces" if namespace == "*" else f"namespace {namespace}"

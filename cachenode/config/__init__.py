@@ -16,6 +16,7 @@ from cachenode.config.model import (
     MemoryConfig,
     NodeConfig,
     NodeSection,
+    TlsConfig,
 )
 from cachenode.config.namespaces import NamespaceConfig
 from cachenode.config.origins import OriginConfig
@@ -35,6 +36,7 @@ __all__ = [
     "NodeConfig",
     "NodeSection",
     "OriginConfig",
+    "TlsConfig",
     "describe",
     "fields_help",
     "fields_table",

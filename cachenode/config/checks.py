@@ -34,6 +34,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
         given: The fields that a source has set.
     """
     yield from _addresses(config)
+    yield from _tls(config)
     yield from _cluster(config, given)
     yield from _sizes(config)
     yield from _lives(config)
@@ -44,10 +45,11 @@ def _addresses(config: NodeConfig) -> Iterator[Conflict]:
     node = config.node
     insecure = ("node", "insecure")
     for name, address in (("listen", node.listen), ("http_listen", node.http_listen)):
-        if address and not node.insecure and not is_loopback(parse_address(address, any_port=True)[0]):
+        plain = not config.tls.cert_file and not node.insecure
+        if address and plain and not is_loopback(parse_address(address, any_port=True)[0]):
             text = (
-                "would let other machines in without TLS, which does not exist yet; listen on 127.0.0.1, or say that"
-                " the network can be trusted: node.insecure = true, flag --insecure"
+                "would let other machines in without TLS; set tls.cert_file and tls.key_file, listen on 127.0.0.1, or"
+                " say that the network can be trusted: node.insecure = true, flag --insecure"
             )
             yield Conflict((("node", name), insecure), text)
     if node.advertise and is_wildcard(parse_address(node.advertise, any_port=True)[0]):
@@ -55,6 +57,19 @@ def _addresses(config: NodeConfig) -> Iterator[Conflict]:
     host, port = parse_address(node.listen, any_port=True)
     if node.http_listen and port and parse_address(node.http_listen, any_port=True) == (host, port):
         yield Conflict((("node", "http_listen"), ("node", "listen")), "must differ from node.listen")
+
+
+def _tls(config: NodeConfig) -> Iterator[Conflict]:
+    tls = config.tls
+    cert_file, key_file, ca_file = ("tls", "cert_file"), ("tls", "key_file"), ("tls", "ca_file")
+    if bool(tls.cert_file) is not bool(tls.key_file):
+        missing, other = (key_file, cert_file) if tls.cert_file else (cert_file, key_file)
+        yield Conflict((missing, other), "must be set too: certificate and key belong together")
+    if tls.verify_clients and not tls.ca_file:
+        yield Conflict((ca_file, ("tls", "verify_clients")), "must name the authorities that clients are verified by")
+    for name in ("ca_file", "server_name"):
+        if getattr(tls, name) and not tls.cert_file:
+            yield Conflict((("tls", name), cert_file), "says nothing without tls.cert_file: there is no TLS")
 
 
 def _cluster(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Conflict]:

@@ -33,7 +33,16 @@ from cachenode.config.values import NO_URL, parse_list
 from cachenode.core.policy import NamespacePolicy
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
-__all__ = ["ClusterConfig", "L2Config", "LimitsConfig", "LogConfig", "MemoryConfig", "NodeConfig", "NodeSection"]
+__all__ = [
+    "ClusterConfig",
+    "L2Config",
+    "LimitsConfig",
+    "LogConfig",
+    "MemoryConfig",
+    "NodeConfig",
+    "NodeSection",
+    "TlsConfig",
+]
 
 _MIB = 1024 * 1024
 
@@ -84,6 +93,18 @@ class ClusterConfig(Section):
     bootstrap_wait_s: Span = Field(
         2.0, le=600, description="How long a starting node waits for others before it serves"
     )
+
+
+class TlsConfig(Section):
+    """How others reach this node, and it its peers, without anybody on the way reading along. Files are PEM."""
+
+    cert_file: str = Field("", description='Certificate of this node; "": no TLS')
+    key_file: str = Field("", description="Its private key, without a passphrase")
+    ca_file: str = Field("", description='Authorities whose certificates of others are believed; "": the usual ones')
+    verify_clients: bool = Field(
+        False, description="Whether clients and peers must show a certificate that ca_file's authorities have signed"
+    )
+    server_name: str = Field("", description='Name in the peers\' certificates; "": what they are dialled by')
 
 
 class MemoryConfig(Section):
@@ -141,6 +162,7 @@ class NodeConfig(Section):
 
     node: NodeSection = Field(default_factory=NodeSection)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    tls: TlsConfig = Field(default_factory=TlsConfig)
     memory: MemoryConfig = Field(default_factory=MemoryConfig)
     l2: L2Config = Field(default_factory=L2Config)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)

@@ -126,3 +126,4 @@ class NodeStats:
     handover_refused: int = 0
     origins: tuple[OriginCounters, ...] = ()
     durations: tuple[DurationCounters, ...] = ()
+    certificate_expires_at: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, which the next line brings
+from cachenode_client._channels import Tls
 from cachenode_client._client import CacheClient
 from cachenode_client._loads import ABSENT, Absent
 from cachenode_client._results import Lookup
@@ -54,6 +55,7 @@ __all__ = [
     "Reset",
     "Serializer",
     "SinkFailed",
+    "Tls",
     "Unserializable",
     "ValueTooLarge",
     "Versioned",

@@ -74,6 +74,7 @@ class CacheClient(ClientCore):
             or your own.
         compression: None, "zlib", "lz4" or "zstd", for values of `compress_from_bytes` and more.
         max_value_bytes: Largest encoded value, also when decompressed.
+        tls: The files for connections over TLS; None for plain ones.
         client_name: Told to the nodes, for people.
 
     Raises:
@@ -831,6 +832,7 @@ class CacheClient(ClientCore):
             self._engine = Engine(
                 self._addresses,
                 client_name=self._client_name,
+                tls=self._tls,
                 sdk_version=sdk_version(),
                 stats=self._stats,
                 near=self._near,

@@ -14,6 +14,7 @@ from cachenode_api.tags import canonical_tags, pack_tags, split_tags
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
 from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Due, Group
+from cachenode_client._channels import Tls
 from cachenode_client._checks import (
     Ack,
     Key,
@@ -78,6 +79,7 @@ class ClientCore:
         max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES,
         near_cache: int | None = DEFAULT_NEAR_BYTES,
         near_share: bool = False,
+        tls: Tls | None = None,
         client_name: str = "",
     ) -> None:
         if on_error not in ("raise", "miss"):
@@ -92,6 +94,7 @@ class ClientCore:
             max_value_bytes=max_value_bytes,
         )
         self._misses_on_error = on_error == "miss"
+        self._tls = tls
         self._client_name = client_name
         self._near = None
         if near_cache is not None:

@@ -21,6 +21,7 @@ from cachenode_api.errors import InvalidView
 from cachenode_api.ring import Ring
 from cachenode_api.view import Member, View
 from cachenode_client._backoff import Schedule
+from cachenode_client._channels import Channels
 from cachenode_client._session import Session
 from cachenode_client.errors import CacheError, CacheUnavailable
 
@@ -48,6 +49,7 @@ class Router:
         sdk_version: Told to the nodes.
         on_reply: Called when calls have ended.
         near: Gets copies of what is read.
+        channels: Connects to the nodes.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Router:
         sdk_version: str,
         on_reply: Callable[[], None],
         near: NearCache | None = None,
+        channels: Channels | None = None,
     ) -> None:
         self.view: View | None = None
         self.view_listeners: list[Callable[[View], None]] = []
@@ -67,6 +70,7 @@ class Router:
         self._sdk_version = sdk_version
         self._on_reply = on_reply
         self.near = near
+        self.channels = channels or Channels()
         self._ring: Ring | None = None
         self._ready: dict[str, Session] = {}
         self._any: Session | None = None
@@ -225,6 +229,7 @@ class Router:
             on_end=self._ended,
             on_reply=self._on_reply,
             near=self.near,
+            channels=self.channels,
         )
         self._sessions[session] = asyncio.current_task()
         greeted = False

@@ -33,7 +33,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc import aio
@@ -54,6 +54,7 @@ from cachenode_client._batches import (
     give_back,
     malformed,
 )
+from cachenode_client._channels import Channels
 from cachenode_client._near import MAX_AGE_S, NearCache, Shelf, boot_clock, everything
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from cachenode_api.v1.session_pb2 import ServerFrame
     from cachenode_client._near import Covers
 
-__all__ = ["CHANNEL_OPTIONS", "Session", "covered_by"]
+__all__ = ["Session", "covered_by"]
 
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
@@ -88,15 +89,6 @@ _SWEEP = 2_000
 _Keys = set[tuple[str, bytes]] | frozenset[tuple[str, bytes]]
 _NOTHING: _Keys = frozenset()
 _FRAME_OVERHEAD = 4_096
-CHANNEL_OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-    ("grpc.http2.ping_timeout_ms", 2_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-]
 
 
 class Session:
@@ -110,6 +102,7 @@ class Session:
         on_end: Called first thing when the session ends: nothing should be sent here any more.
         on_reply: Called when batches have ended: the moment to send what has gathered elsewhere meanwhile.
         near: Gets copies of what is read; None for no copies.
+        channels: Connects to the node.
     """
 
     def __init__(
@@ -122,8 +115,10 @@ class Session:
         on_end: Callable[[Session], None],
         on_reply: Callable[[], None],
         near: NearCache | None = None,
+        channels: Channels | None = None,
     ) -> None:
         self.address = address
+        self._channels = channels or Channels()
         self.node_id = ""
         self.incarnation = ""
         self.ready = False
@@ -286,7 +281,7 @@ class Session:
                 handler of exceptions is told.
         """
         tasks: list[asyncio.Task[None]] = []
-        channel = aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        channel = self._channels.open(self.address)
         call = session_pb2_grpc.SessionServiceStub(channel).Session()
         try:
             tasks = [
@@ -298,7 +293,7 @@ class Session:
             for task in done:
                 task.result()
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as error:
-            raise CacheUnavailable(f"The session with a node ended ({_status(error)}).") from None
+            raise CacheUnavailable(f"The session with a node ended ({self._channels.status(error)}).") from None
         except CacheError:
             raise
         except Exception as error:
@@ -589,11 +584,6 @@ def _lost_before_sending() -> CacheUnavailable:
 def _lost_after_sending() -> CacheUnavailable:
     text = "The session with the node ended before it answered; a write may or may not have happened."
     return CacheUnavailable(text, reason="connection_lost", retryable=False)
-
-
-def _status(error: BaseException) -> str:
-    code = error.code() if isinstance(error, aio.AioRpcError) else None
-    return code.name if code is not None else type(error).__name__
 
 
 def covered_by(namespace: str, kinds: Sequence[int], texts: Sequence[bytes]) -> Covers:

@@ -38,7 +38,8 @@ from cachenode_api.reasons import Reason
 from cachenode_api.selectors import Selector, make_selector
 from cachenode_api.v1 import cache_pb2, cache_pb2_grpc
 from cachenode_client._backoff import Schedule
-from cachenode_client._session import CHANNEL_OPTIONS, covered_by
+from cachenode_client._channels import Channels
+from cachenode_client._session import covered_by
 from cachenode_client.errors import CacheError, CacheUnavailable, NodeError, from_reason
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Watching:
         self.loop = engine.loop
         self._engine = engine
         self._router = engine.router
+        self.channels = engine.router.channels
         self._namespace = namespace
         self._max_waiting = max_waiting
         self._waiting: deque[Event] = deque()
@@ -296,7 +298,7 @@ class _Stream:
         request = cache_pb2.WatchRequest(
             namespace=self._namespace, incarnation=self._incarnation, after=self._after if self._incarnation else 0
         )
-        async with _opened(self._address, request) as (call, incarnation, sequence):
+        async with _opened(self._watching.channels, self._address, request) as (call, incarnation, sequence):
             self._lasted = True
             self._begins(incarnation, sequence)
             try:
@@ -338,9 +340,11 @@ _Call = aio.UnaryStreamCall[cache_pb2.WatchRequest, cache_pb2.WatchEvent]
 
 
 @asynccontextmanager
-async def _opened(address: str, request: cache_pb2.WatchRequest) -> AsyncIterator[tuple[_Call, str, int]]:
+async def _opened(
+    channels: Channels, address: str, request: cache_pb2.WatchRequest
+) -> AsyncIterator[tuple[_Call, str, int]]:
     """Open a stream; yield it with the incarnation of the node and the number after which it begins."""
-    channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    channel = channels.open(address)
     call: Any = cache_pb2_grpc.CacheServiceStub(channel).Watch(request)
     try:
         async with asyncio.timeout(_OPEN_S):

@@ -15,7 +15,7 @@ from tests.support.syntax import parse
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
-OTHERS = {"ABSENT", "Absent", "CacheClient", "Invalidated", "Lookup", "Reset", "Serializer", "Versioned"}
+OTHERS = {"ABSENT", "Absent", "CacheClient", "Invalidated", "Lookup", "Reset", "Serializer", "Tls", "Versioned"}
 METHODS = [
     "add",
     "after_commit",

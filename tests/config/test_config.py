@@ -143,8 +143,9 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
             "CACHENODE_NODE__WEIGTH: there is no such setting (environment); did you mean CACHENODE_NODE__WEIGHT?",
             "node.reflection: must be true or false (environment CACHENODE_NODE__REFLECTION)",
             (
-                "node.listen: would let other machines in without TLS, which does not exist yet; listen on 127.0.0.1,"
-                " or say that the network can be trusted: node.insecure = true, flag --insecure (flag --listen)"
+                "node.listen: would let other machines in without TLS; set tls.cert_file and tls.key_file, listen on"
+                " 127.0.0.1, or say that the network can be trusted: node.insecure = true, flag --insecure"
+                " (flag --listen)"
             ),
             (
                 "limits.max_value_bytes: must be less than limits.max_frame_bytes, since a frame holds the value,"
@@ -299,7 +300,7 @@ def test_loopback_needs_no_leave(address: str) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:7401", "[::]:7401", "10.1.2.3:7401", "node-0.cachenode:7401"])
 @pytest.mark.parametrize("name", ["listen", "http_listen"])
 def test_reachable_addresses_need_insecure(name: str, address: str) -> None:
-    """What other machines may reach needs node.insecure, since there is no TLS."""
+    """What other machines may reach needs TLS or node.insecure."""
     other = {"node.listen": "127.0.0.1:0"} if name == "http_listen" else {}
     flags = {**other, f"node.{name}": address}
     (problem,) = problems(flags=flags)

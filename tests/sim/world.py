@@ -330,6 +330,7 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         (cachenode.node.placement, "Ring", _ring_of),
         (cachenode_client._router, "Ring", _ring_of),
         (cachenode_client._session, "aio", client_aio),
+        (cachenode_client._channels, "aio", client_aio),
         (cachenode_client._session, "boot_clock", _boot_clock),
         (cachenode_client._core, "boot_clock", _boot_clock),
         (cachenode_client._client, "boot_clock", _boot_clock),

@@ -23,6 +23,7 @@ from cachenode_client import (
     ManyFailed,
     Reset,
     Serializer,
+    Tls,
     Unserializable,
     Versioned,
 )
@@ -226,3 +227,8 @@ async def wrong_use(cache: CacheClient) -> None:
     await cache.set("k", 1, 60)  # type: ignore[call-arg]
     await cache.set("k", 1, ttl_s="60")  # type: ignore[arg-type]
     await cache.get_many([1])  # type: ignore[type-var]
+
+
+CacheClient("cache-0:7401", tls=Tls("ca.pem", server_name="cache"))
+BlockingCacheClient("cache-0:7401", tls=None)
+Tls(7)  # type: ignore[arg-type]

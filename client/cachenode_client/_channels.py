@@ -1,0 +1,126 @@
+"""Connections to nodes: plain, or over TLS.
+
+Certificates are read again for each connection, so those that are renewed in place are used from the next one on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from cachenode_client.errors import CacheUnavailable, InvalidArgument
+
+__all__ = ["CHANNEL_OPTIONS", "Channels", "Tls"]
+
+CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_STRANGE = "the node's certificate is not signed by an authority that this client believes"
+_SIGNS = (
+    ("CERTIFICATE_VERIFY_FAILED", _STRANGE),
+    ("certificate signature failure", _STRANGE),
+    ("Hostname Verification Check failed", "the node's certificate is for another name"),
+    ("WRONG_VERSION_NUMBER", "the node does not talk TLS"),
+    ("andshake failed", "the handshake failed"),
+)
+"""What stands in gRPC's texts, as grpcio 1.85 writes them, and what it means."""
+_AT_ONCE = re.compile(r"failed to connect .*Socket closed", re.DOTALL)
+_UNWANTED = "the node does not accept this client's certificate, or misses one"
+_EXPECTED = "the node closed the connection at once, as one does that expects TLS"
+_OTHER_NAME = "grpc.ssl_target_name_override"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How nodes are met over TLS: files in PEM form, read again for each connection.
+
+    Attributes:
+        ca_file: The authorities whose certificates of nodes are believed; None for those that gRPC comes with.
+        cert_file: This client's certificate, for nodes that ask for one; with `key_file`, or neither.
+        key_file: Its private key.
+        server_name: The name that the nodes' certificates bear, if that is not what they are dialled by.
+
+    Raises:
+        InvalidArgument: One of certificate and key is missing, or a file cannot be read.
+    """
+
+    ca_file: str | Path | None = None
+    cert_file: str | Path | None = None
+    key_file: str | Path | None = None
+    server_name: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.cert_file is None) is not (self.key_file is None):
+            raise InvalidArgument("tls: cert_file and key_file belong together; give both or neither")
+        for name in ("ca_file", "cert_file", "key_file"):
+            try:
+                _content(getattr(self, name))
+            except OSError as error:
+                raise InvalidArgument(f"tls: {name} cannot be read ({error.strerror})") from None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return what the files hold now.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        return grpc.ssl_channel_credentials(
+            root_certificates=_content(self.ca_file),
+            private_key=_content(self.key_file),
+            certificate_chain=_content(self.cert_file),
+        )
+
+
+class Channels:
+    """Opens channels to nodes.
+
+    Args:
+        tls: None for connections that anybody on the way can read.
+    """
+
+    def __init__(self, tls: Tls | None = None) -> None:
+        self._tls = tls
+
+    def open(self, address: str) -> aio.Channel:
+        """Return a channel to a node, which connects with its first call.
+
+        Raises:
+            CacheUnavailable: A certificate cannot be read any more.
+        """
+        tls = self._tls
+        if tls is None:
+            return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        try:
+            credentials = tls.credentials()
+        except OSError as error:
+            text = f"A file of the client's TLS settings cannot be read ({error.strerror})."
+            raise CacheUnavailable(text, reason="tls") from None
+        named = [(_OTHER_NAME, tls.server_name)] if tls.server_name else []
+        return aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS + named)
+
+    def status(self, error: BaseException) -> str:
+        """Return in a few words how a call ended: to gRPC a failed handshake looks like a node that is not there."""
+        if not isinstance(error, aio.AioRpcError):
+            return type(error).__name__
+        details = error.details() or ""
+        for sign, meaning in _SIGNS:
+            if sign in details:
+                return f"TLS: {meaning}"
+        if _AT_ONCE.search(details):
+            return f"TLS: {_UNWANTED if self._tls is not None else _EXPECTED}"
+        return error.code().name
+
+
+def _content(file: str | Path | None) -> bytes | None:
+    return Path(file).read_bytes() if file is not None else None
