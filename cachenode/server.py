@@ -355,6 +355,8 @@ def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters
         slides=namespace.slides.moved,
         expired=namespace.expired + namespace.sweep.expired,
         policy_version=namespace.policy_version,
+        admitted=demand.admitted if demand is not None else 0,
+        not_admitted=demand.not_admitted if demand is not None else 0,
         quota_evictions=quota.evictions if quota is not None else 0,
         quota_refusals=quota.refusals if quota is not None else 0,
         adaptive_ttls=demand.ttls if demand is not None else 0,

@@ -38,6 +38,8 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_adaptive_ttls", "Values that got a life by how much their key is asked for.", "adaptive_ttls"),
     ("cachenode_adaptive_ttl_seconds", "Sum of these lives; over their number it is the mean.", "adaptive_ttl_s"),
     ("cachenode_slides", "Reads that have given an entry a longer life.", "slides"),
+    ("cachenode_admitted", "Loaded values that were kept, their key being asked for often enough.", "admitted"),
+    ("cachenode_not_admitted", "Loaded values that were handed out and not kept.", "not_admitted"),
     ("cachenode_quota_evictions", "Entries removed because their namespace was beyond its quota.", "quota_evictions"),
     ("cachenode_quota_refusals", "Values refused because their namespace was beyond its quota.", "quota_refusals"),
 )

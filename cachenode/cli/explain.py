@@ -108,6 +108,7 @@ def _of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
         "changing": answer.changing,
         "tombstone": answer.tombstone,
         "adaptive_ttl": _adaptive(answer) if answer.HasField("adaptive_ttl_s") else None,
+        "admission": {"accesses": answer.accesses, "after": answer.admit_after} if answer.admit_after else None,
     }
 
 
@@ -196,8 +197,18 @@ def _notes(asked: Asked, answers: Answers) -> Iterator[str]:
             yield f"{name}: {note}."
         if answer.owner == name and answer.HasField("adaptive_ttl_s"):
             yield _adaptive_note(answer)
+        if answer.owner == name and answer.admit_after:
+            yield _admission_note(answer)
     if {answer.header.view_epoch for answer in known.values()} - {asked.view.epoch}:
         yield "The nodes hold different views: one is on its way. Look again in a few seconds."
+
+
+def _admission_note(answer: pb.ExplainResponse) -> str:
+    """Say whether a loaded value would be kept."""
+    kept = answer.HasField("l1") or answer.accesses >= answer.admit_after
+    asked = f"asked for {count(answer.accesses)} {'time' if answer.accesses == 1 else 'times'} lately"
+    why = f"{asked}, and values are kept from {count(answer.admit_after)} on"
+    return f"A value loaded now would {'be kept' if kept else 'not be kept'}: {why}."
 
 
 def _adaptive_note(answer: pb.ExplainResponse) -> str:

@@ -44,6 +44,8 @@ _COUNTERS = (
     "bloom_bytes",
     "quota_evictions",
     "quota_refusals",
+    "admitted",
+    "not_admitted",
 )
 _L2_STATES = {
     "off": "none",

@@ -41,6 +41,7 @@ LIVE = frozenset(
         "adaptive_min_s",
         "adaptive_max_s",
         "adaptive_hit_rate",
+        "admit_after",
         "sliding",
         "max_life_s",
         "max_bytes",

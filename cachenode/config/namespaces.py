@@ -64,6 +64,9 @@ class NamespaceConfig(Section):
     quota: QuotaAction = Field(
         "evict", description="Beyond max_bytes or max_keys: evict others of its entries, or refuse new ones"
     )
+    admit_after: Count = Field(
+        0, ge=0, le=10_000, description="Loaded values are kept once a key was asked for so often; 0 or 1: at once"
+    )
     sliding: bool = Field(False, description="Whether each read gives an entry its whole life, ttl_s, anew")
     max_life_s: Ttl = Field(
         math.inf, description="However often it is read, no read lets an entry live longer; never: no limit"

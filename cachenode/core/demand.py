@@ -1,4 +1,4 @@
-"""What the accesses of a namespace's keys decide: how long a value lives."""
+"""What the accesses of a namespace's keys decide: how long a value lives, and whether a loaded one is kept at all."""
 
 from __future__ import annotations
 
@@ -34,9 +34,21 @@ class Demand:
     Attributes:
         ttls: TTLs given.
         ttl_s: Their sum.
+        admitted: Loaded values that were kept.
+        not_admitted: Those that were handed out and not kept.
     """
 
-    __slots__ = ("_adaptive", "_frequency", "_rate", "note", "ttl_s", "ttls")
+    __slots__ = (
+        "_adaptive",
+        "_admit_after",
+        "_frequency",
+        "_rate",
+        "admitted",
+        "not_admitted",
+        "note",
+        "ttl_s",
+        "ttls",
+    )
 
     def __init__(self, policy: NamespacePolicy) -> None:
         self._frequency = Frequency(policy.demand_window_s)
@@ -45,15 +57,18 @@ class Demand:
         self._rate = HitRate(policy.demand_window_s)
         self.ttls = 0
         self.ttl_s = 0.0
+        self.admitted = 0
+        self.not_admitted = 0
 
     def change(self, policy: NamespacePolicy) -> None:
         """Decide by another policy from now on; what was counted stays."""
         self._adaptive = _rule(policy) if policy.adaptive_ttl else None
+        self._admit_after = policy.admit_after
 
     @staticmethod
     def wanted(policy: NamespacePolicy) -> bool:
         """Return True if the accesses of a namespace decide anything."""
-        return policy.adaptive_ttl
+        return policy.adaptive_ttl or policy.admit_after > 1
 
     @property
     def gives_ttls(self) -> bool:
@@ -81,6 +96,13 @@ class Demand:
         self.ttls += len(lives)
         self.ttl_s += sum(lives)
         return lives
+
+    def admits(self, key: bytes, now: float) -> bool:
+        """Return True if a loaded value is to be kept: its key was asked for often enough lately, this time included."""
+        admitted = self._frequency.count(key, now) >= self._admit_after
+        self.admitted += admitted
+        self.not_admitted += not admitted
+        return admitted
 
     def __repr__(self) -> str:
         return f"<Demand {self._frequency!r}>"

@@ -39,6 +39,7 @@ class NamespacePolicy:
         max_bytes: What its entries may cost on a node; None: no quota.
         max_keys: How many of them a node may hold; None: no quota.
         quota: What happens beyond that: "evict" lets others of its entries go, "refuse" fails writes of new ones.
+        admit_after: How often a key must have been asked for lately for a loaded value to be kept.
         sliding: Whether each read gives an entry its whole life anew.
         max_life_s: No read lets an entry live longer than this.
         bloom: Whether a Bloom filter answers reads of keys that have no value anywhere (`cachenode.core.bloom`).
@@ -69,6 +70,7 @@ class NamespacePolicy:
     max_bytes: int | None = None
     max_keys: int | None = None
     quota: QuotaAction = "evict"
+    admit_after: int = 0
     sliding: bool = False
     max_life_s: float = math.inf
     demand_window_s: float = 3_600.0

@@ -45,6 +45,8 @@ class NamespaceCounters:
     slides: int = 0
     quota_evictions: int = 0
     quota_refusals: int = 0
+    admitted: int = 0
+    not_admitted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ class Explanation:
         changing: Writes and removals under way.
         tombstone: Version under which the key was removed lately, 0 if it was not.
         wanted: How much it is asked for, and the life that follows; None where that is not counted.
+        admit_after: How often it must be asked for for a loaded value to be kept; 0 where that does not matter.
     """
 
     owner: str
@@ -105,6 +106,7 @@ class Explanation:
     changing: int
     tombstone: int
     wanted: Wanted | None = None
+    admit_after: int = 0
 
 
 async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
@@ -137,6 +139,7 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         changing=namespace.changing.get(key, 0),
         tombstone=namespace.tombstones.version_of(key, now),
         wanted=namespace.wanted(key, now),
+        admit_after=namespace.policy.admit_after if namespace.policy.admit_after > 1 else 0,
     )
 
 

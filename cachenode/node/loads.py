@@ -273,8 +273,10 @@ class Loads:
 
     def _wanted(self, namespace: Namespace, key: bytes, value_bytes: int) -> bool:
         """Return True if the namespace's policies let a loaded value be kept."""
-        quota = namespace.quota
-        return quota is None or not quota.refuses or not quota.room(self._node.clock.now()).refusal(key, value_bytes)
+        now, quota = self._node.clock.now(), namespace.quota
+        if namespace.policy.admit_after > 1 and not (_present(namespace, now, key) or namespace.admits(key, now)):
+            return False
+        return quota is None or not quota.refuses or not quota.room(now).refusal(key, value_bytes)
 
     def _landing(self, batch: Batch, namespace: Namespace, index: int) -> Flight[Waiter] | None:
         flight = namespace.flights.of(batch.keys[index], batch.tokens[index])

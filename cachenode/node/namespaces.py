@@ -259,6 +259,10 @@ class Namespace:
         assert self.demand is not None, "lives are adaptive"
         return self.demand.lives(keys, *self._reads(), now)
 
+    def admits(self, key: bytes, now: float) -> bool:
+        """Return True if a loaded value of a key is to be kept."""
+        return self.demand is None or self.demand.admits(key, now)
+
     def wanted(self, key: bytes, now: float) -> Wanted | None:
         """Return how much a key is wanted; None where that is not counted."""
         return self.demand.of(key, *self._reads(), now) if self.demand is not None else None

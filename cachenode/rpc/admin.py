@@ -142,6 +142,7 @@ def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.Expl
         writing=found.writing,
         changing=found.changing,
         tombstone=found.tombstone,
+        admit_after=found.admit_after,
         **_wanted(found.wanted),
     )
 

@@ -35,6 +35,8 @@ USERS = NamespaceCounters(
     slides=4,
     quota_evictions=5,
     quota_refusals=6,
+    admitted=7,
+    not_admitted=8,
 )
 DATABASE = OriginCounters(
     name="database",
@@ -156,6 +158,8 @@ def test_adaptive_lives_are_counted() -> None:
     assert value(STATS, "cachenode_slides_total", namespace="users") == 4
     assert value(STATS, "cachenode_quota_evictions_total", namespace="users") == 5
     assert value(STATS, "cachenode_quota_refusals_total", namespace="users") == 6
+    assert value(STATS, "cachenode_admitted_total", namespace="users") == 7
+    assert value(STATS, "cachenode_not_admitted_total", namespace="users") == 8
 
 
 def test_namespace_without_reads_has_no_hit_rate_trouble() -> None:
@@ -207,6 +211,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_bloom_bytes": ["namespace"],
         "cachenode_bloom_fill": ["namespace"],
         "cachenode_bloom_age_seconds": ["namespace"],
+        "cachenode_admitted_total": ["namespace"],
+        "cachenode_not_admitted_total": ["namespace"],
         "cachenode_quota_evictions_total": ["namespace"],
         "cachenode_quota_refusals_total": ["namespace"],
         "cachenode_adaptive_ttl_seconds_total": ["namespace"],

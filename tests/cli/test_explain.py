@@ -157,3 +157,15 @@ def test_adaptive_life(capsys: pytest.CaptureFixture[str]) -> None:
         "hit_rate": 0.4567,
     }
     assert second["adaptive_ttl"] is None
+
+
+def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether a loaded value would be kept, from the owner alone; what is there already is kept."""
+    text = " ".join(printed(capsys, answer(OWNER, accesses=1, admit_after=3), answer(OTHER, admit_after=3)).split())
+    assert text.count("A value loaded now") == 1
+    assert "would not be kept: asked for 1 time lately, and values are kept from 3 on." in text
+    assert "would be kept: asked for 3 times lately" in printed(capsys, answer(OWNER, accesses=3, admit_after=3))
+    assert "would be kept" in printed(capsys, answer(OWNER, accesses=1, admit_after=3, l1=held(), l1_state="served"))
+    told = {OWNER: answer(OWNER, accesses=1, admit_after=3), OTHER: answer(OTHER)}
+    nodes = explain._document("k", "default", ASKED, told)["nodes"]
+    assert [node["admission"] for node in nodes] == [{"accesses": 1, "after": 3}, None]

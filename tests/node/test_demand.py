@@ -1,8 +1,10 @@
-"""What a namespace's accesses decide on a node: the lives of values that bring none."""
+"""What a namespace's accesses decide on a node: the lives of values that bring none, and which loads are kept."""
 
 from __future__ import annotations
 
+import asyncio
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from cachenode.core.entries import Batch, Operation
 from cachenode.core.policy import NamespacePolicy
 from cachenode.node.explain import explain
 from cachenode.node.service import Node
-from cachenode_api.records import HEADER, NO_TTL_MS
+from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS
 from tests.support.clock import ManualClock
 from tests.support.cluster import fetch, new_node, put, run
 
@@ -103,3 +105,73 @@ async def test_explained() -> None:
     default = node.namespaces.get("default")
     assert default is not None
     assert (await explain(node, default, b"k")).wanted is None
+
+
+async def load(node: Node, key: bytes) -> tuple[bytes, int]:
+    """Ask for a key with a LEASE and load it if it is absent; return what was found and the version that was stored."""
+    lent = await run(node, Batch(Operation.LEASE, "n", [key], lease_s=5.0))
+    if not lent.tokens:
+        return lent.records[0][HEADER_BYTES:], 0
+    done = await run(node, Batch(Operation.FULFILL, "n", [key], [b"v"], tokens=lent.tokens))
+    return b"", done.versions[0]
+
+
+@pytest.mark.parametrize("l2", [False, True])
+async def test_loads_are_kept_once_a_key_is_popular(l2: bool) -> None:
+    """Until then each is handed out alone, and neither memory nor L2 has it."""
+    node, clock = new(l2=l2, adaptive_ttl=False, admit_after=3, demand_window_s=100.0)
+    assert [await load(node, b"k") for _ in range(2)] == [(b"", 0)] * 2
+    found, version = await load(node, b"k")
+    assert (found, version > 0) == (b"", True)
+    assert await load(node, b"k") == (b"v", 0)
+    namespace = node.namespaces.get("n")
+    assert namespace is not None
+    assert namespace.demand is not None
+    assert (namespace.demand.admitted, namespace.demand.not_admitted) == (1, 2)
+    clock.advance(300)
+    assert await load(node, b"k") == (b"", 0), "what was asked for long ago does not count"
+
+
+async def test_who_waits_is_told_what_is_not_kept() -> None:
+    """Callers at the same time share the load, and each is given what it brings."""
+    node, _ = new(adaptive_ttl=False, admit_after=3)
+    lent = await run(node, Batch(Operation.LEASE, "n", [b"k"], lease_s=5.0))
+    waiting = asyncio.create_task(run(node, Batch(Operation.LEASE, "n", [b"k"], lease_s=5.0, timeout_s=5.0)))
+    await asyncio.sleep(0)
+    done = await run(node, Batch(Operation.FULFILL, "n", [b"k"], [b"v"], tokens=lent.tokens))
+    assert done.versions == [0]
+    assert (await waiting).records[0][HEADER_BYTES:] == b"v"
+    assert await fetch(node, b"k", "n") is None
+
+
+async def test_writes_are_kept() -> None:
+    """Whoever writes a value wants it kept."""
+    node, _ = new(adaptive_ttl=False, admit_after=100)
+    await put(node, b"k", b"v", namespace="n")
+    assert await fetch(node, b"k", "n") == b"v"
+
+
+async def test_value_that_is_there_is_renewed() -> None:
+    """It is replaced when it is loaded anew, however little its key is asked for."""
+    node, clock = new(adaptive_ttl=False, stale_s=60.0)
+    namespace = node.namespaces.get("n")
+    assert namespace is not None
+    assert (await load(node, b"k"))[1]
+    node.namespaces.adopt(replace(namespace.policy, admit_after=100), 1, clock.now())
+    clock.advance(6)
+    lent = await run(node, Batch(Operation.LEASE, "n", [b"k"], lease_s=5.0))
+    assert (lent.records[0] != b"", len(lent.tokens)) == (True, 1)
+    done = await run(node, Batch(Operation.FULFILL, "n", [b"k"], [b"new"], tokens=lent.tokens))
+    assert done.versions[0]
+    assert await fetch(node, b"k", "n") == b"new"
+
+
+async def test_admission_is_explained() -> None:
+    """How often the key was asked for, and how often it must be."""
+    node, _ = new(adaptive_ttl=False, admit_after=3)
+    namespace = node.namespaces.get("n")
+    assert namespace is not None
+    await fetch(node, b"k", "n")
+    found = await explain(node, namespace, b"k")
+    assert found.wanted is not None
+    assert (found.wanted.accesses, found.wanted.choice, found.admit_after) == (1, None, 3)

@@ -212,6 +212,8 @@ class NamespaceStats(google.protobuf.message.Message):
     POLICY_VERSION_FIELD_NUMBER: builtins.int
     QUOTA_EVICTIONS_FIELD_NUMBER: builtins.int
     QUOTA_REFUSALS_FIELD_NUMBER: builtins.int
+    ADMITTED_FIELD_NUMBER: builtins.int
+    NOT_ADMITTED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -266,6 +268,10 @@ class NamespaceStats(google.protobuf.message.Message):
     """Entries removed because the namespace was beyond its quota."""
     quota_refusals: builtins.int
     """Values refused for the same reason."""
+    admitted: builtins.int
+    """Loaded values that were kept, where that takes that the key is asked for often enough."""
+    not_admitted: builtins.int
+    """Those that were handed to who waited and not kept."""
     def __init__(
         self,
         *,
@@ -296,8 +302,10 @@ class NamespaceStats(google.protobuf.message.Message):
         policy_version: builtins.int = ...,
         quota_evictions: builtins.int = ...,
         quota_refusals: builtins.int = ...,
+        admitted: builtins.int = ...,
+        not_admitted: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "policy_version", b"policy_version", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 
@@ -521,6 +529,7 @@ class ExplainResponse(google.protobuf.message.Message):
     SINCE_ACCESS_S_FIELD_NUMBER: builtins.int
     HIT_RATE_FIELD_NUMBER: builtins.int
     ADAPTIVE_RULE_FIELD_NUMBER: builtins.int
+    ADMIT_AFTER_FIELD_NUMBER: builtins.int
     owner: builtins.str
     """Id of the node that owns the key under the view in force; empty before the first view."""
     ready: builtins.bool
@@ -560,6 +569,8 @@ class ExplainResponse(google.protobuf.message.Message):
     """Part of the namespace's recent reads that found a value; not set if there were too few."""
     adaptive_rule: builtins.str
     """Why the adaptive life is what it is: the step that fits, as it is configured, and whether it was made longer."""
+    admit_after: builtins.int
+    """How often the key must have been asked for lately for a loaded value to be kept; 0 where that does not matter."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -606,9 +617,10 @@ class ExplainResponse(google.protobuf.message.Message):
         since_access_s: builtins.float | None = ...,
         hit_rate: builtins.float | None = ...,
         adaptive_rule: builtins.str = ...,
+        admit_after: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "adaptive_ttl_s", b"adaptive_ttl_s", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s", "since_access_s", b"since_access_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "near_holders", b"near_holders", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "admit_after", b"admit_after", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "near_holders", b"near_holders", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s"]) -> typing.Literal["adaptive_ttl_s"] | None: ...
     @typing.overload
