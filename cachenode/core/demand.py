@@ -98,7 +98,7 @@ class Demand:
         return lives
 
     def admits(self, key: bytes, now: float) -> bool:
-        """Return True if a loaded value is to be kept: its key was asked for often enough lately, this time included."""
+        """Return True if a loaded value is to be kept: its key was asked for often enough, this time included."""
         admitted = self._frequency.count(key, now) >= self._admit_after
         self.admitted += admitted
         self.not_admitted += not admitted
