@@ -22,6 +22,7 @@ from cachenode_client._address import parse_address
 
 __all__ = [
     "Asked",
+    "ask_advice",
     "ask_blooms",
     "ask_explanations",
     "ask_stats",
@@ -83,6 +84,20 @@ async def ask_explanations(
     request = pb.ExplainRequest(namespace=namespace, key=key)
     targets = targets_of(asked)
     replies = await asyncio.gather(*(_explanation_of(target, request, timeout_s) for target in targets.values()))
+    return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_advice(
+    address: str, namespace: str, timeout_s: float
+) -> tuple[Asked, Mapping[str, pb.AdviseResponse | None]]:
+    """Return what every member has counted over the last minutes, None for no answer.
+
+    Raises:
+        CliError: No node answers, the one that does has no view, or there is no such namespace.
+    """
+    asked, _ = await first_view(address, timeout_s)
+    request, targets = pb.AdviseRequest(namespace=namespace), targets_of(asked)
+    replies = await asyncio.gather(*(_answer_of(target, "Advise", request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
 
 

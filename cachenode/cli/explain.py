@@ -107,6 +107,9 @@ def _of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
         "writing": answer.writing,
         "changing": answer.changing,
         "tombstone": answer.tombstone,
+        "origin": answer.origin or None,
+        "absent_s": round(answer.absent_s, 3) if answer.HasField("absent_s") else None,
+        "loads_itself": answer.loads_itself,
         "adaptive_ttl": _adaptive(answer) if answer.HasField("adaptive_ttl_s") else None,
         "admission": {"accesses": answer.accesses, "after": answer.admit_after} if answer.admit_after else None,
     }
@@ -192,6 +195,9 @@ def _notes(asked: Asked, answers: Answers) -> Iterator[str]:
     if tags:
         yield f"Tags: {', '.join(shown(tag.encode()) for tag in tags)}."
     yield from _barriers(known)
+    origins = sorted({answer.origin for answer in known.values() if answer.origin})
+    if origins:
+        yield f"Origin: {', '.join(origins)}. A get that finds nothing has the owner load the value from there."
     for name, answer in known.items():
         for note in _under_way(answer):
             yield f"{name}: {note}."
@@ -241,12 +247,15 @@ def _compared(position: int, positions: list[int]) -> str:
 
 def _under_way(answer: pb.ExplainResponse) -> Iterator[str]:
     for load in answer.loads:
-        note = f"being loaded, {count(load.waiting)} waiting; another may load in {load.lease_s:.1f} s"
+        by = "being loaded from the origin" if answer.loads_itself else "being loaded"
+        note = f"{by}, {count(load.waiting)} waiting; another may load in {load.lease_s:.1f} s"
         if not load.storable:
             mine = answer.owner == answer.header.node_id
             why = "since the key changed meanwhile" if mine else "since the owner could not be reached"
             note = f"{note}; the value will not be stored, {why}"
         yield note
+    if answer.HasField("absent_s"):
+        yield f"believes for {answer.absent_s:.1f} s that the origin has nothing"
     if answer.load_pause_s:
         yield f"no load for {answer.load_pause_s:.1f} s, because the last one failed"
     if answer.writing:

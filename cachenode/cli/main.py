@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cachenode.cli import bloom, config_cmd, namespace_cmd
+from cachenode.cli.advise import advise
 from cachenode.cli.certs import certs
 from cachenode.cli.cluster import cluster
 from cachenode.cli.connection import TlsCa, TlsCert, TlsKey, TlsName, set_tls
@@ -137,6 +138,15 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=examples("cachenode stats", "cachenode stats -o json | jq '.nodes[].used_bytes'"),
 )(stats)
+app.command(
+    "advise",
+    rich_help_panel=_LOOK,
+    epilog=examples(
+        "cachenode advise",
+        "cachenode advise -n users --staleness 30s",
+        "cachenode advise --load-cost 80ms -o json | jq '.namespaces[] | {name, cache, ttl_s, pattern}'",
+    ),
+)(advise)
 app.command(
     "docs",
     rich_help_panel=_LOOK,

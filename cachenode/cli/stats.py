@@ -30,6 +30,7 @@ _COUNTERS = (
     "evictions",
     "expirations",
     "loads",
+    "negative_hits",
     "load_waits",
     "load_failures",
     "stand_in_loads",
@@ -55,6 +56,12 @@ _L2_STATES = {
     "catching_up": "[yellow]catching up[/]",
 }
 
+_BREAKERS = {
+    "closed": "[green]healthy[/]",
+    "open": "[red]left alone[/]",
+    "half_open": "[yellow]being tried[/]",
+}
+
 _WIDE = 120
 """Columns of a terminal from which on everything is shown; what is essential fits 80."""
 _ESSENTIAL_OF_NODE = 7
@@ -72,7 +79,9 @@ def stats(
     """Show what the nodes have counted since they started: memory, hits, misses, evictions.
 
     Near is how many clients may hold copies in a near cache, waits how many writes waited for such clients, swept how
-    many entries prefixes, patterns, tags and namespaces removed from memory.
+    many entries prefixes, patterns, tags and namespaces removed from memory; absent how many reads were told at once
+    that the origin has nothing. Of each origin: the calls of its loader, those that failed or were made again, what is
+    under way, and whether it is left alone because it kept failing.
     """
     from cachenode.cli.admin import ask_stats
 
@@ -84,6 +93,8 @@ def stats(
     screen = console()
     _print_nodes(screen, answers)
     _print_namespaces(screen, answers)
+    if any(answer.origins for answer in answers.values() if answer is not None):
+        _print_origins(screen, answers)
 
 
 def _document(name: str, answer: pb.GetStatsResponse | None) -> dict[str, Any]:
@@ -105,6 +116,7 @@ def _document(name: str, answer: pb.GetStatsResponse | None) -> dict[str, Any]:
         "invalidation_waits": answer.invalidation_waits,
         "swept": answer.swept,
         "namespaces": [_of_namespace(space) for space in answer.namespaces],
+        "origins": [_of_origin(origin) for origin in answer.origins],
     }
 
 
@@ -112,6 +124,11 @@ def _of_namespace(space: pb.NamespaceStats) -> dict[str, Any]:
     hits, reads = _reads(space)
     counters = {name: getattr(space, name) for name in _COUNTERS}
     return {"name": space.name, **counters, "hit_ratio": round(hits / reads, 6) if reads else None}
+
+
+def _of_origin(origin: pb.OriginStats) -> dict[str, Any]:
+    names = ("name", "calls", "keys", "failures", "retries", "seconds", "busy", "waiting", "state")
+    return {name: getattr(origin, name) for name in names}
 
 
 def _reads(*spaces: pb.NamespaceStats) -> tuple[int, int]:
@@ -156,7 +173,7 @@ def _print_namespaces(screen: Console, answers: Answers) -> None:
         for space in answer.namespaces if answer is not None else ():
             spaces.setdefault(space.name, {})[node] = space
     essential = ("namespace", "node", "keys", "size", "L1 hits", "L2 hits", "misses", "hit ratio")
-    headings = (*essential, "sets", "deletes", "invalid", "evicted", "expired", "loads")
+    headings = (*essential, "sets", "deletes", "invalid", "evicted", "expired", "loads", "absent")
     cells = len(headings) - 2 if screen.width >= _WIDE else _ESSENTIAL_OF_NAMESPACE
     table = new_table()
     for heading in headings[: cells + 2]:
@@ -175,6 +192,22 @@ def _print_namespaces(screen: Console, answers: Answers) -> None:
         screen.print(
             "A wider terminal, or -o json, also shows writes, invalidations, evictions and what nodes wait for."
         )
+
+
+def _print_origins(screen: Console, answers: Answers) -> None:
+    table = new_table()
+    for heading in ("origin", "node", "calls", "keys", "failed", "again", "mean", "busy", "waiting", "breaker"):
+        left = heading in {"origin", "node", "breaker"}
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    rows = [(origin, node) for node, answer in answers.items() if answer is not None for origin in answer.origins]
+    former = ""
+    for origin, node in sorted(rows, key=lambda row: row[0].name):
+        mean = f"{origin.seconds / origin.calls * 1_000:,.1f} ms" if origin.calls else "-"
+        numbers = (origin.calls, origin.keys, origin.failures, origin.retries)
+        name, former = origin.name if origin.name != former else "", origin.name
+        state = _BREAKERS.get(origin.state, origin.state)
+        table.add_row(name, node, *map(count, numbers), mean, count(origin.busy), count(origin.waiting), state)
+    screen.print(table)
 
 
 def _cells(spaces: Iterable[pb.NamespaceStats]) -> list[str]:

@@ -63,6 +63,11 @@ class Negatives:
             return None
         return known[1]
 
+    def left_s(self, key: bytes, now: float) -> float:
+        """Return for how long a key's absence would still be believed, 0 if it is not known."""
+        known = self._until.get(key)
+        return max(0.0, known[0] - now) if known is not None else 0.0
+
     def void(self, key: bytes) -> None:
         """The key has been written or declared untrue."""
         if self._until.pop(key, None) is not None:

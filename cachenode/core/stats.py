@@ -40,6 +40,9 @@ class NamespaceCounters:
     bloom_failures: int = 0
     expired: int = 0
     policy_version: int = 0
+    load_seconds: float = 0.0
+    landed: int = 0
+    stale_reads: int = 0
     adaptive_ttls: int = 0
     adaptive_ttl_s: float = 0.0
     slides: int = 0

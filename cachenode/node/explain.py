@@ -84,6 +84,9 @@ class Explanation:
         writing: Version of the newest write on its way to L2, 0 if none.
         changing: Writes and removals under way.
         tombstone: Version under which the key was removed lately, 0 if it was not.
+        origin: Name of the origin that nodes load its value from; empty if there is none.
+        absent_s: For so long it is believed that the origin has nothing for the key; None if that is not believed.
+        loads_itself: Whether the node loads the key now, from the origin.
         wanted: How much it is asked for, and the life that follows; None where that is not counted.
         admit_after: How often it must be asked for for a loaded value to be kept; 0 where that does not matter.
     """
@@ -105,6 +108,9 @@ class Explanation:
     writing: int
     changing: int
     tombstone: int
+    origin: str = ""
+    absent_s: float | None = None
+    loads_itself: bool = False
     wanted: Wanted | None = None
     admit_after: int = 0
 
@@ -138,6 +144,9 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         writing=namespace.writing.get(key, 0),
         changing=namespace.changing.get(key, 0),
         tombstone=namespace.tombstones.version_of(key, now),
+        origin=namespace.origin.name if namespace.origin is not None else "",
+        absent_s=namespace.negatives.left_s(key, now) if namespace.absent(key, now) else None,
+        loads_itself=any(flight.holder is node.read_through for flight in namespace.flights.about(key)),
         wanted=namespace.wanted(key, now),
         admit_after=namespace.policy.admit_after if namespace.policy.admit_after > 1 else 0,
     )

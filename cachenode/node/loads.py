@@ -241,11 +241,14 @@ class Loads:
                 else:
                     versions[index] = stored.versions[at]
             now = self._node.clock.now()
+            namespace.observed.landed += len(landing)
+            namespace.observed.stored += len(store) - len(stored.failures)
             for index, flight in landing.items():
                 namespace.load_backoff.succeeded(flight.key)
+                load_s = ended - flight.began
+                namespace.observed.load_seconds += load_s
                 if namespace.renewals is not None and versions[index]:
                     present = partial(_present, namespace, now)
-                    load_s = ended - flight.began
                     namespace.renewals.note(
                         flight.key, versions[index], now, lives[index], load_s, present, stale_s=stale_s
                     )

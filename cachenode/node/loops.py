@@ -75,6 +75,8 @@ class Loops:
             namespace.store.sweep(now, int(min(_SWEEP_AT_MOST, max(_SWEEP_AT_LEAST, slots))))
             await asyncio.sleep(0)
         for namespace in node.namespaces:
+            if namespace.observed.window.due(now):
+                namespace.observed.window.note(now, namespace.counted())
             if namespace.sweep.active:
                 namespace.sweep.step(_MOVE_SLICE, now)
                 await asyncio.sleep(0)

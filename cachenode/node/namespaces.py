@@ -23,6 +23,7 @@ from cachenode.core.holdoff import Holdoff
 from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.memory import Memory
 from cachenode.core.negatives import Negatives
+from cachenode.core.observed import Observed
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.quotas import Quota
 from cachenode.core.renewals import Renewals
@@ -31,6 +32,7 @@ from cachenode.core.store import Store
 from cachenode.core.sweep import Sweep
 from cachenode.core.tombstones import Tombstones
 from cachenode.node.origins import Origin
+from cachenode_api.advise import Measured
 from cachenode_api.errors import InvalidNamespace, InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 from cachenode_api.records import STALE, TAGGED
@@ -76,6 +78,7 @@ class Namespace:
         "misses",
         "negative_hits",
         "negatives",
+        "observed",
         "origin",
         "policy",
         "policy_version",
@@ -145,6 +148,7 @@ class Namespace:
         self.expired = 0
         """Values whose keys were expired; `Sweep.expired` counts those that selectors covered."""
         self.stand_in_loads = 0
+        self.observed = Observed()
 
     def _first_looked_at(self) -> int:
         renewed = self.renewals is not None and (len(self.renewals) or Renewals.wanted(self.policy))
@@ -178,6 +182,30 @@ class Namespace:
         former, self.quota = self.quota, Quota.of(policy, self.store)
         if former is not None and self.quota is not None:
             self.quota.evictions, self.quota.refusals = former.evictions, former.refusals
+
+    def counted(self) -> tuple[float, ...]:
+        """Return the counters whose rise over the last minutes `measured` tells."""
+        hits = self.l1_hits + self.l2_hits
+        changes = self.sets - self.observed.stored + self.deletes
+        return hits + self.misses, hits, changes, self.invalidations, *self.observed.counted()
+
+    def measured(self, now: float) -> Measured:
+        """Return what was counted over the last minutes: what advice on the namespace rests on."""
+        seconds, risen = self.observed.window.since(now, self.counted())
+        reads, hits, writes, invalidations, stale_reads, loads, load_seconds = risen
+        return Measured(
+            seconds=seconds,
+            reads=reads,
+            hits=hits,
+            writes=writes,
+            invalidations=invalidations,
+            keys=len(self.store),
+            bytes=self.store.used_bytes,
+            stale_reads=stale_reads,
+            loads=loads,
+            load_seconds=load_seconds,
+            reads_through=self.origin is not None,
+        )
 
     @contextmanager
     def change(self, keys: Sequence[bytes]) -> Iterator[None]:

@@ -107,6 +107,7 @@ class Reads:
                     tokens = tokens or [0] * len(records)
                     tokens[index] = token
             stale = soft_end <= now
+            namespace.observed.stale_reads += stale
             if stale or (near and due_at < deadline):
                 flags, deadline = flags | STALE if stale else flags, min(deadline, due_at) if near else deadline
                 records[index] = HEADER.pack(slot, flags, version, deadline) + record[HEADER_BYTES:]

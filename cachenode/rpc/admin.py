@@ -10,9 +10,10 @@ from grpc import aio
 
 from cachenode.core.demand import Wanted
 from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
-from cachenode.core.stats import NamespaceCounters, NodeStats
+from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 from cachenode.node.explain import Explanation, HeldEntry, explain
 from cachenode.node.service import Node
+from cachenode.rpc.advise import AdviseCalls
 from cachenode.rpc.blooms import BloomCalls
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.status import abort
@@ -28,7 +29,7 @@ LINKED_WITHIN_S = 2.0
 Context = aio.ServicerContext[Any, Any]
 
 
-class AdminService(BloomCalls, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer):
     """Serves the admin calls.
 
     Args:
@@ -80,6 +81,7 @@ class AdminService(BloomCalls, admin_pb2_grpc.AdminServiceServicer):
             invalidation_waits=stats.invalidation_waits,
             swept=stats.swept,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
+            origins=[_origin(origin) for origin in stats.origins],
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
@@ -117,6 +119,12 @@ def _namespace(counters: NamespaceCounters) -> pb.NamespaceStats:
     return pb.NamespaceStats(**{name: getattr(counters, name) for name in names})
 
 
+def _origin(counters: OriginCounters) -> pb.OriginStats:
+    """Return the counters of an origin: the message has their names."""
+    names = (field.name for field in pb.OriginStats.DESCRIPTOR.fields)
+    return pb.OriginStats(**{name: getattr(counters, name) for name in names})
+
+
 def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.ExplainResponse:
     return pb.ExplainResponse(
         header=header,
@@ -143,6 +151,9 @@ def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.Expl
         changing=found.changing,
         tombstone=found.tombstone,
         admit_after=found.admit_after,
+        origin=found.origin,
+        absent_s=found.absent_s,
+        loads_itself=found.loads_itself,
         **_wanted(found.wanted),
     )
 

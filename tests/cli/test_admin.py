@@ -40,7 +40,8 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
 
     async def GetStats(self, request: Any, context: Any) -> pb.GetStatsResponse:  # noqa: N802 - the wire's name
         space = pb.NamespaceStats(name="default", entries=2, used_bytes=2_048, l1_hits=6, l2_hits=3, misses=1, sets=2)
-        space.invalidations = 5
+        space.invalidations, space.negative_hits = 5, 7
+        database = pb.OriginStats(name="db", calls=4, keys=9, failures=1, seconds=0.5, waiting=2, state="open")
         return pb.GetStatsResponse(
             header=self.header(),
             uptime_s=61,
@@ -51,6 +52,7 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
             invalidation_waits=22,
             swept=23,
             namespaces=[space],
+            origins=[database],
         )
 
     async def BloomStatus(self, request: Any, context: Any) -> pb.BloomStatusResponse:  # noqa: N802 - the wire's name
@@ -76,7 +78,7 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
     async def ListNamespaces(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
-    GetNamespace = SetNamespace = ListNamespaces
+    GetNamespace = SetNamespace = Advise = ListNamespaces
 
     async def Explain(self, request: Any, context: Any) -> pb.ExplainResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":
@@ -211,12 +213,17 @@ async def test_stats_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
     screen = console()
     stats._print_nodes(screen, answers)
     stats._print_namespaces(screen, answers)
+    stats._print_origins(screen, answers)
     lines = capsys.readouterr().out.splitlines()
     total = next(line.split() for line in lines if line.split()[:1] == ["all"])
-    assert total == ["all", "4", "4.0", "KiB", "12", "6", "2", "90.0%", "4", "0", "10", "0", "0", "0"]
+    assert total == ["all", "4", "4.0", "KiB", "12", "6", "2", "90.0%", "4", "0", "10", "0", "0", "0", "14"]
     assert any("node-2" in line and "does not answer" in line for line in lines)
     assert any("node-0" in line and "1m 1s" in line and "healthy" in line for line in lines)
+    origins = [line.split() for line in lines if "left alone" in line]
+    assert origins[0] == ["db", "node-0", "4", "9", "1", "0", "125.0", "ms", "0", "2", "left", "alone"]
+    assert origins[1][0] == "node-1"
     document = stats._document("node-0", answer)
+    assert document["origins"][0]["failures"] == 1
     assert document["namespaces"][0]["hit_ratio"] == 0.9
     assert document["namespaces"][0]["invalidations"] == 5
     assert (document["near_holders"], document["invalidation_waits"], document["swept"]) == (21, 22, 23)

@@ -169,3 +169,17 @@ def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
     told = {OWNER: answer(OWNER, accesses=1, admit_after=3), OTHER: answer(OTHER)}
     nodes = explain._document("k", "default", ASKED, told)["nodes"]
     assert [node["admission"] for node in nodes] == [{"accesses": 1, "after": 3}, None]
+
+
+def test_origin_and_absence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nodes load the value from, that there is none, for how long that is believed, and that a node loads it."""
+    load = pb.LoadUnderWay(lease_s=4.25, waiting=3, storable=True)
+    found = answer(OWNER, origin="db", absent_s=2.5, loads_itself=True, loads=[load])
+    text = printed(capsys, found)
+    assert "Origin: db." in text
+    assert f"{OWNER}: believes for 2.5 s that the origin has nothing.\n" in text
+    assert f"{OWNER}: being loaded from the origin, 3 waiting; another may load in 4.2 s.\n" in text
+    document = explain._of_node(OWNER, found)
+    assert (document["origin"], document["absent_s"], document["loads_itself"]) == ("db", 2.5, True)
+    plain = explain._of_node(OWNER, answer(OWNER))
+    assert (plain["origin"], plain["absent_s"], plain["loads_itself"]) == (None, None, False)

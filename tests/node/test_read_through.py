@@ -12,6 +12,7 @@ from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, Loaded, Operation
 from cachenode.core.policy import NamespacePolicy
 from cachenode.errors import OriginError
+from cachenode.node.explain import explain
 from cachenode.node.service import Node
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE
@@ -397,3 +398,22 @@ async def test_stop_ends_the_loads() -> None:
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     assert rig.node.namespaces.get("n").origin is not None
+
+
+async def test_key_is_explained() -> None:
+    """Its origin, that it is being loaded by the node, and for how long it is believed to be absent."""
+    rig = Rig(negative_ttl_s=5.0)
+    space = rig.node.namespaces.get("n")
+    assert space is not None
+    rig.loader.gate.clear()
+    reading = rig.reading()
+    await rig.loader.held.wait()
+    found = await explain(rig.node, space, K)
+    assert (found.origin, found.absent_s, found.loads_itself) == ("o", None, True)
+    rig.loader.gate.set()
+    await reading
+    rig.clock.advance(2.0)
+    found = await explain(rig.node, space, K)
+    assert (found.absent_s, found.loads_itself) == (3.0, False)
+    await rig.write(Operation.SET, b"v")
+    assert (await explain(rig.node, space, K)).absent_s is None

@@ -122,6 +122,7 @@ class GetStatsResponse(google.protobuf.message.Message):
     NEAR_HOLDERS_FIELD_NUMBER: builtins.int
     INVALIDATION_WAITS_FIELD_NUMBER: builtins.int
     SWEPT_FIELD_NUMBER: builtins.int
+    ORIGINS_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
     version: builtins.str
@@ -156,6 +157,10 @@ class GetStatsResponse(google.protobuf.message.Message):
     def namespaces(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NamespaceStats]:
         """Per namespace."""
 
+    @property
+    def origins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OriginStats]:
+        """The origins of the configuration."""
+
     def __init__(
         self,
         *,
@@ -173,11 +178,62 @@ class GetStatsResponse(google.protobuf.message.Message):
         near_holders: builtins.int = ...,
         invalidation_waits: builtins.int = ...,
         swept: builtins.int = ...,
+        origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
+
+@typing.final
+class OriginStats(google.protobuf.message.Message):
+    """One origin, as one node asks it: counters since the start, calls and keys now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    CALLS_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
+    RETRIES_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    BUSY_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name in the configuration."""
+    calls: builtins.int
+    """Calls of its loader."""
+    keys: builtins.int
+    """Keys that it was asked for."""
+    failures: builtins.int
+    """Calls that brought nothing."""
+    retries: builtins.int
+    """Calls made again after a failure."""
+    seconds: builtins.float
+    """Time in seconds spent in calls."""
+    busy: builtins.int
+    """Calls under way."""
+    waiting: builtins.int
+    """Keys that wait for a call."""
+    state: builtins.str
+    """State of the breaker: "closed" (healthy), "open" (left alone) or "half_open" (being tried)."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        calls: builtins.int = ...,
+        keys: builtins.int = ...,
+        failures: builtins.int = ...,
+        retries: builtins.int = ...,
+        seconds: builtins.float = ...,
+        busy: builtins.int = ...,
+        waiting: builtins.int = ...,
+        state: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy", b"busy", "calls", b"calls", "failures", b"failures", "keys", b"keys", "name", b"name", "retries", b"retries", "seconds", b"seconds", "state", b"state", "waiting", b"waiting"]) -> None: ...
+
+Global___OriginStats: typing_extensions.TypeAlias = OriginStats
 
 @typing.final
 class NamespaceStats(google.protobuf.message.Message):
@@ -214,6 +270,10 @@ class NamespaceStats(google.protobuf.message.Message):
     QUOTA_REFUSALS_FIELD_NUMBER: builtins.int
     ADMITTED_FIELD_NUMBER: builtins.int
     NOT_ADMITTED_FIELD_NUMBER: builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: builtins.int
+    LANDED_FIELD_NUMBER: builtins.int
+    STALE_READS_FIELD_NUMBER: builtins.int
+    NEGATIVE_HITS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -272,6 +332,14 @@ class NamespaceStats(google.protobuf.message.Message):
     """Loaded values that were kept, where that takes that the key is asked for often enough."""
     not_admitted: builtins.int
     """Those that were handed to who waited and not kept."""
+    load_seconds: builtins.float
+    """Time in seconds that loads took which have brought a value."""
+    landed: builtins.int
+    """How many these were."""
+    stale_reads: builtins.int
+    """Reads that were given a value past its TTL."""
+    negative_hits: builtins.int
+    """Reads that were told at once that the origin has nothing."""
     def __init__(
         self,
         *,
@@ -304,8 +372,12 @@ class NamespaceStats(google.protobuf.message.Message):
         quota_refusals: builtins.int = ...,
         admitted: builtins.int = ...,
         not_admitted: builtins.int = ...,
+        load_seconds: builtins.float = ...,
+        landed: builtins.int = ...,
+        stale_reads: builtins.int = ...,
+        negative_hits: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "load_failures", b"load_failures", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 
@@ -530,6 +602,9 @@ class ExplainResponse(google.protobuf.message.Message):
     HIT_RATE_FIELD_NUMBER: builtins.int
     ADAPTIVE_RULE_FIELD_NUMBER: builtins.int
     ADMIT_AFTER_FIELD_NUMBER: builtins.int
+    ORIGIN_FIELD_NUMBER: builtins.int
+    ABSENT_S_FIELD_NUMBER: builtins.int
+    LOADS_ITSELF_FIELD_NUMBER: builtins.int
     owner: builtins.str
     """Id of the node that owns the key under the view in force; empty before the first view."""
     ready: builtins.bool
@@ -571,6 +646,12 @@ class ExplainResponse(google.protobuf.message.Message):
     """Why the adaptive life is what it is: the step that fits, as it is configured, and whether it was made longer."""
     admit_after: builtins.int
     """How often the key must have been asked for lately for a loaded value to be kept; 0 where that does not matter."""
+    origin: builtins.str
+    """Name of the origin that nodes load the value from; empty if there is none."""
+    absent_s: builtins.float
+    """Seconds for which it is believed that the origin has nothing for the key; not set if that is not believed."""
+    loads_itself: builtins.bool
+    """True if the node is loading the value from the origin; of other loads callers are the ones who load."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -618,9 +699,14 @@ class ExplainResponse(google.protobuf.message.Message):
         hit_rate: builtins.float | None = ...,
         adaptive_rule: builtins.str = ...,
         admit_after: builtins.int = ...,
+        origin: builtins.str = ...,
+        absent_s: builtins.float | None = ...,
+        loads_itself: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "adaptive_ttl_s", b"adaptive_ttl_s", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s", "since_access_s", b"since_access_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "admit_after", b"admit_after", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "near_holders", b"near_holders", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "adaptive_ttl_s", b"adaptive_ttl_s", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s", "since_access_s", b"since_access_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "admit_after", b"admit_after", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "loads_itself", b"loads_itself", "near_holders", b"near_holders", "origin", b"origin", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_absent_s", b"_absent_s"]) -> typing.Literal["absent_s"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_adaptive_ttl_s", b"_adaptive_ttl_s"]) -> typing.Literal["adaptive_ttl_s"] | None: ...
     @typing.overload
@@ -1004,3 +1090,186 @@ class Setting(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["fixed", b"fixed", "name", b"name", "source", b"source", "value", b"value"]) -> None: ...
 
 Global___Setting: typing_extensions.TypeAlias = Setting
+
+@typing.final
+class AdviseRequest(google.protobuf.message.Message):
+    """Asks for advice."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    STALENESS_S_FIELD_NUMBER: builtins.int
+    CONSISTENT_FIELD_NUMBER: builtins.int
+    LOAD_S_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Which namespace; empty for all that are in use."""
+    staleness_s: builtins.float
+    """How long after a change the old value may still be read; not set if that is not known."""
+    consistent: builtins.bool
+    """Readers must never see a value that has been replaced."""
+    load_s: builtins.float
+    """What a load costs in seconds; not set to go by what was measured."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        staleness_s: builtins.float | None = ...,
+        consistent: builtins.bool = ...,
+        load_s: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_load_s", b"_load_s", "_staleness_s", b"_staleness_s", "load_s", b"load_s", "staleness_s", b"staleness_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_load_s", b"_load_s", "_staleness_s", b"_staleness_s", "consistent", b"consistent", "load_s", b"load_s", "namespace", b"namespace", "staleness_s", b"staleness_s"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_load_s", b"_load_s"]) -> typing.Literal["load_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_staleness_s", b"_staleness_s"]) -> typing.Literal["staleness_s"] | None: ...
+
+Global___AdviseRequest: typing_extensions.TypeAlias = AdviseRequest
+
+@typing.final
+class AdviseResponse(google.protobuf.message.Message):
+    """Advice from what one node has counted."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    NAMESPACES_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def namespaces(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NamespaceAdvice]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        namespaces: collections.abc.Iterable[Global___NamespaceAdvice] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "namespaces", b"namespaces"]) -> None: ...
+
+Global___AdviseResponse: typing_extensions.TypeAlias = AdviseResponse
+
+@typing.final
+class NamespaceAdvice(google.protobuf.message.Message):
+    """One namespace, as one node has seen it over the last minutes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    MEASURED_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
+    TTL_S_FIELD_NUMBER: builtins.int
+    PATTERN_FIELD_NUMBER: builtins.int
+    REFRESH_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    MISSING_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    cache: builtins.bool
+    """True if caching pays, false if not; not set if too little is known."""
+    ttl_s: builtins.float
+    """Advised TTL."""
+    pattern: builtins.str
+    """Advised pattern: "cache-aside", "read-through", "write-through", "write-behind" or "refresh-ahead"."""
+    refresh: builtins.bool
+    """True if values should be refreshed ahead of their end as well."""
+    @property
+    def measured(self) -> Global___Measured:
+        """What was counted."""
+
+    @property
+    def reasons(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The rules that speak for it or against it."""
+
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What should be looked at besides."""
+
+    @property
+    def missing(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What would have to be known for an answer."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        measured: Global___Measured | None = ...,
+        cache: builtins.bool | None = ...,
+        ttl_s: builtins.float | None = ...,
+        pattern: builtins.str = ...,
+        refresh: builtins.bool = ...,
+        reasons: collections.abc.Iterable[builtins.str] | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
+        missing: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cache", b"_cache", "_ttl_s", b"_ttl_s", "cache", b"cache", "measured", b"measured", "ttl_s", b"ttl_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cache", b"_cache", "_ttl_s", b"_ttl_s", "cache", b"cache", "measured", b"measured", "missing", b"missing", "name", b"name", "notes", b"notes", "pattern", b"pattern", "reasons", b"reasons", "refresh", b"refresh", "ttl_s", b"ttl_s"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cache", b"_cache"]) -> typing.Literal["cache"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_ttl_s", b"_ttl_s"]) -> typing.Literal["ttl_s"] | None: ...
+
+Global___NamespaceAdvice: typing_extensions.TypeAlias = NamespaceAdvice
+
+@typing.final
+class Measured(google.protobuf.message.Message):
+    """What was counted of one namespace. Sums over nodes are measured too, but "seconds" is the longest."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: builtins.int
+    READS_FIELD_NUMBER: builtins.int
+    HITS_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    INVALIDATIONS_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    STALE_READS_FIELD_NUMBER: builtins.int
+    LOADS_FIELD_NUMBER: builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: builtins.int
+    READS_THROUGH_FIELD_NUMBER: builtins.int
+    seconds: builtins.float
+    """For how long."""
+    reads: builtins.float
+    """Reads that reached the node."""
+    hits: builtins.float
+    """Those that found a value."""
+    writes: builtins.float
+    """Values written or removed by callers."""
+    invalidations: builtins.float
+    """Keys that were declared untrue."""
+    keys: builtins.float
+    """Keys in memory now."""
+    bytes: builtins.float
+    """What these cost."""
+    stale_reads: builtins.float
+    """Reads that were given a value past its TTL."""
+    loads: builtins.float
+    """Loads that were timed."""
+    load_seconds: builtins.float
+    """Their sum in seconds."""
+    reads_through: builtins.bool
+    """The nodes load from an origin."""
+    def __init__(
+        self,
+        *,
+        seconds: builtins.float = ...,
+        reads: builtins.float = ...,
+        hits: builtins.float = ...,
+        writes: builtins.float = ...,
+        invalidations: builtins.float = ...,
+        keys: builtins.float = ...,
+        bytes: builtins.float = ...,
+        stale_reads: builtins.float = ...,
+        loads: builtins.float = ...,
+        load_seconds: builtins.float = ...,
+        reads_through: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "hits", b"hits", "invalidations", b"invalidations", "keys", b"keys", "load_seconds", b"load_seconds", "loads", b"loads", "reads", b"reads", "reads_through", b"reads_through", "seconds", b"seconds", "stale_reads", b"stale_reads", "writes", b"writes"]) -> None: ...
+
+Global___Measured: typing_extensions.TypeAlias = Measured

@@ -75,6 +75,11 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceResponse.FromString,
                 _registered_method=True)
+        self.Advise = channel.unary_unary(
+                '/cachenode.v1.AdminService/Advise',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -138,6 +143,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Advise(self, request, context):
+        """What the node has counted over the last minutes, and what follows from that alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +192,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetNamespace,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceResponse.SerializeToString,
+            ),
+            'Advise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Advise,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -399,6 +416,33 @@ class AdminService(object):
             '/cachenode.v1.AdminService/SetNamespace',
             cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.SetNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Advise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/Advise',
+            cachenode__api_dot_v1_dot_admin__pb2.AdviseRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.AdviseResponse.FromString,
             options,
             channel_credentials,
             insecure,

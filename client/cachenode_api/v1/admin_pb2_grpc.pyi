@@ -153,7 +153,23 @@ _AdminServiceSetNamespaceType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType]):
+_AdminServiceAdviseType = typing_extensions.TypeVar(
+    '_AdminServiceAdviseType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.AdviseRequest,
+        cachenode_api.v1.admin_pb2.AdviseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.AdviseRequest,
+        cachenode_api.v1.admin_pb2.AdviseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.AdviseRequest,
+        cachenode_api.v1.admin_pb2.AdviseResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -189,6 +205,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.SetNamespaceRequest,
             cachenode_api.v1.admin_pb2.SetNamespaceResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.AdviseRequest,
+            cachenode_api.v1.admin_pb2.AdviseResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -226,6 +246,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.SetNamespaceRequest,
             cachenode_api.v1.admin_pb2.SetNamespaceResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.AdviseRequest,
+            cachenode_api.v1.admin_pb2.AdviseResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetView: _AdminServiceGetViewType
@@ -253,6 +277,9 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
 
     SetNamespace: _AdminServiceSetNamespaceType
     """Changes settings of a namespace at the node that is asked, for what is stored from then on."""
+
+    Advise: _AdminServiceAdviseType
+    """What the node has counted over the last minutes, and what follows from that alone."""
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -286,6 +313,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.SetNamespaceRequest,
         cachenode_api.v1.admin_pb2.SetNamespaceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.AdviseRequest,
+        cachenode_api.v1.admin_pb2.AdviseResponse,
     ],
 ]
 
@@ -357,5 +388,13 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.SetNamespaceResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.SetNamespaceResponse]]:
         """Changes settings of a namespace at the node that is asked, for what is stored from then on."""
+
+    @abc.abstractmethod
+    def Advise(
+        self,
+        request: cachenode_api.v1.admin_pb2.AdviseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.AdviseResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.AdviseResponse]]:
+        """What the node has counted over the last minutes, and what follows from that alone."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
