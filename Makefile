@@ -23,7 +23,7 @@ test test-core test-sim test-integration test-coherence cov: export PYTHONWARNIN
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence test-integration cov fmt fmt-check lint types arch proto proto-check \
-	bench bench-quick bench-policies dist constraints ci clean distclean
+	k8s-check alerts-check bench bench-quick bench-policies dist constraints ci clean distclean
 
 help:  ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -143,6 +143,12 @@ proto-check: setup $(PROTO_STAMP)  ## Check the .proto files and that the commit
 		{ echo "The stubs in $(STUBS) are not those of protos/: run make proto and commit the result."; exit 1; }
 
 # --- measure, build, check all ----------------------------------------------------------------------------------------
+
+k8s-check: setup  ## Render the manifests and check them offline, for old and new releases of Kubernetes
+	@$(PYTEST) -q tests/deploy/test_kubernetes.py $(ARGS)
+
+alerts-check: setup  ## Check the alerts and run their unit tests (promtool, from Debian's package prometheus)
+	@$(PYTEST) -q -rs tests/deploy/test_alerts.py $(ARGS)
 
 bench: setup  ## Measure, beside Redis, memcached and a bare gRPC server
 	@$(PY) -m tests.bench $(ARGS)

@@ -92,8 +92,12 @@ class Channels:
     def __init__(self, tls: Tls | None = None) -> None:
         self._tls = tls
 
-    def open(self, address: str) -> aio.Channel:
+    def open(self, address: str, name: str = "") -> aio.Channel:
         """Return a channel to a node, which connects with its first call.
+
+        Args:
+            address: Of the node.
+            name: That its certificate bears, if it was found by a name and the address is only what that stands for.
 
         Raises:
             CacheUnavailable: A certificate cannot be read any more.
@@ -106,7 +110,8 @@ class Channels:
         except OSError as error:
             text = f"A file of the client's TLS settings cannot be read ({error.strerror})."
             raise CacheUnavailable(text, reason="tls") from None
-        named = [(_OTHER_NAME, tls.server_name)] if tls.server_name else []
+        name = tls.server_name or name
+        named = [(_OTHER_NAME, name)] if name else []
         return aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS + named)
 
     def status(self, error: BaseException) -> str:

@@ -71,6 +71,8 @@ class Router:
         self._on_reply = on_reply
         self.near = near
         self.channels = channels or Channels()
+        self._names: dict[str, str] = {}
+        """The DNS name by which each of these addresses was found."""
         self._ring: Ring | None = None
         self._ready: dict[str, Session] = {}
         self._any: Session | None = None
@@ -193,7 +195,9 @@ class Router:
                 self._last_error = f"DNS look-up failed: {error.strerror or type(error).__name__}"
                 found = []
             hosts = [str(address[0]) for *_, address in found]
-            seeds += [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
+            named = [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
+            self._names = dict.fromkeys(named, host)
+            seeds += named
         self._rng.shuffle(seeds)
         return list(dict.fromkeys(seeds + known))
 
@@ -230,6 +234,7 @@ class Router:
             on_reply=self._on_reply,
             near=self.near,
             channels=self.channels,
+            name=self._names.get(address, ""),
         )
         self._sessions[session] = asyncio.current_task()
         greeted = False

@@ -103,6 +103,7 @@ class Session:
         on_reply: Called when batches have ended: the moment to send what has gathered elsewhere meanwhile.
         near: Gets copies of what is read; None for no copies.
         channels: Connects to the node.
+        name: By which the address was found, as its certificate may say; empty for the address itself.
     """
 
     def __init__(
@@ -116,8 +117,10 @@ class Session:
         on_reply: Callable[[], None],
         near: NearCache | None = None,
         channels: Channels | None = None,
+        name: str = "",
     ) -> None:
         self.address = address
+        self._name = name
         self._channels = channels or Channels()
         self.node_id = ""
         self.incarnation = ""
@@ -281,7 +284,7 @@ class Session:
                 handler of exceptions is told.
         """
         tasks: list[asyncio.Task[None]] = []
-        channel = self._channels.open(self.address)
+        channel = self._channels.open(self.address, self._name)
         call = session_pb2_grpc.SessionServiceStub(channel).Session()
         try:
             tasks = [

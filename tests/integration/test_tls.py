@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from cachenode.cli.certs import make_certificates
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode_client import CacheClient, CacheUnavailable, InvalidArgument, Tls
 from cachenode_client.blocking import CacheClient as BlockingCacheClient
@@ -48,6 +49,16 @@ async def test_cluster_over_tls(tmp_path: Path) -> None:
         async with CacheClient(cluster.address, tls=trusted(tmp_path / "others"), timeout_s=2) as cache:
             with pytest.raises(CacheUnavailable, match="not signed by an authority that this client believes"):
                 await cache.get("k7")
+
+
+async def test_nodes_found_by_a_dns_name(tmp_path: Path) -> None:
+    """Addresses that a name stands for need not be in certificates: the name is."""
+    async with LocalCluster(nodes=1, directory=tmp_path / "c", tls=True) as cluster:
+        make_certificates(tmp_path / "c/certs", hosts=["localhost"])
+        port = cluster.address.rpartition(":")[2]
+        async with CacheClient(f"dns:///localhost:{port}", tls=cluster.tls, timeout_s=10) as cache:
+            await cache.set("k", 1)
+            assert await cache.get("k") == 1
 
 
 async def test_commands_and_http_over_tls(tmp_path: Path) -> None:
