@@ -37,12 +37,15 @@ def _load(file: Path | None) -> NodeConfig:
 def check(config: ConfigFile = None, output: Output = Format.TABLE) -> None:
     """Say everything that is wrong with a configuration: file, environment and what they mean together.
 
-    The exit code is 2 if something is.
+    Loaders and sinks are imported and made with their options, as nodes do when they start; they are not called. The
+    exit code is 2 if something is wrong.
     """
+    from cachenode.adapters.clock import BootClock
+    from cachenode.assembly import make_origins
     from cachenode.errors import ConfigError
 
     try:
-        _load(config)
+        make_origins(_load(config), BootClock())
     except ConfigError as error:
         if output is Format.TABLE:
             raise

@@ -63,3 +63,21 @@ def test_every_setting_is_listed() -> None:
     listen = next(row for row in rows if row["setting"] == "node.listen")
     assert listen["default"] == '"127.0.0.1:7401"'
     assert listen["variables"] == ["CACHENODE_NODE__LISTEN"]
+
+
+def test_loaders_and_sinks_are_imported(tmp_path: Path) -> None:
+    """What nodes could not make is told at once, all of it."""
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[origins.a]\nloader = "no_such_module:load"\nsink = "nothing"\n'
+        '[origins.b]\nsink = "sql"\n[origins.c]\nloader = "tests.support.loaders:load"\n'
+    )
+    code, text = run("check", "--config", str(file), "-o", "json")
+    assert code == 2
+    assert [problem.partition(":")[0] for problem in json.loads(text)["problems"]] == [
+        "origins.a.loader",
+        "origins.a.sink",
+        "origins.b.sink",
+    ]
+    file.write_text('[origins.c]\nloader = "tests.support.loaders:load"\n')
+    assert run("check", "--config", str(file))[0] == 0
