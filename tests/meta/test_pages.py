@@ -41,7 +41,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"\bcachenode (?:--\w+ )?([a-z][a-z-]*)((?: +[^|;&>)`\n]+)?)")
 _METRIC = re.compile(r"\b(?:cache|cachenode)_(?!client\b|api\b)[a-z0-9_]+\b(?![.(=])")
 _SHORT_METRIC = re.compile(r"_[a-z0-9_]+\Z")
-_SETTING = re.compile(r"(?:node|cluster|memory|l2|limits|log|namespaces|origins)(?:\.[a-z0-9_<>]+)+\Z")
+_SETTING = re.compile(r"(?!.*\.(?:json|py|toml)\Z)[a-z0-9_]+(?:\.[a-z0-9_<>]+)+\Z")
 _OPTION = re.compile(r"--?[a-z]")
 _METHOD = re.compile(r"\bcache\.([a-z_]+)\(")
 
@@ -114,7 +114,9 @@ def unknown_links(text: str) -> set[str]:
 def unknown_settings(text: str) -> set[str]:
     """Return settings that prose names and no node has."""
     known = {".".join(path).replace("*", "<name>") for path in field_paths()}
-    return {span for span in spans(text) if _SETTING.match(span)} - known
+    sections = {path[0] for path in field_paths()}
+    named = {span for span in spans(text) if _SETTING.match(span)}
+    return {span for span in named if span.partition(".")[0] in sections} - known
 
 
 def unknown_commands(text: str) -> set[str]:
