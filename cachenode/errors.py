@@ -4,6 +4,7 @@
 
     CacheNodeError
     ├── ConfigError        the configuration is not valid; carries every problem found
+    ├── EventRefused       an event cannot be used, or would make too much untrue
     ├── L2Unavailable      the shared store did not answer in time, or refused
     ├── OriginError        an origin could not be read or written
     ├── PeerUnavailable    a peer did not answer, or its link is down
@@ -14,7 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["CacheNodeError", "ConfigError", "L2Unavailable", "OriginError", "PeerUnavailable", "RegistryError"]
+from cachenode_api.reasons import Reason
+
+__all__ = [
+    "CacheNodeError",
+    "ConfigError",
+    "EventRefused",
+    "L2Unavailable",
+    "OriginError",
+    "PeerUnavailable",
+    "RegistryError",
+]
 
 
 class CacheNodeError(Exception):
@@ -31,6 +42,18 @@ class ConfigError(CacheNodeError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class EventRefused(CacheNodeError):
+    """An event cannot be used, would make too much untrue, or what it says could not be done.
+
+    Attributes:
+        reason: Why, as whoever sent it is told.
+    """
+
+    def __init__(self, text: str, reason: Reason) -> None:
+        self.reason = reason
+        super().__init__(text)
 
 
 class L2Unavailable(CacheNodeError):

@@ -41,13 +41,15 @@ from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
 from cachenode.adapters.tls import NodeTls
 from cachenode.assembly import make_l2, make_membership, make_origins, make_policies, make_tls
+from cachenode.config.events import event_rules
 from cachenode.config.live import live_policy, settings
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
-from cachenode.core.stats import NamespaceCounters, NodeStats
+from cachenode.core.stats import EventCounters, NamespaceCounters, NodeStats
 from cachenode.core.store import Store
 from cachenode.core.versions import VersionSource
 from cachenode.errors import ConfigError
+from cachenode.node.events import Events
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.live_policies import LivePolicies
 from cachenode.node.loops import Loops
@@ -184,6 +186,12 @@ class Server:
             hot_reads_per_s=config.cluster.hot_reads_per_s,
             handover_bytes=config.memory.handover_bytes,
         )
+        self._events = Events(
+            self._node,
+            event_rules(config.event, config.events),
+            refuse_unknown=config.events.unknown == "refuse",
+            timeout_s=config.limits.call_timeout_s,
+        )
         self._membership = make_membership(config, placement, clock, self._links)
         self._live = LivePolicies(namespaces, clock, partial(live_policy, config), make_policies(config))
         self._links.events = self._membership
@@ -203,11 +211,11 @@ class Server:
         node = self._node
         session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         cache_pb2_grpc.add_CacheServiceServicer_to_server(
-            CacheService(node, max_batch_keys=self.config.limits.max_batch_keys), server
+            CacheService(node, self._events, max_batch_keys=self.config.limits.max_batch_keys), server
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
         policies = PolicyCalls(node.namespaces, self._live, partial(settings, self.config))
-        admin = AdminService(node, self.stats, self._links.silences, policies)
+        admin = AdminService(node, self.stats, self._links.silences, policies, self._events)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -275,6 +283,8 @@ class Server:
             handover_refused=node.handover.refused,
             durations=node.durations.counters(),
             certificate_expires_at=self._tls.expires_at() if self._tls is not None else None,
+            events=tuple(EventCounters(*how, count) for how, count in sorted(self._events.counts.items())),
+            event_invalidations=self._events.invalidations,
             origins=tuple(origin.counters() for origin in self._origins.values()),
         )
 

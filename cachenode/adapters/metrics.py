@@ -80,6 +80,7 @@ _NODE_COUNTERS: _Table = (
     ("cachenode_forwarded", "Keys sent on to their owner.", "forwarded"),
     ("cachenode_copy_hits", "Reads of other nodes' hot keys that were answered from copies.", "copy_hits"),
     ("cachenode_invalidation_waits", "Writes that waited until nobody served an older copy.", "invalidation_waits"),
+    ("cachenode_event_invalidations", "Keys and selectors that events declared untrue.", "event_invalidations"),
     ("cachenode_swept", "Entries that barriers removed from memory.", "swept"),
 )
 _NODE_GAUGES: _Table = (
@@ -196,6 +197,12 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "cachenode_certificate_expiry_timestamp_seconds", ends, value=stats.certificate_expires_at
         )
+    events = CounterMetricFamily(
+        "cachenode_events", "Events, by how they came and ended.", labels=["source", "outcome"]
+    )
+    for each in stats.events:
+        events.add_metric([each.source, each.outcome], each.count)
+    yield events
     for name, text, attribute in _NODE_COUNTERS:
         yield CounterMetricFamily(name, text, value=getattr(stats, attribute))
     for name, text, attribute in _NODE_GAUGES:

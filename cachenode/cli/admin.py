@@ -24,6 +24,7 @@ __all__ = [
     "Asked",
     "ask_advice",
     "ask_blooms",
+    "ask_events",
     "ask_explanations",
     "ask_stats",
     "ask_views",
@@ -118,6 +119,20 @@ async def ask_blooms(
     request, targets = pb.BloomStatusRequest(namespace=namespace), targets_of(asked)
     replies = await asyncio.gather(
         *(_answer_of(target, "BloomStatus", request, timeout_s) for target in targets.values())
+    )
+    return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_events(address: str, timeout_s: float) -> tuple[Asked, Mapping[str, pb.ListEventsResponse | None]]:
+    """Return the view of the first node that answers, and every member's rules of events, None for no answer.
+
+    Raises:
+        CliError: No node answers, or the one that does has no view.
+    """
+    asked, _ = await first_view(address, timeout_s)
+    request, targets = pb.ListEventsRequest(), targets_of(asked)
+    replies = await asyncio.gather(
+        *(_answer_of(target, "ListEvents", request, timeout_s) for target in targets.values())
     )
     return asked, dict(zip(targets, replies, strict=True))
 

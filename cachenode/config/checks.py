@@ -6,11 +6,15 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from cachenode.config.events import event_problems
 from cachenode.config.model import NodeConfig
 from cachenode.config.sources import FieldPath, did_you_mean
 from cachenode.config.values import is_loopback, is_wildcard, parse_address
 
-__all__ = ["Conflict", "conflicts"]
+__all__ = ["EVENT", "Conflict", "conflicts"]
+
+EVENT = ("event",)
+"""The path of the list of rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     yield from _sizes(config)
     yield from _lives(config)
     yield from _origins(config)
+    for text in event_problems(config.event):
+        yield Conflict((EVENT,), text)
 
 
 def _addresses(config: NodeConfig) -> Iterator[Conflict]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from cachenode.config.checks import conflicts
+from cachenode.config.checks import EVENT, conflicts
 from cachenode.config.model import NodeConfig
 from cachenode.config.sources import FILE_VARIABLE, FieldPath, Merged, dotted
 from cachenode.errors import ConfigError
@@ -38,6 +38,7 @@ _TEXTS = {
     "string_type": "must be text",
     "tuple_type": "must be a list",
     "literal_error": "must be {expected}",
+    "extra_forbidden": "there is no such setting",
     "value_error": "{error}",
 }
 
@@ -84,9 +85,12 @@ def _check_fields(merged: Merged) -> set[FieldPath]:
             place = tuple(str(part) for part in detail["loc"])
             # It may be within a list; the setting is the list.
             path = next(path for path in merged.origins if place[: len(path)] == path)
-            if path not in bad:
+            if path not in bad or path == EVENT:
                 bad.add(path)
-                merged.problems.append(_line(path, problem_text(detail), [merged.origins[path]]))
+                text = problem_text(detail)
+                if path == EVENT and len(place) > 1:  # of its entries each is told, as of tables
+                    text = ": ".join([f"number {int(place[1]) + 1}", *place[2:], text])
+                merged.problems.append(_line(path, text, [merged.origins[path]]))
     for path in bad:
         merged.drop(path)
     return bad

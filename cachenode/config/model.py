@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
+from cachenode.config.events import EventConfig, EventsConfig
 from cachenode.config.fields import (
     Address,
     Bytes,
@@ -172,6 +173,10 @@ class NodeConfig(Section):
     origins: Annotated[Mapping[str, OriginConfig], AfterValidator(MappingProxyType)] = Field(
         default_factory=dict, description="Origins by name"
     )
+    event: tuple[EventConfig, ...] = Field(
+        (), description="What events make untrue: entries [[event]] with name, invalidates, tags, namespace and mode"
+    )
+    events: EventsConfig = Field(default_factory=EventsConfig)
     strict_namespaces: bool = Field(
         False, description="Refuse namespaces without a table of their own; otherwise up to 1,000 are made at first use"
     )

@@ -46,16 +46,22 @@ def describe(config: NodeConfig) -> str:
 
 def _tables(section: BaseModel, prefix: str) -> Iterator[str]:
     inner: list[tuple[str, BaseModel]] = []
+    entries: list[tuple[str, BaseModel]] = []
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             inner.append((name, value))
         elif name in NAMED:
             inner += [(f"{name}.{_key(each)}", table) for each, table in value.items()]
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            entries += [(name, each) for each in value]
         elif value is not None:
             yield f"{name} = {shown_value(value, info)}"
     for name, value in inner:
         yield f"\n[{prefix}{name}]"
+        yield from _tables(value, f"{prefix}{name}.")
+    for name, value in entries:
+        yield f"\n[[{prefix}{name}]]"
         yield from _tables(value, f"{prefix}{name}.")
 
 

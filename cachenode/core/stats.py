@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["DurationCounters", "NamespaceCounters", "NodeStats", "OriginCounters"]
+__all__ = ["DurationCounters", "EventCounters", "NamespaceCounters", "NodeStats", "OriginCounters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,15 @@ class DurationCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class EventCounters:
+    """Events that came to a node in one way and to one end."""
+
+    source: str
+    outcome: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStats:
     """One node: sizes now, counters since the start."""
 
@@ -132,3 +141,5 @@ class NodeStats:
     origins: tuple[OriginCounters, ...] = ()
     durations: tuple[DurationCounters, ...] = ()
     certificate_expires_at: float | None = None
+    events: tuple[EventCounters, ...] = ()
+    event_invalidations: int = 0

@@ -9,8 +9,10 @@ from typing import Any
 from grpc import aio
 
 from cachenode.core.demand import Wanted
+from cachenode.core.events import EventRule
 from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
 from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
+from cachenode.node.events import Events
 from cachenode.node.explain import Explanation, HeldEntry, explain
 from cachenode.node.service import Node
 from cachenode.rpc.advise import AdviseCalls
@@ -37,6 +39,7 @@ class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer)
         stats: Returns the present counters.
         silences: Returns for each peer the seconds since it was last heard from, negative if never.
         policies: Serves the calls about settings.
+        events: Has the rules of events.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer)
         stats: Callable[[], NodeStats],
         silences: Callable[[], Mapping[str, float]],
         policies: PolicyCalls,
+        events: Events,
     ) -> None:
         self._node = node
         self._placement = node.placement
         self._stats = stats
         self._silences = silences
         self._policies = policies
+        self._events = events
 
     async def GetView(self, request: pb.GetViewRequest, context: Context) -> pb.GetViewResponse:  # noqa: N802
         """Return the view and the state of the links."""
@@ -80,6 +85,10 @@ class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer)
             near_holders=stats.near_holders,
             invalidation_waits=stats.invalidation_waits,
             swept=stats.swept,
+            events=[
+                pb.EventCounter(source=each.source, outcome=each.outcome, count=each.count) for each in stats.events
+            ],
+            event_invalidations=stats.event_invalidations,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
             origins=[_origin(origin) for origin in stats.origins],
         )
@@ -92,6 +101,14 @@ class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer)
         if namespace is None:
             await abort(context, UNKNOWN_NAMESPACE)
         return _explained(self._header(), await explain(self._node, namespace, request.key))
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:  # noqa: N802
+        """Return the rules of events."""
+        rules = self._events.rules
+        unknown = "refuse" if self._events.refuse_unknown else "ignore"
+        return pb.ListEventsResponse(
+            header=self._header(), rules=map(_rule, rules), unknown=unknown, min_prefix=rules.min_prefix
+        )
 
     async def ListNamespaces(  # noqa: N802
         self, request: pb.ListNamespacesRequest, context: Context
@@ -123,6 +140,17 @@ def _origin(counters: OriginCounters) -> pb.OriginStats:
     """Return the counters of an origin: the message has their names."""
     names = (field.name for field in pb.OriginStats.DESCRIPTOR.fields)
     return pb.OriginStats(**{name: getattr(counters, name) for name in names})
+
+
+def _rule(rule: EventRule) -> pb.EventRule:
+    mode = common_pb2.INVALIDATION_MODE_EXPIRE if rule.expire else common_pb2.INVALIDATION_MODE_UNSPECIFIED
+    return pb.EventRule(
+        name=rule.name,
+        invalidates=[template.text for template in rule.invalidates],
+        tags=[template.text for template in rule.tags],
+        namespace=rule.namespace,
+        mode=mode,
+    )
 
 
 def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.ExplainResponse:

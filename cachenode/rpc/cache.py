@@ -9,7 +9,10 @@ from typing import Any
 from grpc import aio
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.events import Invalidation
 from cachenode.core.failures import UNKNOWN_NAMESPACE
+from cachenode.errors import EventRefused
+from cachenode.node.events import Events
 from cachenode.node.service import Node
 from cachenode.rpc.status import abort
 from cachenode.wire import MAX_DETAIL, invalidation_to_wire
@@ -33,11 +36,13 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
 
     Args:
         node: Executes them.
+        events: Acts on events.
         max_batch_keys: Most keys in GetMany and SetMany.
     """
 
-    def __init__(self, node: Node, *, max_batch_keys: int) -> None:
+    def __init__(self, node: Node, events: Events, *, max_batch_keys: int) -> None:
         self._node = node
+        self._events = events
         self._max_batch_keys = max_batch_keys
         self._last_header = common_pb2.ResponseHeader()
 
@@ -147,6 +152,25 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         for failure in result.failures.values():
             await abort(context, failure)
         return result.versions
+
+    async def PublishEvent(  # noqa: N802
+        self, request: pb.PublishEventRequest, context: Context
+    ) -> pb.PublishEventResponse:
+        """Act on an event."""
+        left_s = context.time_remaining() or 0.0
+        try:
+            published = await self._events.publish(
+                request.name, request.payload, "api", event_id=request.event_id, timeout_s=left_s
+            )
+        except EventRefused as error:
+            await abort(context, Failure(error.reason, str(error)))
+        return pb.PublishEventResponse(
+            header=self._header(),
+            known=published.known,
+            duplicate=published.duplicate,
+            found=published.found,
+            invalidations=[_event_invalidation(each) for each in published.invalidations],
+        )
 
     async def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: Context
@@ -272,6 +296,17 @@ def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchRe
             if at in part.failures:
                 whole.failures[index] = part.failures[at]
     return whole
+
+
+def _event_invalidation(each: Invalidation) -> pb.EventInvalidation:
+    mode = common_pb2.INVALIDATION_MODE_EXPIRE if each.expire else common_pb2.INVALIDATION_MODE_UNSPECIFIED
+    return pb.EventInvalidation(
+        namespace=each.namespace,
+        mode=mode,
+        keys=each.keys,
+        selectors=[selector.text for selector in each.selectors],
+        kinds=[selector.kind.value for selector in each.selectors],
+    )
 
 
 def _selectors(request: pb.InvalidateRequest) -> tuple[list[bytes], list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, which the next line brings
 from cachenode_client._channels import Tls
 from cachenode_client._client import CacheClient
+from cachenode_client._events import EventInvalidation, Published
 from cachenode_client._loads import ABSENT, Absent
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import Versioned
@@ -40,6 +41,7 @@ __all__ = [
     "CacheUnavailable",
     "ClientClosed",
     "DecodeError",
+    "EventInvalidation",
     "ForkedClient",
     "InvalidArgument",
     "InvalidKey",
@@ -51,6 +53,7 @@ __all__ = [
     "ManyFailed",
     "NodeError",
     "Overloaded",
+    "Published",
     "QuotaExceeded",
     "Reset",
     "Serializer",

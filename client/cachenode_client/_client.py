@@ -35,6 +35,7 @@ from cachenode_client._checks import (
 from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
+from cachenode_client._events import Published, encoded_fields, publish
 from cachenode_client._loads import (
     ABSENT,
     LATE_LOAD,
@@ -456,6 +457,39 @@ class CacheClient(ClientCore):
         if texts:
             await engine.bar(self._group(BARRIER, namespace, timeout_s, number=number, ack=ack), texts, kinds)
         return found
+
+    async def publish(
+        self,
+        name: str,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        event_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Published:
+        """Tell the cluster that something has happened: what the nodes' rules for it say becomes untrue.
+
+        When this has returned no read that starts afterwards finds what it covers, as after `invalidate`. Call it after
+        the change is committed. An error does not say that nothing was done: call again.
+
+        Args:
+            name: Of the event, as the nodes' configuration has it: ``[[event]]``.
+            fields: Texts, numbers and booleans, also within mappings. One that a rule needs and that is missing, or
+                None, stands for anything, where the rule allows that.
+            event_id: Unique to this event: a node that has done it lately does not do it again. None for a new one.
+            timeout_s: Longest duration of this call.
+
+        Raises:
+            InvalidArgument: The event cannot be told, or would make too much untrue.
+            NodeError: No rule names the event, and the nodes refuse such (reason "unknown_event").
+            CacheError: As `invalidate`. Errors are raised under ``on_error="miss"`` too.
+
+        Example:
+            >>> await cache.publish("user.deleted", {"userId": 7})
+        """
+        request = encoded_fields(name, fields, event_id)
+        return await publish(
+            self._started(), request, self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        )
 
     def versioned(self, *parts: str | int, namespace: str | None = None) -> Versioned:
         """Return a handle for what is derived from one thing, all of which a single `bump` makes untrue.

@@ -42,6 +42,7 @@ from cachenode_client._checks import (
 from cachenode_client._core import ClientCore, K, Lead, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
+from cachenode_client._events import Published, encoded_fields, publish
 from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, checked_batch
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
@@ -336,6 +337,19 @@ class CacheClient(ClientCore):
             group = self._group(BARRIER, namespace, timeout_s, number=number, ack=ack)
             self._run(engine.bar(group, texts, kinds), group[2])
         return found
+
+    def publish(
+        self,
+        name: str,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        event_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Published:
+        """Tell the cluster that something has happened (see the asyncio client)."""
+        request = encoded_fields(name, fields, event_id)
+        within_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        return self._run(publish(self._started(), request, within_s), within_s)
 
     def versioned(self, *parts: str | int, namespace: str | None = None) -> BlockingVersioned:
         """Return a handle for what is derived from one thing (see the asyncio client)."""

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.core.durations import Durations
 from cachenode.core.entries import Operation
-from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
+from cachenode.core.stats import EventCounters, NamespaceCounters, NodeStats, OriginCounters
 
 USERS = NamespaceCounters(
     name="users",
@@ -75,6 +75,8 @@ STATS = NodeStats(
     near_holders=14,
     invalidation_waits=15,
     swept=16,
+    events=(EventCounters("webhook", "refused", 4),),
+    event_invalidations=77,
     origins=(DATABASE,),
 )
 
@@ -121,6 +123,8 @@ def test_numbers_of_the_node() -> None:
     assert value(STATS, "cachenode_near_holders") == 14
     assert value(STATS, "cachenode_invalidation_waits_total") == 15
     assert value(STATS, "cachenode_swept_total") == 16
+    assert value(STATS, "cachenode_events_total", source="webhook", outcome="refused") == 4
+    assert value(STATS, "cachenode_event_invalidations_total") == 77
     assert value(STATS, "cachenode_view_epoch") == 17
     assert value(STATS, "cachenode_members") == 3
     assert value(STATS, "cachenode_memory_max_bytes") == 1_000
@@ -236,6 +240,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cache_invalidations_total": ["namespace"],
         "cachenode_near_holders": [],
         "cachenode_invalidation_waits_total": [],
+        "cachenode_event_invalidations_total": [],
+        "cachenode_events_total": ["outcome", "source"],
         "cachenode_swept_total": [],
         "cachenode_copies": [],
         "cachenode_copy_hits_total": [],

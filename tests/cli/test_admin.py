@@ -78,7 +78,7 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
     async def ListNamespaces(self, request: Any, context: Any) -> Any:  # noqa: N802 - the wire's name
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
-    GetNamespace = SetNamespace = Advise = ListNamespaces
+    GetNamespace = SetNamespace = Advise = ListEvents = ListNamespaces
 
     async def Explain(self, request: Any, context: Any) -> pb.ExplainResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":

@@ -15,7 +15,19 @@ from tests.support.syntax import parse
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "client" / "README.md").read_text(encoding="utf-8")
-OTHERS = {"ABSENT", "Absent", "CacheClient", "Invalidated", "Lookup", "Reset", "Serializer", "Tls", "Versioned"}
+OTHERS = {
+    "ABSENT",
+    "Absent",
+    "CacheClient",
+    "EventInvalidation",
+    "Invalidated",
+    "Lookup",
+    "Published",
+    "Reset",
+    "Serializer",
+    "Tls",
+    "Versioned",
+}
 METHODS = [
     "add",
     "after_commit",
@@ -28,6 +40,7 @@ METHODS = [
     "incr",
     "invalidate",
     "lookup",
+    "publish",
     "replace",
     "set",
     "set_many",

@@ -503,3 +503,58 @@ def test_adaptive_lives(tmp_path: Path) -> None:
         assert problems(flags={field: steps})[0].startswith(f"{field}: {rule}")
     crossed = problems(flags={"namespaces.a.adaptive_min_s": 9, "namespaces.a.adaptive_max_s": 8})
     assert crossed[0].startswith("namespaces.a.adaptive_min_s: must be at most adaptive_max_s")
+
+
+EVENTS = """
+[[event]]
+name = "user.deleted"
+invalidates = ["user:{userId}", "user:{userId}:*"]
+tags = ["user-{userId}"]
+namespace = "users"
+mode = "expire"
+[[event]]
+name = "feed"
+invalidates = ["feed:*"]
+[events]
+min_prefix = 5
+"""
+
+
+def test_rules_of_events(tmp_path: Path) -> None:
+    """Entries are read in order, and shown so that they can be read again."""
+    config = load(EVENTS, folder=tmp_path)
+    first, second = config.event
+    assert (first.name, first.mode, first.namespace, first.tags) == (
+        "user.deleted",
+        "expire",
+        "users",
+        ("user-{userId}",),
+    )
+    assert (second.invalidates, second.mode, config.events.min_prefix) == (("feed:*",), "remove", 5)
+    assert load(describe(config), folder=tmp_path).event == config.event
+
+
+def test_all_problems_of_events_at_once(tmp_path: Path) -> None:
+    """Each entry's problems are told with its number."""
+    toml = """
+    [[event]]
+    name = "a b"
+    invalidates = ["{"]
+    [[event]]
+    name = "c"
+    """
+    first, second, third = problems(toml, folder=tmp_path)
+    assert first.startswith("event: number 1: name: must be 1 to 128")
+    assert second.startswith("event: number 1: invalidates: number 1: after {")
+    assert third.startswith("event: number 2: invalidates: must name at least one")
+    wrong = '[[event]]\nname = 7\nkeys = ["a"]\n[[event]]\nmode = "forget"\n'
+    found = sorted(problem.partition(" (file")[0] for problem in problems(wrong, folder=tmp_path))
+    assert found == [
+        "event: number 1: keys: there is no such setting",
+        "event: number 1: name: must be text",
+        "event: number 2: mode: must be 'remove' or 'expire'",
+    ]
+    (problem,) = problems("event = 7", folder=tmp_path)
+    assert problem.startswith("event: must be a list")
+    many = "\n".join(f'[[event]]\nname = "e{at}"\ntags = ["t"]' for at in range(1_001))
+    assert problems(many, folder=tmp_path)[0].startswith("event: 1,001 rules exceed the limit of 1,000")

@@ -128,8 +128,8 @@ async def test_peers_are_linked_while_heard_from() -> None:
 
     silences = {"c": 2.5, "b": 0.5, "d": -1.0}
     node: Any = SimpleNamespace(placement=Placement(member("a")))
-    policies: Any = None
-    service = AdminService(node, no_stats, lambda: silences, policies)
+    nobody: Any = None
+    service = AdminService(node, no_stats, lambda: silences, nobody, nobody)
     context: Any = None
     answer = await service.GetView(pb.GetViewRequest(), context)
     assert not answer.HasField("view")

@@ -16,11 +16,13 @@ from cachenode_client import (
     CacheClient,
     CacheError,
     CacheTimeout,
+    EventInvalidation,
     InvalidArgument,
     Invalidated,
     InvalidKey,
     Lookup,
     ManyFailed,
+    Published,
     Reset,
     Serializer,
     Tls,
@@ -110,6 +112,7 @@ async def asyncio_client() -> None:
         assert_type(await cache.delete("k"), bool)
         assert_type(await cache.invalidate(tags=["a"], mode="expire"), int)
         await cache.invalidate("k", mode="forget")  # type: ignore[arg-type]
+        assert_type(await cache.publish("user.deleted", {"userId": 7}, event_id="1"), Published)
         user = cache.versioned("user", 7, namespace="n")
         assert_type(user, Versioned)
         assert_type(await user.set("profile", 1, ttl_s=5), int)
@@ -159,6 +162,7 @@ def blocking_client() -> None:
         assert_type(cache.decr("n"), int)
         assert_type(cache.delete("k"), bool)
         assert_type(cache.invalidate("k", mode="expire"), int)
+        assert_type(cache.publish("user.deleted").invalidations, tuple[EventInvalidation, ...])
         user = cache.versioned("user", 7)
         assert_type(user.get_or_load("profile", load_sync), Any)
         assert_type(user.lookup("profile"), Lookup)

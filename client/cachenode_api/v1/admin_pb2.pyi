@@ -91,6 +91,117 @@ class PeerState(google.protobuf.message.Message):
 Global___PeerState: typing_extensions.TypeAlias = PeerState
 
 @typing.final
+class ListEventsRequest(google.protobuf.message.Message):
+    """Asks for the rules of events."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListEventsRequest: typing_extensions.TypeAlias = ListEventsRequest
+
+@typing.final
+class ListEventsResponse(google.protobuf.message.Message):
+    """The rules of a node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
+    UNKNOWN_FIELD_NUMBER: builtins.int
+    MIN_PREFIX_FIELD_NUMBER: builtins.int
+    unknown: builtins.str
+    """What becomes of events that no rule names: "ignore" or "refuse"."""
+    min_prefix: builtins.int
+    """Bytes that must be given where a missing field widens a pattern."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EventRule]:
+        """As they are configured."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        rules: collections.abc.Iterable[Global___EventRule] | None = ...,
+        unknown: builtins.str = ...,
+        min_prefix: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "min_prefix", b"min_prefix", "rules", b"rules", "unknown", b"unknown"]) -> None: ...
+
+Global___ListEventsResponse: typing_extensions.TypeAlias = ListEventsResponse
+
+@typing.final
+class EventRule(google.protobuf.message.Message):
+    """What one event makes untrue."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    INVALIDATES_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the event."""
+    namespace: builtins.str
+    """Namespace of both."""
+    mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType
+    """What becomes of the values."""
+    @property
+    def invalidates(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Keys and patterns, with fields in braces."""
+
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Tags, with fields in braces."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        invalidates: collections.abc.Iterable[builtins.str] | None = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        namespace: builtins.str = ...,
+        mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["invalidates", b"invalidates", "mode", b"mode", "name", b"name", "namespace", b"namespace", "tags", b"tags"]) -> None: ...
+
+Global___EventRule: typing_extensions.TypeAlias = EventRule
+
+@typing.final
+class EventCounter(google.protobuf.message.Message):
+    """How often events have come to an end."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """How they came: "api", "webhook", "stream" or "channel"."""
+    outcome: builtins.str
+    """"done", "duplicate", "unknown", "refused" or "failed"."""
+    count: builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        source: builtins.str = ...,
+        outcome: builtins.str = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "outcome", b"outcome", "source", b"source"]) -> None: ...
+
+Global___EventCounter: typing_extensions.TypeAlias = EventCounter
+
+@typing.final
 class GetStatsRequest(google.protobuf.message.Message):
     """Asks for the counters."""
 
@@ -122,6 +233,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     NEAR_HOLDERS_FIELD_NUMBER: builtins.int
     INVALIDATION_WAITS_FIELD_NUMBER: builtins.int
     SWEPT_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    EVENT_INVALIDATIONS_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
@@ -149,6 +262,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     """Writes that waited until nobody served an older copy."""
     swept: builtins.int
     """Entries that barriers removed from memory."""
+    event_invalidations: builtins.int
+    """Keys and selectors that events declared untrue."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -156,6 +271,10 @@ class GetStatsResponse(google.protobuf.message.Message):
     @property
     def namespaces(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NamespaceStats]:
         """Per namespace."""
+
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EventCounter]:
+        """Events that came, by source and outcome."""
 
     @property
     def origins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OriginStats]:
@@ -178,10 +297,12 @@ class GetStatsResponse(google.protobuf.message.Message):
         near_holders: builtins.int = ...,
         invalidation_waits: builtins.int = ...,
         swept: builtins.int = ...,
+        events: collections.abc.Iterable[Global___EventCounter] | None = ...,
+        event_invalidations: builtins.int = ...,
         origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
 

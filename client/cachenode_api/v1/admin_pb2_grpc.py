@@ -45,6 +45,11 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/cachenode.v1.AdminService/ListEvents',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/cachenode.v1.AdminService/Explain',
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
@@ -95,6 +100,13 @@ class AdminServiceServicer(object):
 
     def GetStats(self, request, context):
         """Counters and sizes of the node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """The rules by which events make values untrue, as the node has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,6 +174,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ListEventsRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.ListEventsResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -254,6 +271,33 @@ class AdminService(object):
             '/cachenode.v1.AdminService/GetStats',
             cachenode__api_dot_v1_dot_admin__pb2.GetStatsRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/ListEvents',
+            cachenode__api_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

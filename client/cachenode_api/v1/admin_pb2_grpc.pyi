@@ -57,6 +57,22 @@ _AdminServiceGetStatsType = typing_extensions.TypeVar(
     ],
 )
 
+_AdminServiceListEventsType = typing_extensions.TypeVar(
+    '_AdminServiceListEventsType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListEventsRequest,
+        cachenode_api.v1.admin_pb2.ListEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListEventsRequest,
+        cachenode_api.v1.admin_pb2.ListEventsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListEventsRequest,
+        cachenode_api.v1.admin_pb2.ListEventsResponse,
+    ],
+)
+
 _AdminServiceExplainType = typing_extensions.TypeVar(
     '_AdminServiceExplainType',
     grpc.UnaryUnaryMultiCallable[
@@ -169,7 +185,7 @@ _AdminServiceAdviseType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType]):
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -181,6 +197,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.GetStatsRequest,
             cachenode_api.v1.admin_pb2.GetStatsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ListEventsRequest,
+            cachenode_api.v1.admin_pb2.ListEventsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.ExplainRequest,
@@ -223,6 +243,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.GetStatsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ListEventsRequest,
+            cachenode_api.v1.admin_pb2.ListEventsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.ExplainRequest,
             cachenode_api.v1.admin_pb2.ExplainResponse,
         ],
@@ -258,6 +282,9 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
     GetStats: _AdminServiceGetStatsType
     """Counters and sizes of the node."""
 
+    ListEvents: _AdminServiceListEventsType
+    """The rules by which events make values untrue, as the node has them."""
+
     Explain: _AdminServiceExplainType
     """What the node knows about one key, and never its value."""
 
@@ -289,6 +316,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.GetStatsRequest,
         cachenode_api.v1.admin_pb2.GetStatsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListEventsRequest,
+        cachenode_api.v1.admin_pb2.ListEventsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.ExplainRequest,
@@ -338,6 +369,14 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.GetStatsResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.GetStatsResponse]]:
         """Counters and sizes of the node."""
+
+    @abc.abstractmethod
+    def ListEvents(
+        self,
+        request: cachenode_api.v1.admin_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.ListEventsResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.ListEventsResponse]]:
+        """The rules by which events make values untrue, as the node has them."""
 
     @abc.abstractmethod
     def Explain(

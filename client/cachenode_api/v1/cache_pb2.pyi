@@ -585,6 +585,111 @@ class InvalidateResponse(google.protobuf.message.Message):
 Global___InvalidateResponse: typing_extensions.TypeAlias = InvalidateResponse
 
 @typing.final
+class PublishEventRequest(google.protobuf.message.Message):
+    """Something that has happened."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The event's name, as rules have it: 1 to 128 bytes."""
+    payload: builtins.bytes
+    """Its fields: a JSON object in UTF-8; empty for none."""
+    event_id: builtins.str
+    """Unique to this event, so that a node which hears of it twice acts once; empty if it may be told twice. Up to 128 bytes."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        payload: builtins.bytes = ...,
+        event_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_id", b"event_id", "name", b"name", "payload", b"payload"]) -> None: ...
+
+Global___PublishEventRequest: typing_extensions.TypeAlias = PublishEventRequest
+
+@typing.final
+class PublishEventResponse(google.protobuf.message.Message):
+    """What has become untrue."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    DUPLICATE_FIELD_NUMBER: builtins.int
+    FOUND_FIELD_NUMBER: builtins.int
+    INVALIDATIONS_FIELD_NUMBER: builtins.int
+    known: builtins.bool
+    """False if no rule names the event."""
+    duplicate: builtins.bool
+    """True if the node has acted on an event of this id lately."""
+    found: builtins.int
+    """How many of the keys had a value."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def invalidations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EventInvalidation]:
+        """What was declared untrue, by namespace and mode."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        known: builtins.bool = ...,
+        duplicate: builtins.bool = ...,
+        found: builtins.int = ...,
+        invalidations: collections.abc.Iterable[Global___EventInvalidation] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["duplicate", b"duplicate", "found", b"found", "header", b"header", "invalidations", b"invalidations", "known", b"known"]) -> None: ...
+
+Global___PublishEventResponse: typing_extensions.TypeAlias = PublishEventResponse
+
+@typing.final
+class EventInvalidation(google.protobuf.message.Message):
+    """What an event makes untrue in one namespace."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    SELECTORS_FIELD_NUMBER: builtins.int
+    KINDS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Name of the namespace."""
+    mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType
+    """What becomes of the values."""
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Keys."""
+
+    @property
+    def selectors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Texts of selectors, and their kinds (Selector), side by side."""
+
+    @property
+    def kinds(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """One Selector per text."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType = ...,
+        keys: collections.abc.Iterable[builtins.bytes] | None = ...,
+        selectors: collections.abc.Iterable[builtins.bytes] | None = ...,
+        kinds: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["keys", b"keys", "kinds", b"kinds", "mode", b"mode", "namespace", b"namespace", "selectors", b"selectors"]) -> None: ...
+
+Global___EventInvalidation: typing_extensions.TypeAlias = EventInvalidation
+
+@typing.final
 class WatchRequest(google.protobuf.message.Message):
     """Where to begin to watch."""
 

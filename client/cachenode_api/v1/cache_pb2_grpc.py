@@ -70,6 +70,11 @@ class CacheServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateResponse.FromString,
                 _registered_method=True)
+        self.PublishEvent = channel.unary_unary(
+                '/cachenode.v1.CacheService/PublishEvent',
+                request_serializer=cachenode__api_dot_v1_dot_cache__pb2.PublishEventRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_cache__pb2.PublishEventResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/cachenode.v1.CacheService/Watch',
                 request_serializer=cachenode__api_dot_v1_dot_cache__pb2.WatchRequest.SerializeToString,
@@ -150,6 +155,13 @@ class CacheServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishEvent(self, request, context):
+        """Tells that something has happened: what the nodes' rules say becomes untrue, as by Invalidate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """Tells of all that this node writes, removes or invalidates, in order and once it is done, until the caller ends it,
         or the node ends it because it leaves and has told all. The initial metadata says from where: the incarnation
@@ -224,6 +236,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.Invalidate,
                     request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_cache__pb2.InvalidateResponse.SerializeToString,
+            ),
+            'PublishEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishEvent,
+                    request_deserializer=cachenode__api_dot_v1_dot_cache__pb2.PublishEventRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_cache__pb2.PublishEventResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -441,6 +458,33 @@ class CacheService(object):
             '/cachenode.v1.CacheService/Invalidate',
             cachenode__api_dot_v1_dot_cache__pb2.InvalidateRequest.SerializeToString,
             cachenode__api_dot_v1_dot_cache__pb2.InvalidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.CacheService/PublishEvent',
+            cachenode__api_dot_v1_dot_cache__pb2.PublishEventRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_cache__pb2.PublishEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

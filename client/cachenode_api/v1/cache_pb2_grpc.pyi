@@ -137,6 +137,22 @@ _CacheServiceInvalidateType = typing_extensions.TypeVar(
     ],
 )
 
+_CacheServicePublishEventType = typing_extensions.TypeVar(
+    '_CacheServicePublishEventType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.PublishEventRequest,
+        cachenode_api.v1.cache_pb2.PublishEventResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.PublishEventRequest,
+        cachenode_api.v1.cache_pb2.PublishEventResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.PublishEventRequest,
+        cachenode_api.v1.cache_pb2.PublishEventResponse,
+    ],
+)
+
 _CacheServiceWatchType = typing_extensions.TypeVar(
     '_CacheServiceWatchType',
     grpc.UnaryStreamMultiCallable[
@@ -217,7 +233,7 @@ _CacheServiceAbandonType = typing_extensions.TypeVar(
     ],
 )
 
-class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceIncrType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceInvalidateType, _CacheServiceWatchType, _CacheServiceTouchType, _CacheServiceGetOrLeaseType, _CacheServiceFulfillType, _CacheServiceAbandonType]):
+class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetManyType, _CacheServiceSetType, _CacheServiceIncrType, _CacheServiceSetManyType, _CacheServiceDeleteType, _CacheServiceInvalidateType, _CacheServicePublishEventType, _CacheServiceWatchType, _CacheServiceTouchType, _CacheServiceGetOrLeaseType, _CacheServiceFulfillType, _CacheServiceAbandonType]):
     """Unary access to the cache. Any node answers; one that does not own the key asks the owner."""
 
     @typing.overload
@@ -249,6 +265,10 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.cache_pb2.InvalidateRequest,
             cachenode_api.v1.cache_pb2.InvalidateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.PublishEventRequest,
+            cachenode_api.v1.cache_pb2.PublishEventResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             cachenode_api.v1.cache_pb2.WatchRequest,
@@ -302,6 +322,10 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
             cachenode_api.v1.cache_pb2.InvalidateRequest,
             cachenode_api.v1.cache_pb2.InvalidateResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.cache_pb2.PublishEventRequest,
+            cachenode_api.v1.cache_pb2.PublishEventResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             cachenode_api.v1.cache_pb2.WatchRequest,
             cachenode_api.v1.cache_pb2.WatchEvent,
@@ -344,6 +368,9 @@ class CacheServiceStub(typing.Generic[_CacheServiceGetType, _CacheServiceGetMany
 
     Invalidate: _CacheServiceInvalidateType
     """Declares values untrue, by key, prefix, pattern, tag or namespace: they go from every layer and every near cache."""
+
+    PublishEvent: _CacheServicePublishEventType
+    """Tells that something has happened: what the nodes' rules say becomes untrue, as by Invalidate."""
 
     Watch: _CacheServiceWatchType
     """Tells of all that this node writes, removes or invalidates, in order and once it is done, until the caller ends it,
@@ -391,6 +418,10 @@ CacheServiceAsyncStub: typing_extensions.TypeAlias = CacheServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.cache_pb2.InvalidateRequest,
         cachenode_api.v1.cache_pb2.InvalidateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.cache_pb2.PublishEventRequest,
+        cachenode_api.v1.cache_pb2.PublishEventResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         cachenode_api.v1.cache_pb2.WatchRequest,
@@ -472,6 +503,14 @@ class CacheServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.cache_pb2.InvalidateResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.InvalidateResponse]]:
         """Declares values untrue, by key, prefix, pattern, tag or namespace: they go from every layer and every near cache."""
+
+    @abc.abstractmethod
+    def PublishEvent(
+        self,
+        request: cachenode_api.v1.cache_pb2.PublishEventRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.cache_pb2.PublishEventResponse, collections.abc.Awaitable[cachenode_api.v1.cache_pb2.PublishEventResponse]]:
+        """Tells that something has happened: what the nodes' rules say becomes untrue, as by Invalidate."""
 
     @abc.abstractmethod
     def Watch(

@@ -261,6 +261,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The origin that the write goes to has refused it; nothing was done."""
     REASON_SINK_UNAVAILABLE: _Reason.ValueType  # 18
     """The origin that the write goes to cannot be written now; nothing was done."""
+    REASON_UNKNOWN_EVENT: _Reason.ValueType  # 21
+    """No rule names the event, and the node refuses such."""
+    REASON_EVENT_TOO_BROAD: _Reason.ValueType  # 22
+    """The event lacks fields without which it would make too much untrue; nothing was done."""
     REASON_QUOTA_EXCEEDED: _Reason.ValueType  # 25
     """The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
 
@@ -307,6 +311,10 @@ REASON_SINK_FAILED: Reason.ValueType  # 17
 """The origin that the write goes to has refused it; nothing was done."""
 REASON_SINK_UNAVAILABLE: Reason.ValueType  # 18
 """The origin that the write goes to cannot be written now; nothing was done."""
+REASON_UNKNOWN_EVENT: Reason.ValueType  # 21
+"""No rule names the event, and the node refuses such."""
+REASON_EVENT_TOO_BROAD: Reason.ValueType  # 22
+"""The event lacks fields without which it would make too much untrue; nothing was done."""
 REASON_QUOTA_EXCEEDED: Reason.ValueType  # 25
 """The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
 Global___Reason: typing_extensions.TypeAlias = Reason
