@@ -27,31 +27,12 @@ except `OriginError`, which says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cachenode.errors import OriginError
-from cachenode_client import ABSENT
+from cachenode_client import ABSENT, Loaded
 
 __all__ = ["ABSENT", "Loaded", "OriginError", "Write"]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A value with what else its origin knows of it.
-
-    Attributes:
-        value: Anything that the SDK's default serializer takes.
-        ttl_s: Its life in seconds, if that is not the namespace's; infinite for no end.
-        tags: Names under which it can be invalidated together with others.
-        keep: False hands it to those who wait and stores it nowhere.
-    """
-
-    value: object
-    ttl_s: float | None = None
-    tags: Iterable[str] = ()
-    keep: bool = True
 
 
 class Write(NamedTuple):

@@ -25,7 +25,7 @@ from cachenode.core.flights import Flight
 from cachenode.core.origin_limits import Priority
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
-from cachenode_api.records import HEADER, STALE, TAGGED
+from cachenode_api.records import HEADER, NOT_KEPT_MS, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
@@ -286,6 +286,8 @@ class Loads:
         if flight is None or flight.landing:
             return None
         flight.landing = True
+        if _not_kept(batch, index) and namespace.flights.find(flight.key) is flight:
+            namespace.flights.detach(flight.key)  # who asks from now on has it loaded again
         return flight
 
     def refuse(self, batch: Batch, namespace: Namespace, failures: dict[int, Failure]) -> None:
@@ -401,6 +403,12 @@ class Loads:
 
 def _present(namespace: Namespace, now: float, key: bytes) -> bool:
     return namespace.store.peek(key, now) is not None
+
+
+def _not_kept(batch: Batch, index: int) -> bool:
+    """Return True if a loaded value is for those who wait alone."""
+    column = batch.ttls_ms
+    return bool(column) and column[0 if len(column) == 1 else index] == NOT_KEPT_MS
 
 
 def _send_round(flights: Iterable[Flight[Waiter]]) -> None:

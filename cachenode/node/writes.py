@@ -60,7 +60,7 @@ from cachenode.node.filler import fill, store_entry
 from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS, STALE, TAGGED
+from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS, NOT_KEPT_MS, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
@@ -566,7 +566,7 @@ class Writes:
 
 
 def _seconds(ttl_ms: int, default: float) -> float:
-    if ttl_ms == 0:
+    if ttl_ms in {0, NOT_KEPT_MS}:
         return default
     return math.inf if ttl_ms == NO_TTL_MS else ttl_ms / 1_000
 

@@ -30,6 +30,7 @@ __all__ = [
     "HEADER",
     "HEADER_BYTES",
     "INT_FLAGS",
+    "NOT_KEPT_MS",
     "NO_TTL_MS",
     "SERIALIZER_MASK",
     "STALE",
@@ -49,3 +50,5 @@ INT_FLAGS = 2
 
 NO_TTL_MS = (1 << 64) - 1
 """In a column of TTLs: the entry does not expire."""
+NOT_KEPT_MS = NO_TTL_MS - 1
+"""In a column of TTLs of a FULFILL: the value is for those who wait, and is not stored."""

@@ -6,7 +6,7 @@ import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, w
 from cachenode_client._channels import Tls
 from cachenode_client._client import CacheClient
 from cachenode_client._events import EventInvalidation, Published
-from cachenode_client._loads import ABSENT, Absent
+from cachenode_client._loads import ABSENT, Absent, Loaded
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import Versioned
 from cachenode_client._watch import Invalidated, Reset
@@ -49,6 +49,7 @@ __all__ = [
     "InvalidTtl",
     "Invalidated",
     "LoadFailed",
+    "Loaded",
     "Lookup",
     "ManyFailed",
     "NodeError",

@@ -43,8 +43,10 @@ from cachenode_client._loads import (
     BatchLoader,
     FlightEnd,
     Loader,
+    alone_values,
     call_loader,
     checked_batch,
+    value_of,
 )
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
@@ -567,8 +569,8 @@ class CacheClient(ClientCore):
 
         Args:
             key: 1 to 1,024 bytes.
-            loader: Returns the value, or `ABSENT` if there is none. Unless it is an async function it runs in a
-                thread, so that it may block.
+            loader: Returns the value, or `Loaded` with what else it knows of it, or `ABSENT` if there is none. Unless
+                it is an async function it runs in a thread, so that it may block.
             default: Returned if the loader said `ABSENT`.
             ttl_s: Life of a loaded value in seconds; None for the namespace's default, infinite for no end.
             tags: Names under which a loaded value can be invalidated together with others.
@@ -611,7 +613,7 @@ class CacheClient(ClientCore):
             if limit.expired():
                 raise CacheTimeout(LATE_LOAD) from None
             raise
-        return default if value is ABSENT else value
+        return default if value is ABSENT else value_of(value)
 
     async def get_or_load_many(
         self,
@@ -629,8 +631,8 @@ class CacheClient(ClientCore):
         Args:
             keys: Each 1 to 1,024 bytes.
             batch_loader: Gets a list of some of the keys, as they were given, and returns a mapping with their
-                values; a key that it leaves out has none. It may be called again for keys whose loader elsewhere was
-                lost.
+                values, or `Loaded`; a key that it leaves out has none. It may be called again for keys whose loader
+                elsewhere was lost.
             ttl_s: As `get_or_load`, as all below.
             tags: The same for all keys.
             timeout_s: Longest duration of this call.
@@ -664,7 +666,7 @@ class CacheClient(ClientCore):
                         values |= load.result()
                 alone = [originals[at] for at in self._to_load_alone(errors)]
                 if alone:
-                    values |= checked_batch(await call_loader(batch_loader, alone))
+                    values |= alone_values(await call_loader(batch_loader, alone))
         except TimeoutError:
             if limit.expired():
                 raise CacheTimeout(LATE_LOAD) from None
@@ -823,7 +825,7 @@ class CacheClient(ClientCore):
             raise
         for end in ends:
             await self._end(engine, end)
-        return {key: loaded[key] for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
+        return {key: value_of(loaded[key]) for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
 
     async def _end(self, engine: Engine, end: FlightEnd) -> None:
         try:

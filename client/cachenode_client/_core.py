@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from cachenode_api.errors import ContractError
-from cachenode_api.records import HEADER, HEADER_BYTES, STALE, TAGGED
+from cachenode_api.records import HEADER, HEADER_BYTES, NOT_KEPT_MS, STALE, TAGGED
 from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
 from cachenode_api.tags import canonical_tags, pack_tags, split_tags
 from cachenode_client import _fork
@@ -24,9 +24,10 @@ from cachenode_client._checks import (
     checked_namespace,
     checked_near_cache,
     checked_timeout,
+    checked_ttl,
 )
 from cachenode_client._engine import Encoded
-from cachenode_client._loads import ABSENT, FlightEnd
+from cachenode_client._loads import ABSENT, FlightEnd, Loaded
 from cachenode_client._near import ENCODED, NearCache, NearEntry, boot_clock, keyed
 from cachenode_client._results import Lookup
 from cachenode_client._stats import ClientStats
@@ -312,13 +313,22 @@ class ClientCore:
         ends = []
         if found:
             end = self._flight_end(FULFILL, group, found)
-            end.encoded, end.ttl_ms = [self.encoded(loaded[key], tags) for key, _, _ in found], ttl_ms
+            values = [loaded[key] for key, _, _ in found]
+            end.encoded = [self._encoded_load(value, tags) for value in values]
+            end.ttls_ms = [_life_of(value, ttl_ms) for value in values]
             ends.append(end)
         if absent:
             end = self._flight_end(ABANDON, group, absent)
             end.absent = True
             ends.append(end)
         return ends
+
+    def _encoded_load(self, loaded: object, tags: Iterable[str] | None) -> Encoded:
+        """Return the bytes and flags of what a loader has returned; its own tags come to those of the call."""
+        if isinstance(loaded, Loaded):
+            own = tuple(loaded.tags)
+            return self.encoded(loaded.value, (*(tags or ()), *own) if own else tags)
+        return self.encoded(loaded, tags)
 
     def _given_up(self, group: Group, leads: list[Lead[K]], error: BaseException) -> FlightEnd:
         """Return what is to be told of loads that have failed, or were cancelled with this client."""
@@ -456,3 +466,12 @@ def many_values(
     """Return the keys as given, as bytes, and the encoded values; wrong ones are found before anything is sent."""
     originals, raws = many_keys(values)
     return originals, raws, [core.encoded(value, tags) for value in values.values()]
+
+
+def _life_of(loaded: object, ttl_ms: int) -> int:
+    """Return the TTL of what a loader has returned, for the wire."""
+    if not isinstance(loaded, Loaded):
+        return ttl_ms
+    if not loaded.keep:
+        return NOT_KEPT_MS
+    return ttl_ms if loaded.ttl_s is None else checked_ttl(loaded.ttl_s)

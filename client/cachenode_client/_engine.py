@@ -464,8 +464,8 @@ def _end_batch(end: FlightEnd, part: list[int], future: asyncio.Future[ManyResul
         batch.flags = [end.encoded[index][1] for index in part]
     elif end.absent:
         batch.flags = [1] * len(part)
-    if end.ttl_ms:
-        batch.ttls_ms = [end.ttl_ms]
+    if any(end.ttls_ms):
+        batch.ttls_ms = [end.ttls_ms[index] for index in part]
     return batch
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -23,9 +23,12 @@ __all__ = [
     "Asks",
     "BatchLoader",
     "FlightEnd",
+    "Loaded",
     "Loader",
+    "alone_values",
     "call_loader",
     "checked_batch",
+    "value_of",
 ]
 
 K = TypeVar("K", bound=str | bytes)
@@ -39,6 +42,24 @@ class Absent(Enum):
 
 ABSENT: Final = Absent.ABSENT
 """What a loader returns for a key that has no value: not None, which is a value like any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a loader returns instead of a bare value if it knows more of it.
+
+    Attributes:
+        value: The value.
+        ttl_s: Its life in seconds, before that of the call; None for that one, infinite for no end.
+        tags: Names under which it can be invalidated together with others, besides those of the call.
+        keep: False hands it to those who wait and stores it nowhere.
+    """
+
+    value: object
+    ttl_s: float | None = None
+    tags: Iterable[str] = ()
+    keep: bool = True
+
 
 Loader = Callable[[], Any] | Callable[[], Awaitable[Any]]
 BatchLoader = Callable[[list[K]], Mapping[K, Any]] | Callable[[list[K]], Awaitable[Mapping[K, Any]]]
@@ -54,7 +75,7 @@ class FlightEnd:
     raws: list[bytes]
     tokens: list[int]
     encoded: list[Encoded] | None = None
-    ttl_ms: int = 0
+    ttls_ms: Sequence[int] = ()
     details: Sequence[str] = ()
     absent: bool = False
 
@@ -73,11 +94,21 @@ def _is_async(loader: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(getattr(loader, "__call__", None))  # noqa: B004 - an object whose call is async
 
 
+def value_of(loaded: object) -> Any:
+    """Return the value of what a loader has returned."""
+    return loaded.value if isinstance(loaded, Loaded) else loaded
+
+
 def checked_batch(loaded: object) -> Mapping[Any, Any]:
     """Return what a batch loader returned, if it is a mapping."""
     if not isinstance(loaded, Mapping):
         raise InvalidArgument(f"batch_loader: must return a mapping of keys to values, not {type(loaded).__name__}")
     return loaded
+
+
+def alone_values(loaded: object) -> dict[Any, Any]:
+    """Return the values of what a batch loader returned whose values nobody stores."""
+    return {key: value_of(each) for key, each in checked_batch(loaded).items() if each is not ABSENT}
 
 
 class Asks:

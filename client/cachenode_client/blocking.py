@@ -43,7 +43,7 @@ from cachenode_client._core import ClientCore, K, Lead, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
 from cachenode_client._events import Published, encoded_fields, publish
-from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, checked_batch
+from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, alone_values, checked_batch, value_of
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import BlockingVersioned
@@ -415,7 +415,7 @@ class CacheClient(ClientCore):
                 return self._found(outcome, default)
             leads: list[Lead[bytes]] = [(raw, raw, outcome)]
             value = self._load_many(group, leads, lambda _: {raw: loader()}, ttl_ms, tags).get(raw, ABSENT)
-        return default if value is ABSENT else value
+        return default if value is ABSENT else value_of(value)
 
     def get_or_load_many(
         self,
@@ -455,7 +455,7 @@ class CacheClient(ClientCore):
             engine.loop.call_soon_threadsafe(asks.close)
         alone = [originals[at] for at in self._to_load_alone(errors)]
         if alone:
-            values |= checked_batch(batch_loader(alone))
+            values |= alone_values(batch_loader(alone))
         return self._checked_many(values, {originals[at]: error for at, error in errors.items()})
 
     def _renew(
@@ -500,7 +500,7 @@ class CacheClient(ClientCore):
             raise
         for end in ends:
             self._end(end)
-        return {key: loaded[key] for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
+        return {key: value_of(loaded[key]) for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
 
     def _end(self, end: FlightEnd) -> None:
         try:

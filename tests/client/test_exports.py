@@ -21,6 +21,7 @@ OTHERS = {
     "CacheClient",
     "EventInvalidation",
     "Invalidated",
+    "Loaded",
     "Lookup",
     "Published",
     "Reset",

@@ -20,6 +20,7 @@ from cachenode_client import (
     InvalidArgument,
     Invalidated,
     InvalidKey,
+    Loaded,
     Lookup,
     ManyFailed,
     Published,
@@ -132,6 +133,7 @@ async def asyncio_client() -> None:
         assert_type(await cache.set_many(numbers, ttl_s=5), dict[str, int])
         assert_type(await cache.get_or_load("k", load_async, ttl_s=5, lease_s=1), Any)
         assert_type(await cache.get_or_load("k", load_sync, default=1), Any)
+        assert_type(await cache.get_or_load("k", lambda: Loaded(1, ttl_s=5, tags=["a"], keep=False)), Any)
         assert_type(await cache.get_or_load_many(texts, load_many), dict[str, Any])
         assert_type(await cache.get_or_load_many([b"a"], load_many_async), dict[bytes, Any])
         kept = cache.cached("user:{number}", ttl_s=5)(load_user)

@@ -486,7 +486,8 @@ class Batch(google.protobuf.message.Message):
     def ttls_ms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """SET, TOUCH, FULFILL, INCR, HAND_OVER: remaining life in milliseconds; one per key, or one for all. 0 means the namespace's
         default, but INCR leaves the life of a value that is there as it is,
-        18446744073709551615 means that the entry does not expire.
+        18446744073709551615 means that the entry does not expire. FULFILL: 18446744073709551614 means that the value is for
+        those who wait and is not stored.
         """
 
     @property
