@@ -9,7 +9,7 @@ Then, with the address that it prints:
     curl -i http://127.0.0.1:8080/users/7 -X PUT -d '{"name": "Grace"}'
     curl -i http://127.0.0.1:8080/teams/eu
 
-A cluster of your own must have the origin (see http_service.toml) and read the same USERS_DB. PORT=0 takes a free port.
+A cluster of your own needs the origins of http_service.toml. PORT=0 takes a free port.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import closing
-from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -30,6 +29,7 @@ from local import cluster
 
 CACHE = web.AppKey("cache", CacheClient)
 ADDRESS = web.AppKey("address", str)
+DATABASE = web.AppKey("database", str)
 
 
 async def show_user(request: web.Request) -> web.Response:
@@ -39,8 +39,8 @@ async def show_user(request: web.Request) -> web.Response:
 
 
 async def show_team(request: web.Request) -> web.Response:
-    """Answer GET /teams/eu. Nobody minds a list of names that is ten seconds old: browsers and CDNs need not ask."""
-    found = await request.app[CACHE].lookup(f"team:{request.match_info['name']}")
+    """Answer GET /teams/eu. Nobody minds a summary that is ten seconds old: browsers and CDNs need not ask."""
+    found = await request.app[CACHE].lookup(f"team:{request.match_info['name']}", namespace="teams")
     return answer(request, found, max_age_s=10)
 
 
@@ -68,8 +68,9 @@ async def rename_user(request: web.Request) -> web.Response:
     """Answer PUT /users/7: change the row, and declare untrue what was made of it once that is committed."""
     number, name = request.match_info["id"], (await request.json())["name"]
     async with request.app[CACHE].after_commit() as later:
-        later.invalidate(f"user:{number}", tags=["teams"])
-        if not await asyncio.to_thread(rename, number, name):
+        later.invalidate(f"user:{number}")
+        later.invalidate(tags=["teams"], namespace="teams")
+        if not await asyncio.to_thread(rename, request.app[DATABASE], number, name):
             return web.json_response({"error": "there is none"}, status=404)
     return web.Response(status=204)  # whoever asks from here on, anywhere, gets the new name
 
@@ -83,16 +84,16 @@ async def failures(request: web.Request, handler: Handler) -> web.StreamResponse
         return web.json_response({"error": "try again"}, status=503, headers={"Retry-After": "1"})
 
 
-def rename(number: str, name: str) -> bool:
+def rename(path: str, number: str, name: str) -> bool:
     """Change a row; return True if there is one. Committed when it returns."""
-    with closing(sqlite3.connect(os.environ["USERS_DB"])) as database, database:
+    with closing(sqlite3.connect(path)) as database, database:
         return database.execute("UPDATE users SET name = ? WHERE id = ?", (name, number)).rowcount > 0
 
 
-def make_database() -> None:
+def make_database(path: str) -> None:
     """Write the table of users."""
     people = [(7, "Ada", "eu"), (8, "Edsger", "eu"), (9, "Barbara", "us")]
-    with closing(sqlite3.connect(os.environ["USERS_DB"])) as database, database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT, team TEXT)")
         database.executemany("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", people)
 
@@ -103,10 +104,10 @@ async def with_cache(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def application(address: str) -> web.Application:
+def application(address: str, database: str) -> web.Application:
     """Return the service."""
     app = web.Application(middlewares=[failures])
-    app[ADDRESS] = address
+    app[ADDRESS], app[DATABASE] = address, database
     app.cleanup_ctx.append(with_cache)
     app.add_routes(
         [
@@ -120,7 +121,7 @@ def application(address: str) -> web.Application:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="users-") as folder:
-        os.environ.setdefault("USERS_DB", str(Path(folder) / "users.db"))
-        make_database()
-        with cluster("http_service.toml") as found:
-            web.run_app(application(found), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))
+        path = f"{folder}/users.db"
+        make_database(path)
+        with cluster("http_service.toml", {"database-url": f"sqlite:///{path}"}) as found:
+            web.run_app(application(found, path), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))

@@ -91,7 +91,7 @@ def ask(
 
 
 def test_http_service() -> None:
-    """A row is read through the cache, its ETag holds until an update, and then nobody gets the old name or list."""
+    """A row is read through the cache, its ETag holds until an update, and then nobody gets the old name or summary."""
     with service("http_service.py") as url:
         status, headers, user = ask(f"{url}/users/7")
         assert (status, user) == (200, {"id": 7, "name": "Ada", "team": "eu"})
@@ -99,13 +99,17 @@ def test_http_service() -> None:
         known = {"If-None-Match": headers["ETag"]}
         assert ask(f"{url}/users/7", headers=known)[::2] == (304, None)
         status, headers, team = ask(f"{url}/teams/eu")
-        assert (status, team, headers["Cache-Control"]) == (200, ["Ada", "Edsger"], "max-age=10")
+        assert (status, team, headers["Cache-Control"]) == (
+            200,
+            {"team": "eu", "people": 2, "first": "Ada"},
+            "max-age=10",
+        )
 
         assert ask(f"{url}/users/7", method="PUT", body={"name": "Grace"})[0] == 204
         status, headers, user = ask(f"{url}/users/7", headers=known)
         assert (status, user) == (200, {"id": 7, "name": "Grace", "team": "eu"})
         assert headers["ETag"] != known["If-None-Match"]
-        assert ask(f"{url}/teams/eu")[2] == ["Edsger", "Grace"]
+        assert ask(f"{url}/teams/eu")[2] == {"team": "eu", "people": 2, "first": "Edsger"}
         assert ask(f"{url}/users/10")[0] == 404
         assert ask(f"{url}/users/10", method="PUT", body={"name": "Nobody"})[0] == 404
 
