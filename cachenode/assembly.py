@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cachenode.adapters.epochs_redis import RedisEpochs
@@ -11,15 +11,19 @@ from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.loaders import PluginLoader
 from cachenode.adapters.plugins import LOADERS, SINKS, find_plugin
 from cachenode.adapters.policies_redis import RedisPolicies
+from cachenode.adapters.queue_redis import RedisQueue
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
 from cachenode.adapters.sinks import PluginSink
 from cachenode.adapters.tls import NodeTls, TlsFiles
+from cachenode.core.breaker import Breaker
 from cachenode.errors import ConfigError
+from cachenode.node.drain import Drain, Outlet
 from cachenode.node.membership import RegistryMembership
 from cachenode.node.origins import Origin
 from cachenode.node.seed_membership import SeedMembership
+from cachenode.node.write_behind import WriteBehind
 from cachenode.ports import PeerEvents
 
 if TYPE_CHECKING:
@@ -27,13 +31,25 @@ if TYPE_CHECKING:
     from cachenode.config import NodeConfig
     from cachenode.config.origins import OriginConfig
     from cachenode.node.placement import Placement
-    from cachenode.ports import Clock, L2Store, PolicyStore
+    from cachenode.node.service import Node
+    from cachenode.ports import Clock, L2Store, PolicyStore, WriteQueue
 
-__all__ = ["Membership", "make_l2", "make_membership", "make_origins", "make_policies", "make_tls"]
+__all__ = [
+    "Membership",
+    "make_drain",
+    "make_l2",
+    "make_membership",
+    "make_origins",
+    "make_policies",
+    "make_queue",
+    "make_tls",
+]
 
 _CONTROL_TIMEOUT_S = 1.0
 _WRITE_LIMITS = 4
 """A write to L2 may take so many times as long as a read (`RedisL2`)."""
+_SAFE_PUT_S = 2.5
+"""A disk that is flushed once a second may take so long to have a write, and a replica as well."""
 _RENEWALS_PER_LEASE = 4
 
 
@@ -64,6 +80,38 @@ def make_l2(config: NodeConfig) -> L2Store | None:
         write_timeout_s=write_timeout_s,
         tombstone_s=config.l2.tombstone_s,
     )
+
+
+def make_queue(config: NodeConfig) -> WriteQueue | None:
+    """Return where writes behind wait, None if no namespace has any."""
+    url, settings = config.queue_url(), config.writebehind
+    if url is None:
+        return None
+    fast = settings.durability == "fast"
+    put_timeout_s = config.l2.timeout_s * _WRITE_LIMITS if fast else _SAFE_PUT_S
+    longest_s = max(put_timeout_s, _CONTROL_TIMEOUT_S)
+    return RedisQueue(
+        connect(url, timeout_s=longest_s, connect_timeout_s=config.l2.timeout_s, max_connections=16),
+        config.cluster.name,
+        carries_values=url == config.l2_url(),
+        durability=settings.durability,
+        put_timeout_s=put_timeout_s,
+        timeout_s=_CONTROL_TIMEOUT_S,
+        tombstone_s=config.l2.tombstone_s,
+    )
+
+
+def make_drain(config: NodeConfig, node: Node, queue: WriteQueue, origins: Mapping[str, Origin]) -> Drain:
+    """Let a node write behind: give it the queue, and return what brings queued writes to their origins."""
+    limits = config.writebehind.limits()
+    breaker = Breaker(failures=config.l2.breaker_failures, retry_s=config.l2.breaker_retry_s)
+    node.write_behind = WriteBehind(node, queue, limits.max_backlog, breaker)
+    outlets = {
+        name: Outlet(origin.sink, origin.limits.concurrency, origin.limits.timeout_s)
+        for name, origin in origins.items()
+        if origin.writable
+    }
+    return Drain(node, node.write_behind, limits, outlets)
 
 
 def make_origins(config: NodeConfig, clock: Clock) -> dict[str, Origin]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded, SinkWrite
+from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded, QueuedWrite, SinkWrite
 from cachenode.core.live_policy import LivePolicy
+from cachenode.core.queued import DeadLetter, Fetched, Put, QueueStatus
 from cachenode.errors import OriginError
 from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
@@ -23,6 +24,7 @@ __all__ = [
     "Registry",
     "Renewal",
     "Sink",
+    "WriteQueue",
 ]
 
 
@@ -224,6 +226,96 @@ class PolicyStore(Protocol):
 
     async def put(self, namespace: str, policy: LivePolicy) -> LivePolicy:
         """Keep a change, unless a newer one is kept. Return the one that is kept now."""
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""
+
+
+class WriteQueue(Protocol):
+    """Where acknowledged writes wait for their origin (`cachenode.core.queued`).
+
+    A shard has one *consumer* at a time, under a lease: what another one says about it is refused. A lease is no
+    promise that a former consumer has stopped (it may be frozen in the middle of a call), so an origin should look at
+    versions.
+
+    Every method but `put` raises `L2Unavailable` if the queue does not answer in time, and nothing else.
+    """
+
+    @property
+    def carries_values(self) -> bool:
+        """Whether `put` brings values to the shared store too, in the same step: both are on one server."""
+
+    async def put(self, namespace: str, writes: Sequence[QueuedWrite], most: int) -> list[Put]:
+        """Queue writes, each if it is newer than what is queued of its key (and stored, if `carries_values`).
+
+        Args:
+            namespace: Of the keys.
+            writes: Of different keys.
+            most: Keys that may wait. Another write of a key that waits already is always taken.
+
+        Returns:
+            For each what became of it. One that counts as queued is as safe as the durability asked for says.
+        """
+
+    async def newest(self, namespace: str, keys: Sequence[bytes], most_bytes: int = 0) -> list[QueuedWrite | None]:
+        """Return the queued write of each key, None where there is none.
+
+        Args:
+            namespace: Of the keys.
+            keys: Which.
+            most_bytes: Return fewer than asked for, but one, rather than more bytes than this; 0: all.
+        """
+
+    async def fetch(
+        self, namespace: str, shard: int, consumer: str, *, lease_s: float, most: int, claim: bytes = b""
+    ) -> Fetched:
+        """Take a shard, or prolong its lease, and return entries that were not delivered before.
+
+        Args:
+            namespace: Of the shard.
+            shard: Its number.
+            consumer: Who asks; no other has the same name.
+            lease_s: How long it then has the shard, counted from before the call.
+            most: Entries that it takes; 0: none.
+            claim: A cursor, at first ``0-0``: return what was delivered to whomever and is not done, instead.
+        """
+
+    async def done(
+        self, namespace: str, shard: int, consumer: str, applied: Sequence[tuple[bytes, bytes, int]]
+    ) -> list[bool] | None:
+        """Take keys out of the queue whose write of a version the origin has: id of the entry, key and version of each.
+
+        Returns:
+            For each True if a newer write is queued, so that the key still waits under its entry; None if the shard is
+            another consumer's, so that nothing was done.
+        """
+
+    async def bury(
+        self, namespace: str, shard: int, consumer: str, dead: Sequence[tuple[bytes, bytes, int, int, str]]
+    ) -> list[bool] | None:
+        """As `done`, for writes that become dead letters: id, key, version, attempts and reason of each."""
+
+    async def release(self, namespace: str, shard: int, consumer: str) -> None:
+        """Give a shard back, if the consumer has it."""
+
+    async def status(self, namespace: str) -> QueueStatus:
+        """Return how much waits."""
+
+    async def dead_letters(self, namespace: str, after: bytes, most: int) -> list[DeadLetter]:
+        """Return dead letters in the order of their ids, those after an id (empty: from the first)."""
+
+    async def replay(self, namespace: str, letters: Sequence[DeadLetter]) -> list[bool]:
+        """Queue dead letters again, each unless a newer write of its key is queued. Either way it is one no more.
+
+        Returns:
+            For each True if it was queued.
+        """
+
+    async def discard(self, namespace: str, letters: Sequence[DeadLetter]) -> int:
+        """Remove dead letters for ever. Return how many there were."""
+
+    async def problems(self) -> list[str]:
+        """Return why this queue cannot keep what it promises, for people; empty if it can."""
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""

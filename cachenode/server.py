@@ -40,7 +40,15 @@ from cachenode.adapters.logs import configure as configure_logs
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
 from cachenode.adapters.tls import NodeTls
-from cachenode.assembly import make_l2, make_membership, make_origins, make_policies, make_tls
+from cachenode.assembly import (
+    make_drain,
+    make_l2,
+    make_membership,
+    make_origins,
+    make_policies,
+    make_queue,
+    make_tls,
+)
 from cachenode.config.events import event_rules
 from cachenode.config.live import live_policy, settings
 from cachenode.core.breaker import Breaker
@@ -48,7 +56,8 @@ from cachenode.core.memory import Memory
 from cachenode.core.stats import EventCounters, NamespaceCounters, NodeStats
 from cachenode.core.store import Store
 from cachenode.core.versions import VersionSource
-from cachenode.errors import ConfigError
+from cachenode.errors import ConfigError, L2Unavailable
+from cachenode.node.drain import Drain
 from cachenode.node.events import Events
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.live_policies import LivePolicies
@@ -104,7 +113,8 @@ class Server:
 
         Raises:
             OSError: An address cannot be bound.
-        ConfigError: A loader cannot be found or made, or a certificate cannot be used.
+            ConfigError: A loader or sink cannot be found or made, a certificate cannot be used, or the queue of writes
+                behind is not fit for them.
         """
         config = self.config
         self._started_at = time.monotonic()
@@ -133,6 +143,7 @@ class Server:
                 weight=config.node.weight,
             )
         )
+        await self._check_queue()
         self._add_services()
         await self._set_health(ready=False)  # the health service itself begins with SERVING
         await self._grpc.start()
@@ -140,6 +151,8 @@ class Server:
         await self._live.start()
         await self._membership.start()
         self._loops.start()
+        if self._drain is not None:
+            self._drain.start()
         _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
 
     def _build(self, me: Member) -> None:
@@ -192,6 +205,8 @@ class Server:
             refuse_unknown=config.events.unknown == "refuse",
             timeout_s=config.limits.call_timeout_s,
         )
+        self._queue = make_queue(config)
+        self._drain = None if self._queue is None else make_drain(config, self._node, self._queue, self._origins)
         self._membership = make_membership(config, placement, clock, self._links)
         self._live = LivePolicies(namespaces, clock, partial(live_policy, config), make_policies(config))
         self._links.events = self._membership
@@ -205,6 +220,19 @@ class Server:
             ),
         )
         self._loops = Loops(self._node, self._sessions.reap)
+
+    async def _check_queue(self) -> None:
+        """Refuse to start with a queue that cannot keep what it promises; one that is away is looked at later."""
+        behind = self._node.write_behind
+        if behind is None:
+            return
+        try:
+            problems = await behind.check()
+        except L2Unavailable as error:
+            _log.warning("queue_not_checked", why=str(error))
+            return
+        if problems:
+            raise ConfigError([f"writebehind: {problem}" for problem in problems])
 
     def _add_services(self) -> None:
         server: Any = GuardedServer(self._grpc)  # has what the generated functions use of a server
@@ -269,7 +297,8 @@ class Server:
             view_epoch=self._placement.epoch,
             members=len(view.members) if view is not None else 0,
             namespaces=tuple(
-                _counters(namespace, node.clock.now(), node.placement.epoch) for namespace in node.namespaces
+                _counters(namespace, node.clock.now(), node.placement.epoch, self._drain)
+                for namespace in node.namespaces
             ),
             errors={reason.name.lower(): count for reason, count in node.failures.items()},
             near_holders=len(node.invalidations),
@@ -305,6 +334,8 @@ class Server:
             await _within(_STEP_S, self._copies.stop())
         await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet
         await _within(_STEP_S, self._node.close())
+        if self._drain is not None:
+            await _within(grace_s / 2, self._drain.stop())
         await _within(grace_s / 2, self._membership.stop())
         self._node.loads.resign()
         handing_over = _within(_HAND_OVER_S, self._node.handover.leave())  # beside the drain: both need the links
@@ -320,6 +351,8 @@ class Server:
             await _within(_STEP_S, origin.close())
         if self._tier is not None:
             await _within(_STEP_S, self._tier.close())
+        if self._queue is not None:
+            await _within(_STEP_S, self._queue.close())
         await _within(_STEP_S, self._membership.close())
         await _within(_STEP_S, self._live.stop())
         await _within(_STEP_S, self._http.stop())
@@ -342,7 +375,7 @@ def _bloom(namespace: Namespace, now: float, epoch: int) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in NamespaceCounters.__dataclass_fields__}
 
 
-def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters:
+def _counters(namespace: Namespace, now: float, epoch: int, drain: Drain | None) -> NamespaceCounters:
     store, demand, quota = namespace.store, namespace.demand, namespace.quota
     return NamespaceCounters(
         name=namespace.policy.name,
@@ -375,7 +408,22 @@ def _counters(namespace: Namespace, now: float, epoch: int) -> NamespaceCounters
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
         **_bloom(namespace, now, epoch),
+        **_queue(drain, namespace),
     )
+
+
+def _queue(drain: Drain | None, namespace: Namespace) -> dict[str, Any]:
+    found = None if drain is None else drain.counters(namespace.policy.name)
+    if found is None:
+        return {}
+    return {
+        "queue_waiting": found.waiting,
+        "queue_oldest_s": found.oldest_s,
+        "queue_applied": found.applied,
+        "queue_coalesced": found.coalesced,
+        "queue_retries": found.retries,
+        "queue_dead_letters": found.dead,
+    }
 
 
 def _options(config: NodeConfig) -> list[tuple[str, Any]]:

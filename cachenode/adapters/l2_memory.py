@@ -115,6 +115,11 @@ class MemoryL2:
         del cursor
         return [key for name, key in self._slots if name == namespace], 0
 
+    def stored(self, namespace: str, key: bytes) -> tuple[int, bool]:
+        """Return the version under which a key is stored or was removed, 0 for none, and whether there is a value."""
+        slot = self._live(namespace, key, self._clock.now())
+        return (0, False) if slot is None else (slot.version, slot.value is not None)
+
     def forget(self) -> None:
         """Begin anew, empty, as a server that was restarted."""
         self.history += 1

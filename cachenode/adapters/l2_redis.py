@@ -15,14 +15,11 @@ a late write meets a newer version or a tombstone, a late drop removes at most a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
-from hiredis import pack_command
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from cachenode.adapters.batching import TurnBatcher
 from cachenode.adapters.l2_scripts import (
@@ -42,6 +39,7 @@ from cachenode.adapters.l2_scripts import (
     WRITE_SHA,
 )
 from cachenode.adapters.redis_client import check_cluster
+from cachenode.adapters.redis_pipeline import Command, RedisPipeline, raise_first
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.core.envelope import HEAD_BYTES, TOMBSTONE, decode, head, tail, ttl_ms
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
@@ -51,13 +49,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisL2"]
 
-_Command = tuple[Any, ...]
-_LOAD: list[_Command] = [("SCRIPT", "LOAD", script) for script in (WRITE, DROP, PROLONG, NOTE, FOLD, LOCK, UNLOCK)]
-_TIME: _Command = ("TIME",)
+_LOAD: list[Command] = [("SCRIPT", "LOAD", script) for script in (WRITE, DROP, PROLONG, NOTE, FOLD, LOCK, UNLOCK)]
+_TIME: Command = ("TIME",)
 _KEY, _HEAD, _TAIL = 3, 4, 5  # positions in an EVALSHA command of ours
 
 
-_RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 _Barriers = list[tuple[str, int, Selector]]
 _MOST_BARRIERS = 5_000
 _WHOLE = make_selector(SelectorKind.NAMESPACE, EVERYTHING)
@@ -102,17 +98,15 @@ class RedisL2:
         tombstone_s: float = 60.0,
         in_flight: int = 8,
     ) -> None:
-        self.history = 0
-        self._run_id: bytes | None = None
-        self._met: WeakSet[Any] = WeakSet()
         self._client = client
+        self._pipeline = RedisPipeline(client)
         self._prefix = f"cn:{check_cluster(cluster)}:"
         self._prefixes: dict[str, bytes] = {}
         self._tombstone_ms = ttl_ms(tombstone_s)
         self._reads: TurnBatcher[bytes, L2Entry | None] = TurnBatcher(
             self._mget, in_flight=in_flight, limit_s=timeout_s
         )
-        self._scripts: TurnBatcher[_Command, int] = TurnBatcher(
+        self._scripts: TurnBatcher[Command, int] = TurnBatcher(
             self._evaluate,
             in_flight=in_flight,
             limit_s=write_timeout_s or timeout_s,
@@ -128,6 +122,11 @@ class RedisL2:
         self._looks: TurnBatcher[None, _Barriers] = TurnBatcher(
             self._all_barriers, in_flight=1, limit_s=write_timeout_s or timeout_s
         )
+
+    @property
+    def history(self) -> int:
+        """How often this process has seen the store's history end."""
+        return self._pipeline.history
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key, None where there is none."""
@@ -154,7 +153,7 @@ class RedisL2:
     async def prolong(self, namespace: str, lives: Sequence[tuple[bytes, int, float]]) -> list[bool]:
         """Let values live longer that are still there in their version."""
         prefix = self._prefix_of(namespace)
-        commands: list[_Command] = [
+        commands: list[Command] = [
             ("EVALSHA", PROLONG_SHA, 1, prefix + key, head(version), ttl_ms(ttl_s)) for key, version, ttl_s in lives
         ]
         return [bool(done) for done in await self._scripts.submit(commands)]
@@ -211,16 +210,16 @@ class RedisL2:
             prefix = self._prefixes[namespace] = f"{self._prefix}{namespace}:".encode()
         return prefix
 
-    def _drop(self, key: bytes, tombstone: bytes) -> _Command:
+    def _drop(self, key: bytes, tombstone: bytes) -> Command:
         return ("EVALSHA", DROP_SHA, 1, key, tombstone, self._tombstone_ms)
 
-    def _note(self, namespace: str, position: int, selector: Selector, *, script: str = NOTE_SHA) -> _Command:
+    def _note(self, namespace: str, position: int, selector: Selector, *, script: str = NOTE_SHA) -> Command:
         field = b"%s\0%c%s" % (namespace.encode(), selector.kind.value, selector.text)
         return ("EVALSHA", script, 1, self._barriers, field, b"%020d" % position)
 
     async def _all_barriers(self, items: list[None]) -> list[_Barriers]:
         (flat,) = await self._round_trip([("HGETALL", self._barriers)])
-        _raise_first((flat,))
+        raise_first((flat,))
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
         found = []
         for field, position in pairs:
@@ -245,7 +244,7 @@ class RedisL2:
 
     async def _mget(self, keys: list[bytes]) -> list[L2Entry | None]:
         time, values = await self._round_trip([_TIME, ("MGET", *keys)])
-        _raise_first((time, values))
+        raise_first((time, values))
         now_ms = int(time[0]) * 1_000 + int(time[1]) // 1_000
         return [None if raw is None else decode(raw, now_ms) for raw in values]
 
@@ -253,19 +252,19 @@ class RedisL2:
         """Take a step of each walk. Names hold no character that means something in a pattern."""
         commands = [("SCAN", cursor, "MATCH", prefix + b"*", "COUNT", _KEYS_AT_ONCE) for prefix, cursor in walks]
         replies = await self._round_trip(commands)
-        _raise_first(replies)
+        raise_first(replies)
         return [
             ([bytes(key)[len(prefix) :] for key in keys], int(cursor))
             for (prefix, _), (cursor, keys) in zip(walks, replies, strict=True)
         ]
 
     async def _pong(self, items: list[None]) -> list[None]:
-        _raise_first(await self._round_trip([("PING",)]))
+        raise_first(await self._round_trip([("PING",)]))
         return items
 
-    async def _evaluate(self, commands: list[_Command]) -> list[int]:
+    async def _evaluate(self, commands: list[Command]) -> list[int]:
         replies = await self._round_trip(commands)
-        again: dict[int, _Command] = {}
+        again: dict[int, Command] = {}
         for index, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
                 again[index] = commands[index]
@@ -274,61 +273,19 @@ class RedisL2:
                 again[index] = self._drop(commands[index][_KEY], _tombstone_of(commands[index][_HEAD]))
         if again:
             loaded = await self._round_trip([*_LOAD, *again.values()])
-            _raise_first(loaded[: len(_LOAD)])
+            raise_first(loaded[: len(_LOAD)])
             for index, reply in zip(again, loaded[len(_LOAD) :], strict=True):
                 replies[index] = 1 if commands[index] is not again[index] and reply == 0 else reply
-        _raise_first(replies)
+        raise_first(replies)
         return replies
 
-    async def _round_trip(self, commands: list[_Command]) -> list[Any]:
-        """Return the replies, in order; the server's complaints are among them as exceptions.
-
-        What redis-py's pipeline does, on the pool's connections but without the pipeline: half its time is Python that
-        reads options nobody gave. A connection that fails, or whose caller is cancelled, is closed by what failed.
-        """
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-        replies: list[Any] = []
-        try:
-            if connection not in self._met:
-                await self._meet(connection)
-                connection.register_connect_callback(self._meet)
-                self._met.add(connection)
-            await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
-            for _ in commands:
-                try:
-                    replies.append(await connection.read_response())
-                except ResponseError as complaint:
-                    replies.append(complaint)
-        except BaseException:
-            await connection.disconnect(nowait=True)  # replies may still be on their way
-            raise
-        finally:
-            await pool.release(connection)
-        return replies
-
-    async def _meet(self, connection: Any) -> None:  # noqa: ANN401  (redis-py's connections have no common public type)
-        """Learn which life of which server a new connection leads to, before anything is asked there."""
-        await connection.send_command("INFO", "server", check_health=False)
-        try:
-            found = _RUN_ID.search(await connection.read_response())
-        except ResponseError:  # not allowed to ask: each new connection may lead to another server
-            found = None
-        run_id = found.group(1) if found else b""
-        if self._run_id is not None and (run_id != self._run_id or not run_id):
-            self.history += 1
-        self._run_id = run_id
+    async def _round_trip(self, commands: list[Command]) -> list[Any]:
+        return await self._pipeline.round_trip(commands)
 
 
-def _command_bytes(command: _Command) -> int:
+def _command_bytes(command: Command) -> int:
     return len(command[_TAIL]) if command[1] is WRITE_SHA else 0
 
 
 def _tombstone_of(value_head: bytes) -> bytes:
     return bytes((value_head[0], TOMBSTONE)) + value_head[2:HEAD_BYTES]
-
-
-def _raise_first(replies: Sequence[Any]) -> None:
-    for reply in replies:
-        if isinstance(reply, ResponseError):
-            raise reply

@@ -46,6 +46,16 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_quota_evictions", "Entries removed because their namespace was beyond its quota.", "quota_evictions"),
     ("cachenode_quota_refusals", "Values refused because their namespace was beyond its quota.", "quota_refusals"),
 )
+_QUEUE_COUNTERS: _Table = (
+    ("cachenode_writebehind_applied", "Queued writes that the origin has.", "queue_applied"),
+    ("cachenode_writebehind_coalesced", "Writes that took the place of a queued one.", "queue_coalesced"),
+    ("cachenode_writebehind_retries", "Attempts that failed and are made again.", "queue_retries"),
+    ("cachenode_writebehind_dead_letters", "Queued writes that were given up.", "queue_dead_letters"),
+)
+_QUEUE_GAUGES: _Table = (
+    ("cachenode_writebehind_waiting", "Keys that wait for the origin, in this node's shards.", "queue_waiting"),
+    ("cachenode_writebehind_oldest_seconds", "How long the oldest of them has waited.", "queue_oldest_s"),
+)
 _NAMESPACE_GAUGES: _Table = (
     ("cache_memory_bytes", "Cost of the entries in memory.", "used_bytes"),
     ("cache_keys_total", "Entries in memory.", "entries"),
@@ -137,6 +147,8 @@ def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric
         evictions.add_metric([space.name, "expired"], space.expirations)
     yield from (hits, rate, operations, evictions)
     yield from _labelled("namespace", namespaces, _NAMESPACE_COUNTERS, _NAMESPACE_GAUGES)
+    if queued := [space for space in namespaces if space.queued]:
+        yield from _labelled("namespace", queued, _QUEUE_COUNTERS, _QUEUE_GAUGES)
 
 
 def _of_writes(origins: tuple[OriginCounters, ...]) -> Metric:

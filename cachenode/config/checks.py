@@ -10,6 +10,7 @@ from cachenode.config.events import event_problems
 from cachenode.config.model import NodeConfig
 from cachenode.config.sources import FieldPath, did_you_mean
 from cachenode.config.values import is_loopback, is_wildcard, parse_address
+from cachenode_api.keys import DEFAULT_NAMESPACE
 
 __all__ = ["EVENT", "Conflict", "conflicts"]
 
@@ -45,6 +46,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     yield from _origins(config)
     for text in event_problems(config.event):
         yield Conflict((EVENT,), text)
+    yield from _write_behind(config)
 
 
 def _addresses(config: NodeConfig) -> Iterator[Conflict]:
@@ -127,6 +129,35 @@ def _lives(config: NodeConfig) -> Iterator[Conflict]:
         if namespace.sliding and math.isinf(namespace.ttl_s) and not namespace.adaptive_ttl:
             slides, ttl_s = ("namespaces", name, "sliding"), ("namespaces", name, "ttl_s")
             yield Conflict((slides, ttl_s), "needs a ttl_s: what never expires has no life to renew")
+
+
+def _write_behind(config: NodeConfig) -> Iterator[Conflict]:
+    for name, namespace in config.namespaces.items():
+        if namespace.write != "behind":
+            continue
+        write = ("namespaces", name, "write")
+        if config.l2_url() is None:
+            yield Conflict(
+                (write, ("l2", "url")), "needs an L2, where writes wait until the origin has them: set l2.url"
+            )
+        elif not namespace.l2:
+            text = (
+                "must be true for a namespace that writes behind: a value in memory alone would be lost with its node"
+            )
+            yield Conflict((("namespaces", name, "l2"), write), text)
+        origin = config.origins.get(namespace.origin)
+        if not namespace.origin or (origin is not None and not origin.sink):
+            text = "must name an origin with a sink, [origins.<name>] sink = …, for the namespace to write behind"
+            yield Conflict((("namespaces", name, "origin"), write), text)
+        if namespace.bloom:
+            text = "must be false for a namespace that writes behind: its origin does not list what waits for it"
+            yield Conflict((("namespaces", name, "bloom"), write), text)
+        if name == DEFAULT_NAMESPACE and not config.strict_namespaces:
+            text = (
+                "must be true if the default namespace writes behind: namespaces that are made at first use would do so"
+                " too, and not every node would know of them"
+            )
+            yield Conflict((("strict_namespaces",), write), text)
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

@@ -31,6 +31,7 @@ from cachenode.config.fields import (
 from cachenode.config.namespaces import NamespaceConfig
 from cachenode.config.origins import OriginConfig
 from cachenode.config.values import NO_URL, parse_list
+from cachenode.config.write_behind import WriteBehindConfig
 from cachenode.core.policy import NamespacePolicy
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
@@ -132,6 +133,9 @@ class L2Config(Section):
     registry_url: OptionalRedisUrl = Field(
         "", description='URL of the Redis that keeps the membership; "" means that of L2'
     )
+    queue_url: OptionalRedisUrl = Field(
+        "", description='URL of the Redis that keeps the queues of writes behind; "" means that of L2'
+    )
     timeout_s: Seconds = Field(
         0.05, description="How long a read may wait for L2 before it goes on without; a write four times as long"
     )
@@ -177,6 +181,7 @@ class NodeConfig(Section):
         (), description="What events make untrue: entries [[event]] with name, invalidates, tags, namespace and mode"
     )
     events: EventsConfig = Field(default_factory=EventsConfig)
+    writebehind: WriteBehindConfig = Field(default_factory=WriteBehindConfig)
     strict_namespaces: bool = Field(
         False, description="Refuse namespaces without a table of their own; otherwise up to 1,000 are made at first use"
     )
@@ -200,3 +205,9 @@ class NodeConfig(Section):
     def l2_url(self) -> str | None:
         """Return the URL of L2, or None if there is none."""
         return None if self.l2.url == NO_URL else self.l2.url
+
+    def queue_url(self) -> str | None:
+        """Return the URL of the Redis that keeps the queues of writes behind, None if no namespace has one."""
+        if not any(section.write == "behind" for section in self.namespaces.values()):
+            return None
+        return self.l2.queue_url or self.l2_url()

@@ -47,8 +47,15 @@ class NamespaceConfig(Section):
         description="How much earlier values that take long to load are loaded anew; 1 to 1.5, 0: not at all",
     )
     origin: str = Field("", description='Name of the origin that nodes load absent values from; "": none')
-    write: Literal["around", "through"] = Field(
-        "around", description="Whether writes leave the origin alone, or go through the cache to its sink"
+    write: Literal["around", "through", "behind"] = Field(
+        "around",
+        description="Whether writes leave the origin alone, go through the cache to its sink, or get there later",
+    )
+    write_delay_s: Span = Field(
+        0.0, le=86_400, description="How long a write behind waits for others, and for the key's next one"
+    )
+    write_priority: Count = Field(
+        5, ge=1, le=10, description="Which namespace's writes behind go to an origin first: 1 before 10"
     )
     negative_ttl_s: Span = Field(
         0.0,

@@ -19,6 +19,7 @@ __all__ = [
     "Layer",
     "Loaded",
     "Operation",
+    "QueuedWrite",
     "RemovalCause",
     "SinkWrite",
 ]
@@ -123,6 +124,21 @@ class SinkWrite(NamedTuple):
     value: bytes | None
     flags: int
     version: int
+
+
+class QueuedWrite(NamedTuple):
+    """A write that is acknowledged once it is in the queue of its namespace, and in the shared store with that.
+
+    `value` is None for a removal; it may begin with a block of tags, as the flags say. `ttl_s` and `position` are those
+    of an `L2Write`.
+    """
+
+    key: bytes
+    value: bytes | None
+    flags: int
+    version: int
+    ttl_s: float = float("inf")
+    position: int = 0
 
 
 @dataclass(slots=True)

@@ -9,10 +9,12 @@ from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
 
 __all__ = [
+    "BACKLOG_FULL",
     "BAD_KEY",
     "BAD_ORDER",
     "CONDITION_FAILED",
     "LATE",
+    "MAYBE_DIRTY",
     "NOT_A_COUNTER",
     "NOT_OWNER",
     "NOT_READY",
@@ -29,6 +31,8 @@ __all__ = [
     "load_failed",
     "load_paused",
     "over_quota",
+    "queue_unavailable",
+    "queue_uncertain",
     "sink_failed",
     "sink_uncertain",
     "too_large",
@@ -52,6 +56,24 @@ SUPERSEDED = Failure(Reason.SUPERSEDED, "a newer owner of the key has written me
 UNANSWERABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached, and L2 cannot answer in its place")
 UNREACHABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached from this node")
 UNCERTAIN = Failure(Reason.UNCERTAIN, "the key's owner was lost after the write had been sent to it")
+BACKLOG_FULL = Failure(
+    Reason.BACKLOG_FULL,
+    "as many keys of the namespace wait for the origin as may; retry after some of them are written, 1 s or more from"
+    " now, or look at: cachenode writebehind status",
+)
+MAYBE_DIRTY = Failure(
+    Reason.QUEUE_UNAVAILABLE, "it is not known whether a write of the key waits for the origin; ask again in a moment"
+)
+
+
+def queue_unavailable(why: str) -> Failure:
+    """Return the failure of a write behind that cannot be queued: nothing was done."""
+    return Failure(Reason.QUEUE_UNAVAILABLE, f"the write-behind queue takes no writes: {why}")
+
+
+def queue_uncertain(why: str) -> Failure:
+    """Return the failure of a write behind that may have been queued."""
+    return Failure(Reason.UNCERTAIN, f"the write may not be kept safely: {why}")
 
 
 def over_quota(text: str) -> Failure:

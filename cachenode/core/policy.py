@@ -46,7 +46,9 @@ class NamespacePolicy:
         bloom_keys: Keys for which it is sized at first.
         bloom_error: Part of the absent keys that it lets pass.
         bloom_rebuild: When it is rebuilt besides (`cachenode.core.schedule`).
-        write: Where writes go: "around" the origin, or "through" the cache to it.
+        write: Where writes go: "around" the origin, "through" the cache to it, or to it "behind" the acknowledgement.
+        write_delay_s: How long a write behind waits for others, and for the key's next one.
+        write_priority: Which namespace's writes behind go first, 1 before 10.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
@@ -73,6 +75,8 @@ class NamespacePolicy:
     admit_after: int = 0
     sliding: bool = False
     max_life_s: float = math.inf
+    write_delay_s: float = 0.0
+    write_priority: int = 5
     demand_window_s: float = 3_600.0
     adaptive_ttl: bool = False
     adaptive_steps: tuple[str, ...] = DEFAULT_STEPS

@@ -50,6 +50,17 @@ class NamespaceCounters:
     quota_refusals: int = 0
     admitted: int = 0
     not_admitted: int = 0
+    queue_waiting: int = -1
+    queue_oldest_s: float = 0.0
+    queue_applied: int = 0
+    queue_coalesced: int = 0
+    queue_retries: int = 0
+    queue_dead_letters: int = 0
+
+    @property
+    def queued(self) -> bool:
+        """True if the namespace writes behind."""
+        return self.queue_waiting >= 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,12 @@ class Tombstones:
         self._by_key[key] = (version if known is None else max(version, known[0]), now + self._keep_s)
         self._prune(now)
 
+    def forget(self, key: bytes, version: int) -> None:
+        """Forget a removal that was not done after all, unless a later one was noted since."""
+        known = self._by_key.get(key)
+        if known is not None and known[0] == version:
+            del self._by_key[key]
+
     def covers(self, key: bytes, version: int, now: float) -> bool:
         """Return True if a value of this version must not be stored any more."""
         known = self._by_key.get(key)

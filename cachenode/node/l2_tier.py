@@ -227,6 +227,10 @@ class L2Tier:
         await self.tell_missed(namespace, drops)
         return [False] * len(drops)
 
+    def written(self, namespace: str, written: Sequence[tuple[bytes, int]]) -> None:
+        """Take note of what the write-behind queue has brought to the store, or removed there, in its own step."""
+        self._strike_out(namespace, written)
+
     def distrust(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         """Journal what another node could not bring to the store: it may be gone when the store is back."""
         self._note(namespace, missed)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Hashable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Layer, Operation
-from cachenode.core.failures import NOT_OWNER, NOT_READY, load_failed, load_paused
+from cachenode.core.failures import MAYBE_DIRTY, NOT_OWNER, NOT_READY, load_failed, load_paused
 from cachenode.core.flights import Flight
 from cachenode.core.origin_limits import Priority
 from cachenode.errors import PeerUnavailable
@@ -113,18 +113,19 @@ class Loads:
                         found[index], layers[index] = record, layer
 
             await fill(node, namespace, [batch.keys[index] for index in indices], done)
+        dirty = await self._dirty(batch, namespace, [batch.keys[index] for index in indices if index not in found])
         now = node.clock.now()
         tokens: dict[int, int] = {}
         for index in indices:
-            if index in found:
+            if index in layers:
                 namespace.l2_hits += layers[index] is Layer.L2
                 namespace.l1_hits += layers[index] is Layer.L1
                 continue
             key = batch.keys[index]
-            outcome = self._settled(namespace, key, now)
+            outcome = self._settled(namespace, key, now, known=dirty is not None)
             if outcome is not None:
                 found[index] = outcome
-            elif flight := self._to_wait_for(batch, namespace, key, now):
+            elif flight := self._to_wait_for(batch, namespace, key, now, dirty or ()):
                 waiter: Waiter = asyncio.get_running_loop().create_future()
                 flight.waiting.append(waiter)
                 waiting[waiter] = index
@@ -152,18 +153,30 @@ class Loads:
                 self._node.read_through.begin(namespace, key, token, Priority.REFRESH)
         return tokens
 
-    def _to_wait_for(self, batch: Batch, namespace: Namespace, key: bytes, now: float) -> Flight[Waiter] | None:
-        """Return the flight that brings a key's value; None if the caller is to lead one."""
+    async def _dirty(self, batch: Batch, namespace: Namespace, keys: Sequence[bytes]) -> set[bytes] | None:
+        """Return which keys callers must not load, since writes of them wait for the origin; None if unknown."""
+        behind = self._node.behind(namespace)
+        if behind is None or batch.operation is not Operation.LEASE or not keys:  # this node looks when it loads
+            return set()
+        return await behind.dirty(namespace, keys)
+
+    def _to_wait_for(
+        self, batch: Batch, namespace: Namespace, key: bytes, now: float, dirty: Collection[bytes]
+    ) -> Flight[Waiter] | None:
+        """Return the flight that brings a key's value; None if the caller is to lead one.
+
+        What waits for its origin nobody but this node loads, out of the queue.
+        """
         flight = namespace.flights.find(key)
         if flight is not None:
             namespace.load_waits += 1
-        elif batch.operation is Operation.GET:
+        elif batch.operation is Operation.GET or key in dirty:
             flight = self._lead(batch, namespace, key, self._node.read_through, now)
             self._node.read_through.begin(namespace, key, flight.token)
         return flight
 
-    def _settled(self, namespace: Namespace, key: bytes, now: float) -> Outcome:
-        """Return what is known of a key that L2 does not have: None if it must be loaded."""
+    def _settled(self, namespace: Namespace, key: bytes, now: float, *, known: bool) -> Outcome:
+        """Return what is known of a key that L2 does not have: None if it must be loaded, and it is `known` by whom."""
         record = self._node.present(namespace, key, now)
         if record is not None:  # stored while L2 was asked
             namespace.l1_hits += 1
@@ -176,7 +189,9 @@ class Loads:
             namespace.negative_hits += 1
             return b""
         pause = namespace.load_backoff.left_s(key, now)
-        return load_paused(pause) if pause else None
+        if pause:
+            return load_paused(pause)
+        return None if known else MAYBE_DIRTY
 
     def _tell(
         self,
@@ -209,6 +224,8 @@ class Loads:
             return 0
         if not self._node.may_keep(key) or key in namespace.writing or key in namespace.changing:
             return 0
+        if batch.operation is Operation.LEASE and self._node.behind(namespace) is not None:
+            return 0  # the caller's loader may bring what the origin had before a write that waits for it
         namespace.renewed += 1
         return self._lead(batch, namespace, key, holder, now).token
 
@@ -263,9 +280,12 @@ class Loads:
     def _storable(self, batch: Batch, namespace: Namespace, index: int, flight: Flight[Waiter]) -> bool:
         """Return True unless the key was written or removed since the load began, or a barrier covers the value.
 
-        Or it was removed so shortly before that the origin may not know it everywhere.
+        Or a write is on its way to the queue, which would take the loaded value for a newer one (`WriteBehind`). Or it
+        was removed so shortly before that the origin may not know it everywhere.
         """
         if not flight.attached or flight.key in namespace.at_sink:
+            return False
+        if flight.key in namespace.changing and self._node.behind(namespace) is not None:
             return False
         value, flags = batch.values[index], batch.flags[index] if batch.flags else 0
         tags = split_tags(value)[0] if flags & TAGGED else ()

@@ -55,6 +55,12 @@ class Origin:
         return self._writes is not None
 
     @property
+    def sink(self) -> Sink:
+        """What writes it, for who sees to order, pace and attempts himself (`Drain`)."""
+        assert self._sink is not None, "only an origin with a sink is written"
+        return self._sink
+
+    @property
     def enumerates(self) -> bool:
         """True if it can list the keys that it has."""
         return self._loader is not None and self._loader.enumerates

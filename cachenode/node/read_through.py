@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Loaded, Operation
 from cachenode.core.failures import load_failed
 from cachenode.core.origin_limits import Priority
-from cachenode.errors import OriginError
+from cachenode.errors import L2Unavailable, OriginError
 from cachenode.node.filler import new_record
 from cachenode.node.loads import MAX_LEASE_S
 from cachenode_api.records import NO_TTL_MS
@@ -74,9 +74,13 @@ class ReadThrough:
         self, namespace: Namespace, key: bytes, token: int, priority: Priority, end: Batch
     ) -> bytes | Failure:
         """Ask the origin. Return what those who wait are to be told, and make `end` say so."""
-        assert namespace.origin is not None, "there is something to load from"
         try:
-            loaded = await namespace.origin.load(key, priority)
+            dirty, loaded = await self._queued(namespace, key)
+            if not dirty and namespace.origin is None:  # it was dirty when a caller asked for it; let that one load
+                return load_failed("the write that waited for the origin is there by now; ask again")
+            if not dirty:
+                assert namespace.origin is not None, "there is something to load from"
+                loaded = await namespace.origin.load(key, priority)
         except OriginError as error:
             end.details = [str(error)[:_MAX_TEXT]]
             return load_failed(f"the load failed: {error}")
@@ -89,6 +93,20 @@ class ReadThrough:
         if loaded.ttl_s is not None:
             end.ttls_ms = [_ttl_ms(loaded.ttl_s)]
         return new_record(self._entry(namespace, loaded), self._node.clock.now())
+
+    async def _queued(self, namespace: Namespace, key: bytes) -> tuple[bool, Loaded | None]:
+        """Return whether a write of the key waits for the origin, and what it brings there.
+
+        Raises:
+            OriginError: That cannot be told.
+        """
+        behind = self._node.behind(namespace)
+        if behind is None:
+            return False, None
+        try:
+            return await behind.loaded(namespace, key)
+        except L2Unavailable:
+            raise OriginError("it is not known whether a write of the key waits for the origin") from None
 
     def _entry(self, namespace: Namespace, loaded: Loaded) -> L2Entry:
         """Return a loaded value as an entry without a version, which has no place in any order."""
@@ -118,10 +136,8 @@ class ReadThrough:
         self, namespace: Namespace, keys: Sequence[bytes]
     ) -> tuple[list[L2Entry | None], dict[int, Failure]]:
         """Load keys that this node may not keep; return what there is, and why that cannot be said of some."""
-        origin = namespace.origin
-        assert origin is not None, "there is something to load from"
         namespace.loads += len(keys)
-        found = await asyncio.gather(*(origin.load(key) for key in keys), return_exceptions=True)
+        found = await asyncio.gather(*(self._unkept(namespace, key) for key in keys), return_exceptions=True)
         entries = [self._entry(namespace, each) if isinstance(each, Loaded) else None for each in found]
         failures = {
             at: load_failed(f"the load failed: {str(each)[:_MAX_TEXT]}")
@@ -130,6 +146,12 @@ class ReadThrough:
         }
         namespace.load_failures += len(failures)
         return entries, failures
+
+    async def _unkept(self, namespace: Namespace, key: bytes) -> Loaded | None:
+        dirty, queued = await self._queued(namespace, key)
+        if dirty or namespace.origin is None:
+            return queued
+        return await namespace.origin.load(key)
 
     async def close(self) -> None:
         """End the loads that are under way."""

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Layer, Operation
-from cachenode.core.failures import BAD_KEY, NO_SLIDING, NOT_OWNER, UNANSWERABLE, UNREACHABLE, failed
+from cachenode.core.failures import BAD_KEY, MAYBE_DIRTY, NO_SLIDING, NOT_OWNER, UNANSWERABLE, UNREACHABLE, failed
 from cachenode.core.hot_keys import HotKeys
 from cachenode.core.origin_limits import Priority
 from cachenode.errors import L2Unavailable, PeerUnavailable
@@ -358,7 +358,19 @@ class Reads:
             self._answer(namespace, [index], entries, {}, reply)
             return
         namespace.misses += 1
+        behind = self._node.behind(namespace)
+        if behind is not None and (dirty := await behind.dirty(namespace, [batch.keys[index]])) != set():
+            await self._answer_dirty(namespace, batch, index, reply, known=dirty is not None)
+            return
         await self._node.stand_ins.ask(batch, namespace, index, reply, holder)
+
+    async def _answer_dirty(self, namespace: Namespace, batch: Batch, index: int, reply: Reply, *, known: bool) -> None:
+        """Answer a key whose queued write the origin does not have yet, so that nobody loads it from there."""
+        entries: list[L2Entry | None] = [None]
+        failures = {0: MAYBE_DIRTY}
+        if known:
+            entries, failures = await self._node.read_through.unkept(namespace, [batch.keys[index]])
+        self._answer(namespace, [index], entries, failures, reply)
 
     async def _read_through(self, namespace: Namespace, batch: Batch, indices: Sequence[int], reply: Reply) -> None:
         """Answer keys of a GET whose owner cannot be reached, and that have an origin."""

@@ -33,6 +33,7 @@ from cachenode.node.read_through import ReadThrough
 from cachenode.node.reads import Reads
 from cachenode.node.slides import SlidingReads
 from cachenode.node.standins import StandIns
+from cachenode.node.write_behind import WriteBehind
 from cachenode.node.write_through import WriteThrough
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Copies, Peers
@@ -112,6 +113,8 @@ class Node:
         self.read_through = ReadThrough(self)
         self.changes = Changes(self)
         self.blooms = Blooms(self, wall)
+        self.write_behind: WriteBehind | None = None
+        """Where writes wait for their origin; set by who builds the node, if a namespace writes behind."""
         self.write_through = WriteThrough(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
         if tier is not None:
@@ -434,6 +437,10 @@ class Node:
     def l2_for(self, namespace: Namespace) -> L2Tier | None:
         """Return the shared store if the namespace uses it."""
         return self.tier if namespace.policy.l2 else None
+
+    def behind(self, namespace: Namespace) -> WriteBehind | None:
+        """Return the queue of writes if the namespace writes behind."""
+        return self.write_behind if namespace.policy.write == "behind" else None
 
     def __repr__(self) -> str:
         return f"<Node {self.placement.me.id} epoch={self.placement.epoch} used={self.namespaces.memory.used_bytes}>"

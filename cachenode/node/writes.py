@@ -42,7 +42,7 @@ import random
 from collections.abc import Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation
+from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation, QueuedWrite
 from cachenode.core.failures import (
     BAD_KEY,
     NOT_OWNER,
@@ -65,6 +65,7 @@ from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
     from cachenode.core.quotas import Quota
+    from cachenode.node.l2_tier import L2Tier
     from cachenode.node.namespaces import Namespace
     from cachenode.node.service import Node, Reply, Rest
 
@@ -77,6 +78,9 @@ T = TypeVar("T")
 _ADD = frozenset({Operation.SET, Operation.INCR})
 _COUNTER_BYTES = 20
 """A counter's digits at most."""
+_ORIGINAL = frozenset({Operation.SET, Operation.INCR})
+"""What brings values that the origin does not have: not so what was loaded from there, or only gets another life."""
+_NOT_DONE = frozenset({Reason.BACKLOG_FULL, Reason.QUEUE_UNAVAILABLE})
 
 
 class Writes:
@@ -458,10 +462,10 @@ class Writes:
         with node.invalidations.change(namespace, keys):
             waiter = node.invalidations.announce(namespace, keys, batch.near)
             try:
-                taken = await tier.write(namespace.policy.name, writes)
-                moved = self._moved(keys, began)
-                if moved:
-                    result = self._store_kept(namespace, indices, writes, taken, moved)
+                taken, refused = await self._put_in_l2(tier, batch, namespace, writes)
+                failures = refused | self._moved(keys, began)
+                if failures:
+                    result = self._store_kept(namespace, indices, writes, taken, failures)
                 else:
                     result = self._store(namespace, indices, writes, taken)
                 done = node.placement.epoch
@@ -473,21 +477,32 @@ class Writes:
         self._still_owned(keys, result.failures, done)
         return result
 
+    async def _put_in_l2(
+        self, tier: L2Tier, batch: Batch, namespace: Namespace, writes: Sequence[L2Write]
+    ) -> tuple[list[bool], dict[int, Failure]]:
+        """Return which writes L2 has taken, and why others were not done: those that are queued may be refused."""
+        behind = self._node.behind(namespace)
+        if behind is None or batch.operation not in _ORIGINAL:
+            return await tier.write(namespace.policy.name, writes), {}
+        taken, _, failures = await behind.write(namespace, tier, [QueuedWrite(*write) for write in writes])
+        return taken, failures
+
     def _store_kept(
         self,
         namespace: Namespace,
         indices: Sequence[int],
         writes: Sequence[L2Write],
         taken: Sequence[bool],
-        moved: dict[int, Failure],
+        failed: dict[int, Failure],
     ) -> BatchResult:
-        """As `_store`, after a view change during the write: a key that moved away is not acknowledged here."""
-        kept = [at for at in range(len(writes)) if at not in moved]
+        """As `_store`, without what is not acknowledged: keys that moved away during the write, what was not queued."""
+        kept = [at for at in range(len(writes)) if at not in failed]
         stored = self._store(namespace, kept, [writes[at] for at in kept], [taken[at] for at in kept])
-        failures = moved | {at: stored.failures[new] for new, at in enumerate(kept) if new in stored.failures}
+        failures = failed | {at: stored.failures[new] for new, at in enumerate(kept) if new in stored.failures}
         now = self._node.clock.now()
-        for at in moved:  # L2 may have taken the write: what is here from before must not be handed over
-            _forget_older(namespace, writes[at], now)
+        for at, failure in failed.items():  # L2 may have the write: what is here from before must not be handed over
+            if failure.reason not in _NOT_DONE:
+                _forget_older(namespace, writes[at], now)
         return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
 
     async def _delete(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
@@ -500,20 +515,39 @@ class Writes:
             namespace.tombstones.note(key, version, node.clock.now())
         with node.invalidations.change(namespace, keys):
             waiter = node.invalidations.announce(namespace, keys, batch.near)
-            in_l2 = await tier.drop(namespace.policy.name, drops)
+            in_l2, failures = await self._drop_in_l2(tier, batch, namespace, drops)
             now = node.clock.now()
             versions = []
-            for (key, version), found in zip(drops, in_l2, strict=True):
+            for at, ((key, version), found) in enumerate(zip(drops, in_l2, strict=True)):
+                if at in failures and failures[at].reason in _NOT_DONE:
+                    namespace.tombstones.forget(key, version)
+                    versions.append(0)
+                    continue
                 here = self._forget(batch, namespace, key)
                 namespace.tombstones.note(key, version, now)
                 namespace.deletes += found and not here and batch.operation is Operation.DELETE
                 versions.append(version if found or here else 0)
-        result = BatchResult(indices=indices, versions=versions, failures=self._moved(keys, began))
+        result = BatchResult(indices=indices, versions=versions, failures=failures | self._moved(keys, began))
         done = node.placement.epoch
         if waiter is not None and batch.acknowledged:
             await waiter
         self._still_owned(keys, result.failures, done)
         return result
+
+    async def _drop_in_l2(
+        self, tier: L2Tier, batch: Batch, namespace: Namespace, drops: Sequence[tuple[bytes, int]]
+    ) -> tuple[list[bool], dict[int, Failure]]:
+        """Return where L2 had a value, and why removals were not done: those that are queued may be refused."""
+        behind = self._node.behind(namespace)
+        if behind is None or batch.operation is not Operation.DELETE:
+            return await tier.drop(namespace.policy.name, drops), {}
+        removals = [QueuedWrite(key, None, 0, version) for key, version in drops]
+        taken, found, failures = await behind.write(namespace, tier, removals)
+        now = self._node.clock.now()
+        for at, (key, version) in enumerate(drops):
+            if not taken[at] and at not in failures and not _later(namespace, key, version, now):
+                failures[at] = SUPERSEDED
+        return found, failures
 
     async def _touch(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
         now = self._node.clock.now()
@@ -589,6 +623,15 @@ def _forget_older(namespace: Namespace, write: L2Write, now: float) -> None:
     current = namespace.store.peek(write.key, now)
     if current is not None and HEADER.unpack_from(current)[2] < write.version:
         namespace.store.remove(write.key)
+
+
+def _later(namespace: Namespace, key: bytes, version: int, now: float) -> bool:
+    """Return True if a later write or removal of a key, by this node, is under way or done."""
+    if namespace.outdone(key, version) or namespace.writing.get(key, 0) > version:
+        return True
+    current = namespace.store.peek(key, now)
+    stored = 0 if current is None else HEADER.unpack_from(current)[2]
+    return max(stored, namespace.tombstones.version_of(key, now)) > version
 
 
 def _with_gaps(indices: Sequence[int], found: Sequence[L2Write | None], stored: BatchResult) -> BatchResult:

@@ -34,6 +34,8 @@ class Reason(IntEnum):
     NOT_A_COUNTER = 16
     SINK_FAILED = 17
     SINK_UNAVAILABLE = 18
+    BACKLOG_FULL = 19
+    QUEUE_UNAVAILABLE = 20
     UNKNOWN_EVENT = 21
     EVENT_TOO_BROAD = 22
     QUOTA_EXCEEDED = 25
@@ -47,6 +49,8 @@ RETRYABLE = frozenset(
         Reason.NOT_READY,
         Reason.SUPERSEDED,
         Reason.SINK_UNAVAILABLE,
+        Reason.BACKLOG_FULL,
+        Reason.QUEUE_UNAVAILABLE,
     }
 )
 """Reasons after which the same call may succeed: nothing was done."""
@@ -70,6 +74,8 @@ GRPC_CODES = {
     Reason.NOT_A_COUNTER: "FAILED_PRECONDITION",
     Reason.SINK_FAILED: "FAILED_PRECONDITION",
     Reason.SINK_UNAVAILABLE: "UNAVAILABLE",
+    Reason.BACKLOG_FULL: "RESOURCE_EXHAUSTED",
+    Reason.QUEUE_UNAVAILABLE: "UNAVAILABLE",
     Reason.UNKNOWN_EVENT: "NOT_FOUND",
     Reason.EVENT_TOO_BROAD: "INVALID_ARGUMENT",
     Reason.QUOTA_EXCEEDED: "RESOURCE_EXHAUSTED",

@@ -260,6 +260,8 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.SINK_UNAVAILABLE: (SinkFailed, ""),
     Reason.CONDITION_FAILED: (NodeError, "The key's value is not of the version that the write asks for."),
     Reason.NOT_A_COUNTER: (NodeError, "The key's value, or what it would become, is not a whole number of 64 bits."),
+    Reason.BACKLOG_FULL: (Overloaded, "As many writes wait for the origin as may; call again later."),
+    Reason.QUEUE_UNAVAILABLE: (CacheUnavailable, "The write-behind queue cannot be reached; call again."),
     Reason.UNKNOWN_EVENT: (NodeError, "The nodes have no rule for this event."),
     Reason.EVENT_TOO_BROAD: (InvalidArgument, ""),
     Reason.SUPERSEDED: (NodeError, "The write lost against a newer one; read the value before writing again."),

@@ -38,6 +38,8 @@ def test_only_reasons_after_which_nothing_was_done_are_retryable() -> None:
         Reason.NOT_READY,
         Reason.SUPERSEDED,
         Reason.SINK_UNAVAILABLE,
+        Reason.BACKLOG_FULL,
+        Reason.QUEUE_UNAVAILABLE,
     } == RETRYABLE
 
 

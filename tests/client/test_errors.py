@@ -144,6 +144,8 @@ REASONS = [
     ),
     (Reason.SINK_FAILED, SinkFailed, SinkFailed.default_text),
     (Reason.SINK_UNAVAILABLE, SinkFailed, SinkFailed.default_text),
+    (Reason.BACKLOG_FULL, Overloaded, "As many writes wait for the origin as may; call again later."),
+    (Reason.QUEUE_UNAVAILABLE, CacheUnavailable, "The write-behind queue cannot be reached; call again."),
     (Reason.UNKNOWN_EVENT, NodeError, "The nodes have no rule for this event."),
     (Reason.EVENT_TOO_BROAD, InvalidArgument, "An argument is not valid."),
     (Reason.QUOTA_EXCEEDED, QuotaExceeded, QuotaExceeded.default_text),

@@ -19,20 +19,12 @@ from tests.support.syntax import parse
 
 TESTS = Path(__file__).parents[1]
 LIST = {*range(1, 51)}
-_NO_QUEUE = "There is no write-behind yet, so nothing is queued."
 NOT_COVERED = {
     16: "Nodes write to no origin yet, so an owner cannot die between its commit and the invalidation.",
     34: "L2 is one server: Sentinel is not spoken yet. Its death and return are scenario 33, its slowness scenario 39.",
-    35: "There is no durable mode yet: nothing is acknowledged on the strength of a replica.",
+    35: "Sentinel is not spoken yet, so no replica takes over; durability replicated fails writes that none has.",
     36: "Sentinel is not spoken yet, so a node never has two servers of which one is not the master any more.",
     37: "Redis Cluster is not spoken yet.",
-    41: _NO_QUEUE,
-    42: _NO_QUEUE,
-    44: _NO_QUEUE,
-    45: _NO_QUEUE,
-    46: _NO_QUEUE,
-    47: _NO_QUEUE,
-    48: _NO_QUEUE,
     50: "There is no warming yet.",
 }
 """Scenarios of which something is missing in cachenode itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,23 @@ LEGS = ["url"] if URL else OWN_LEGS
 """Servers for tests that need no control."""
 
 
+class _Configured(EmbeddedValkey):
+    """One with other settings, the last of which count."""
+
+    settings: Mapping[str, str] = {}
+
+    def _options(self) -> list[str]:
+        return super()._options() + [word for name, value in self.settings.items() for word in (f"--{name}", value)]
+
+
 class RedisServer:
     """A server that a test controls."""
 
-    def __init__(self, directory: Path, leg: str, *, maxmemory_bytes: int = 64 << 20) -> None:
-        self._valkey = EmbeddedValkey(directory, maxmemory_bytes=maxmemory_bytes, binary=_BINARIES[leg])
+    def __init__(
+        self, directory: Path, leg: str, *, maxmemory_bytes: int = 64 << 20, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._valkey = _Configured(directory, maxmemory_bytes=maxmemory_bytes, binary=_BINARIES[leg])
+        self._valkey.settings = settings or {}
         self._valkey.start()
         self.url = self._valkey.url
 
@@ -52,7 +64,7 @@ class RedisServer:
         self._valkey.stop()
 
     def restart(self) -> None:
-        """Start it again, empty, at the same place."""
+        """Start it again at the same place, empty unless its settings have it keep something."""
         self._valkey.stop()
         self._valkey.start()
 
@@ -61,9 +73,11 @@ class RedisServer:
 
 
 @contextmanager
-def server(directory: Path, leg: str, *, maxmemory_bytes: int = 64 << 20) -> Iterator[RedisServer]:
+def server(
+    directory: Path, leg: str, *, maxmemory_bytes: int = 64 << 20, settings: Mapping[str, str] | None = None
+) -> Iterator[RedisServer]:
     """Run a server for the duration of a block."""
-    running = RedisServer(directory, leg, maxmemory_bytes=maxmemory_bytes)
+    running = RedisServer(directory, leg, maxmemory_bytes=maxmemory_bytes, settings=settings)
     try:
         yield running
     finally:

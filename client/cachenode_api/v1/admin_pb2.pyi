@@ -378,6 +378,11 @@ class NamespaceStats(google.protobuf.message.Message):
     INVALIDATIONS_FIELD_NUMBER: builtins.int
     STAND_IN_LOADS_FIELD_NUMBER: builtins.int
     RENEWALS_FIELD_NUMBER: builtins.int
+    QUEUE_WAITING_FIELD_NUMBER: builtins.int
+    QUEUE_OLDEST_S_FIELD_NUMBER: builtins.int
+    QUEUE_APPLIED_FIELD_NUMBER: builtins.int
+    QUEUE_COALESCED_FIELD_NUMBER: builtins.int
+    QUEUE_DEAD_LETTERS_FIELD_NUMBER: builtins.int
     BLOOM_ABSENCES_FIELD_NUMBER: builtins.int
     BLOOM_PASSED_FIELD_NUMBER: builtins.int
     BLOOM_FALSE_POSITIVES_FIELD_NUMBER: builtins.int
@@ -427,6 +432,16 @@ class NamespaceStats(google.protobuf.message.Message):
     """Those of the loads that were of keys whose owner could not be reached."""
     renewals: builtins.int
     """Those of the loads that were to replace a value before its end."""
+    queue_waiting: builtins.int
+    """Keys that wait for the origin in the shards of this node; -1 if the namespace does not write behind."""
+    queue_oldest_s: builtins.float
+    """How long the oldest of them has waited, in seconds."""
+    queue_applied: builtins.int
+    """Queued writes that this node has brought to the origin."""
+    queue_coalesced: builtins.int
+    """Writes that took the place of a queued one."""
+    queue_dead_letters: builtins.int
+    """Queued writes that this node has given up."""
     bloom_absences: builtins.int
     """Reads that a Bloom filter answered: no value."""
     bloom_passed: builtins.int
@@ -480,6 +495,11 @@ class NamespaceStats(google.protobuf.message.Message):
         invalidations: builtins.int = ...,
         stand_in_loads: builtins.int = ...,
         renewals: builtins.int = ...,
+        queue_waiting: builtins.int = ...,
+        queue_oldest_s: builtins.float = ...,
+        queue_applied: builtins.int = ...,
+        queue_coalesced: builtins.int = ...,
+        queue_dead_letters: builtins.int = ...,
         bloom_absences: builtins.int = ...,
         bloom_passed: builtins.int = ...,
         bloom_false_positives: builtins.int = ...,
@@ -498,7 +518,7 @@ class NamespaceStats(google.protobuf.message.Message):
         stale_reads: builtins.int = ...,
         negative_hits: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 

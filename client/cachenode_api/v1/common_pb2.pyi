@@ -261,6 +261,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The origin that the write goes to has refused it; nothing was done."""
     REASON_SINK_UNAVAILABLE: _Reason.ValueType  # 18
     """The origin that the write goes to cannot be written now; nothing was done."""
+    REASON_BACKLOG_FULL: _Reason.ValueType  # 19
+    """As many writes wait for the origin as may; nothing was done, and later the same call may succeed."""
+    REASON_QUEUE_UNAVAILABLE: _Reason.ValueType  # 20
+    """The queue of a namespace that writes behind cannot be reached or takes no writes; nothing was done."""
     REASON_UNKNOWN_EVENT: _Reason.ValueType  # 21
     """No rule names the event, and the node refuses such."""
     REASON_EVENT_TOO_BROAD: _Reason.ValueType  # 22
@@ -311,6 +315,10 @@ REASON_SINK_FAILED: Reason.ValueType  # 17
 """The origin that the write goes to has refused it; nothing was done."""
 REASON_SINK_UNAVAILABLE: Reason.ValueType  # 18
 """The origin that the write goes to cannot be written now; nothing was done."""
+REASON_BACKLOG_FULL: Reason.ValueType  # 19
+"""As many writes wait for the origin as may; nothing was done, and later the same call may succeed."""
+REASON_QUEUE_UNAVAILABLE: Reason.ValueType  # 20
+"""The queue of a namespace that writes behind cannot be reached or takes no writes; nothing was done."""
 REASON_UNKNOWN_EVENT: Reason.ValueType  # 21
 """No rule names the event, and the node refuses such."""
 REASON_EVENT_TOO_BROAD: Reason.ValueType  # 22

@@ -1,0 +1,179 @@
+"""Nodes that write behind to a database, with a Valkey that keeps what it is told, and writers that remember."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from cachenode.adapters.redis_client import connect
+from cachenode.cli.local_cluster import LocalCluster
+from cachenode_client import CacheClient, CacheError
+from tests.support.redis_server import RedisServer, server
+from tests.support.sinks import make_table
+
+__all__ = ["NAMESPACE", "Site", "Writer", "site"]
+
+NAMESPACE = "orders"
+AOF = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+_CONFIG = """
+[l2]
+timeout_s = 1.0
+[writebehind]
+durability = "{durability}"
+attempts = {attempts}
+retry_max_s = 2
+max_backlog = {max_backlog}
+[origins.db]
+sink = "tests.support.sinks:Table"
+options = {{ path = "{folder}/db", folder = "{folder}" }}
+batch_writes = 100
+timeout_s = 10
+[namespaces.orders]
+origin = "db"
+write = "behind"
+ttl_s = "{ttl}"
+"""
+
+
+@dataclass
+class Site:
+    """What a test has to do with.
+
+    Attributes:
+        folder: Where the sinks look for word from the test.
+        valkey: The server of L2 and of the queue.
+        cluster: The nodes.
+    """
+
+    folder: Path
+    valkey: RedisServer
+    cluster: LocalCluster
+
+    def say(self, word: str, *, said: bool = True) -> None:
+        """Leave word for the sinks, or take it back."""
+        path = self.folder / word
+        path.touch() if said else path.unlink(missing_ok=True)
+
+    def rows(self) -> dict[str, int | None]:
+        """Return the value of each row."""
+        with closing(sqlite3.connect(self.folder / "db", timeout=10.0)) as database:
+            return dict(database.execute("SELECT key, value FROM rows"))
+
+    def done(self) -> list[tuple[str, int | None, int, int]]:
+        """Return key, value, version of each write that the sink committed, and whether it changed its row."""
+        with closing(sqlite3.connect(self.folder / "db", timeout=10.0)) as database:
+            return list(database.execute("SELECT key, value, version, changed FROM done ORDER BY rowid"))
+
+    def redis(self) -> Redis:
+        """Return a client of the Valkey."""
+        return connect(self.valkey.url, timeout_s=5.0, connect_timeout_s=5.0)
+
+    def name(self, what: str) -> str:
+        """Return the name of a part of the queue."""
+        return f"cn:{self.cluster.name}:.wb.{what}:{NAMESPACE}"
+
+    async def waiting(self) -> int:
+        """Return how many keys wait for the origin."""
+        client = self.redis()
+        try:
+            return int(await client.hlen(self.name("records")))
+        finally:
+            await client.aclose()
+
+    async def drained(self, within_s: float = 30.0) -> float:
+        """Wait until nothing waits any more. Return how long that took."""
+        began = time.monotonic()
+        while await self.waiting():
+            assert time.monotonic() < began + within_s, f"{await self.waiting()} keys still wait"
+            await asyncio.sleep(0.05)
+        return time.monotonic() - began
+
+
+@asynccontextmanager
+async def site(
+    folder: Path,
+    *,
+    nodes: int = 3,
+    durability: str = "fsync",
+    attempts: int = 5,
+    max_backlog: int = 100_000,
+    ttl: str = "never",
+    settings: dict[str, str] | None = None,
+) -> AsyncIterator[Site]:
+    """Run everything for the duration of a block."""
+    make_table(folder / "db")
+    text = _CONFIG.format(folder=folder, durability=durability, attempts=attempts, max_backlog=max_backlog, ttl=ttl)
+    (folder / "node.toml").write_text(text)
+    (folder / "l2").mkdir()
+    with server(folder / "l2", "valkey", settings=AOF | (settings or {})) as valkey:
+        arguments = ["--config", str(folder / "node.toml")]
+        async with LocalCluster(nodes=nodes, directory=folder / "c", l2_url=valkey.url, arguments=arguments) as cluster:
+            yield Site(folder, valkey, cluster)
+
+
+@dataclass
+class Writer:
+    """Writes rising numbers to its keys, one write of a key at a time, and remembers what was acknowledged.
+
+    Attributes:
+        client: What it writes with.
+        keys: Its keys: nobody else writes them.
+        acknowledged: The highest number of each key whose write succeeded.
+        attempted: The highest that was tried.
+        errors: Why others did not succeed, with the time that took.
+    """
+
+    client: CacheClient
+    keys: list[str]
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    attempted: dict[str, int] = field(default_factory=dict)
+    errors: list[tuple[str, float]] = field(default_factory=list)
+    count: int = 0
+
+    async def write(self, key: str) -> bool:
+        """Write the next number of a key. Return True if it was acknowledged."""
+        number = self.attempted.get(key, -1) + 1
+        self.attempted[key] = number
+        began = time.monotonic()
+        try:
+            await self.client.set(key, number)
+        except CacheError as error:
+            self.errors.append((error.reason, time.monotonic() - began))
+            return False
+        self.acknowledged[key] = number
+        self.count += 1
+        return True
+
+    async def write_many(self, writes: int) -> None:
+        """Have so many writes acknowledged, key after key."""
+        end = self.count + writes
+        while self.count < end:
+            for key in self.keys:
+                if not await self.write(key):
+                    await asyncio.sleep(0.05)
+
+    def lost(self, rows: dict[str, int | None]) -> list[str]:
+        """Return the keys whose row is older than what was acknowledged, or newer than anything that was tried."""
+        return [
+            key
+            for key, number in self.acknowledged.items()
+            if not number <= (rows.get(key) if rows.get(key) is not None else -1) <= self.attempted[key]  # type: ignore[operator]
+        ]
+
+
+def out_of_order(done: list[tuple[str, int | None, int, int]]) -> int:
+    """Return how many changes of rows brought a lower number than the change before."""
+    last: dict[str, int] = {}
+    wrong = 0
+    for key, value, _, changed in done:
+        if changed and value is not None:
+            wrong += value < last.get(key, -1)
+            last[key] = value
+    return wrong
