@@ -56,6 +56,16 @@ def test_worker_pool() -> None:
     assert second == "after the change all workers say: {900}"
 
 
+def test_event_invalidation() -> None:
+    """An event has what its rule names queried again, with the new state, and nothing else."""
+    before, posted, renamed = run("event_invalidation.py")
+    assert before.endswith("queried: feed, posts, profile (5)")
+    titles = "['On engines', 'On poetry']"
+    assert posted == f"after post.created: ({{'name': 'Ada'}}, {titles}, {titles}); queried: feed, posts (2)"
+    assert renamed.startswith("after user.updated: ({'name': 'Ada Lovelace'}, ")
+    assert renamed.endswith("queried: profile (1)")
+
+
 @contextmanager
 def service(name: str) -> Iterator[str]:
     """Run an example that serves HTTP; yield its address."""
