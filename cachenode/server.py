@@ -22,9 +22,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -40,6 +41,7 @@ from cachenode.adapters.logs import configure as configure_logs
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
 from cachenode.adapters.tls import NodeTls
+from cachenode.adapters.webhook import SecretFile, Webhook
 from cachenode.assembly import (
     make_drain,
     make_l2,
@@ -75,6 +77,8 @@ from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, sess
 from cachenode_api.view import Member
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from cachenode.config import NodeConfig
 
 __all__ = ["Server", "run"]
@@ -130,6 +134,7 @@ class Server:
             metrics=self._metrics(),
             info=lambda: {"id": config.node.id, "version": __version__},
             context=self._tls.ssl_context() if self._tls is not None else None,
+            posts=self._posts(),
         )
         if config.node.http_listen:
             await self._http.start()
@@ -154,6 +159,15 @@ class Server:
         if self._drain is not None:
             self._drain.start()
         _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
+
+    def _posts(self) -> dict[str, Callable[[web.Request], Awaitable[web.Response]]]:
+        """Return what answers POST requests: the webhook, if there is a secret for it."""
+        settings = self.config.events
+        if not settings.webhook_secret_file:
+            return {}
+        secret = SecretFile(Path(settings.webhook_secret_file))
+        hook = Webhook(lambda: self._events, secret, max_payload_bytes=settings.max_payload_bytes)
+        return {"/events": hook.answer}
 
     def _build(self, me: Member) -> None:
         config, clock = self.config, self._clock

@@ -33,6 +33,7 @@ class HttpServer:
         metrics: What /metrics shows.
         info: "id" and "version" for the page.
         context: For HTTPS; None for HTTP.
+        posts: What answers POST requests, by path.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class HttpServer:
         metrics: CollectorRegistry,
         info: Callable[[], Mapping[str, str]],
         context: ssl.SSLContext | None = None,
+        posts: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]] | None = None,
     ) -> None:
         self.address = ""
         self._listen = listen
@@ -52,6 +54,7 @@ class HttpServer:
         self._metrics = metrics
         self._info = info
         self._context = context
+        self._posts = posts or {}
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -65,6 +68,8 @@ class HttpServer:
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/livez", self._probe(self._live))
         app.router.add_get("/readyz", self._probe(self._ready))
+        for path, answer in self._posts.items():
+            app.router.add_post(path, answer)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         host, _, port = self._listen.rpartition(":")

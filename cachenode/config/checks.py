@@ -44,6 +44,9 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     yield from _sizes(config)
     yield from _lives(config)
     yield from _origins(config)
+    if config.events.webhook_secret_file and not config.node.http_listen:
+        fields = (("events", "webhook_secret_file"), ("node", "http_listen"))
+        yield Conflict(fields, "needs the HTTP port: node.http_listen")
     for text in event_problems(config.event):
         yield Conflict((EVENT,), text)
     yield from _write_behind(config)

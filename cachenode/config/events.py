@@ -36,6 +36,9 @@ class EventsConfig(Section):
     unknown: Literal["ignore", "refuse"] = Field(
         "ignore", description="What becomes of events that no rule names; they are counted in any case"
     )
+    webhook_secret_file: str = Field(
+        "", description='File with the secrets of POST /events on the HTTP port, one in each line; "": there is none'
+    )
     max_payload_bytes: Bytes = Field(64 * 1024, ge=16, le=1024 * 1024, description="Largest payload of an event")
 
 

@@ -461,7 +461,7 @@ def test_origins_come_from_tables(tmp_path: Path) -> None:
     policy = {policy.name: policy for policy in config.policies()}["users"]
     assert (policy.origin, policy.negative_ttl_s) == ("users", 30.0)
     shown = describe(config)
-    assert "secret" not in shown
+    assert "u:secret" not in shown
     assert tomllib.loads(shown)["origins"]["users"]["options"] == {"url": "***", "size": "***"}
 
 
@@ -558,3 +558,9 @@ def test_all_problems_of_events_at_once(tmp_path: Path) -> None:
     assert problem.startswith("event: must be a list")
     many = "\n".join(f'[[event]]\nname = "e{at}"\ntags = ["t"]' for at in range(1_001))
     assert problems(many, folder=tmp_path)[0].startswith("event: 1,001 rules exceed the limit of 1,000")
+
+
+def test_webhook_needs_the_http_port() -> None:
+    """A secret for a port that is off is a mistake."""
+    (problem,) = problems(flags={"events.webhook_secret_file": "secret", "node.http_listen": ""})
+    assert problem.startswith("events.webhook_secret_file: needs the HTTP port")
