@@ -10,11 +10,13 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from email.message import Message
 from pathlib import Path
 
 import pytest
+
+from tests.support.postgres import postgres
 
 TOP = Path(__file__).parents[2]
 EXAMPLES = TOP / "client/examples"
@@ -28,10 +30,10 @@ PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py") if "__main__" in p
 """What a reader can start; the others are modules of these."""
 
 
-def run(name: str) -> list[str]:
+def run(name: str, **environ: str) -> list[str]:
     """Run an example to its end; return the lines that it writes."""
     command = [sys.executable, str(EXAMPLES / name)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRON, timeout=RUN_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRON | environ, timeout=RUN_S, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -64,6 +66,19 @@ def test_event_invalidation() -> None:
     assert posted == f"after post.created: ({{'name': 'Ada'}}, {titles}, {titles}); queried: feed, posts (2)"
     assert renamed.startswith("after user.updated: ({'name': 'Ada Lovelace'}, ")
     assert renamed.endswith("queried: profile (1)")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_write_behind(kind: str) -> None:
+    """A thousand writes are acknowledged and read at once; each of twenty rows gets the last of its fifty, in few."""
+    with postgres() if kind == "postgresql" else nullcontext() as server:
+        written, table, loaded = run("write_behind.py", **({} if server is None else {"DATABASE_URL": server.url}))
+    last = "{'id': 7, 'item': 'tea', 'count': 50}"
+    assert re.fullmatch(rf"1000 writes acknowledged in [\d.]+ s; order:7 reads {re.escape(last)}", written)
+    found = re.fullmatch(r"the table has 20 rows, 20 of them with the last count, and was written (\d+) times", table)
+    assert found is not None, table
+    assert 20 <= int(found[1]) < 1_000
+    assert loaded == f"after an invalidation order:7 is loaded from it: {last}"
 
 
 @contextmanager
