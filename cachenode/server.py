@@ -37,6 +37,7 @@ from cachenode import __version__
 from cachenode.adapters.clock import BootClock
 from cachenode.adapters.copies import PeerCopies
 from cachenode.adapters.http import HttpServer
+from cachenode.adapters.key_files import read_keys
 from cachenode.adapters.logs import configure as configure_logs
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
@@ -67,6 +68,7 @@ from cachenode.node.loops import Loops
 from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.service import Node
+from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.admin import AdminService
 from cachenode.rpc.cache import CacheService
 from cachenode.rpc.guard import GuardedServer
@@ -233,7 +235,8 @@ class Server:
                 max_frame_bytes=limits.max_frame_bytes,
             ),
         )
-        self._loops = Loops(self._node, self._sessions.reap)
+        self._warm = WarmDuties(self._node, [table.plan() for table in config.warm], read_keys)
+        self._loops = Loops(self._node, self._sessions.reap, self._warm)
 
     async def _check_queue(self) -> None:
         """Refuse to start with a queue that cannot keep what it promises; one that is away is looked at later."""
@@ -257,7 +260,7 @@ class Server:
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
         policies = PolicyCalls(node.namespaces, self._live, partial(settings, self.config))
-        admin = AdminService(node, self.stats, self._links.silences, policies, self._events)
+        admin = AdminService(node, self.stats, self._links.silences, policies, self._events, self._warm)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -310,14 +313,12 @@ class Server:
             forwarded=node.forwarded,
             view_epoch=self._placement.epoch,
             members=len(view.members) if view is not None else 0,
-            namespaces=tuple(
-                _counters(namespace, node.clock.now(), node.placement.epoch, self._drain)
-                for namespace in node.namespaces
-            ),
+            namespaces=tuple(_counters(node, namespace, self._drain) for namespace in node.namespaces),
             errors={reason.name.lower(): count for reason, count in node.failures.items()},
             near_holders=len(node.invalidations),
             invalidation_waits=node.invalidations.waits,
             swept=sum(namespace.sweep.removed for namespace in node.namespaces),
+            warm_jobs=sum(node.warming.running(name) for name in node.warming.jobs),
             copies=len(self._copies) if self._copies is not None else 0,
             copy_hits=node.copy_hits,
             handed_over=node.handover.sent,
@@ -347,6 +348,9 @@ class Server:
         if self._copies is not None:
             await _within(_STEP_S, self._copies.stop())
         await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet
+        await _within(_STEP_S, self._warm.close())
+        await _within(_STEP_S, self._node.warming.close())  # another node goes on with its jobs
+        await _within(_STEP_S, self._warm.note_hot())
         await _within(_STEP_S, self._node.close())
         if self._drain is not None:
             await _within(grace_s / 2, self._drain.stop())
@@ -389,7 +393,8 @@ def _bloom(namespace: Namespace, now: float, epoch: int) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in NamespaceCounters.__dataclass_fields__}
 
 
-def _counters(namespace: Namespace, now: float, epoch: int, drain: Drain | None) -> NamespaceCounters:
+def _counters(node: Node, namespace: Namespace, drain: Drain | None) -> NamespaceCounters:
+    now, epoch, warming = node.clock.now(), node.placement.epoch, node.warming
     store, demand, quota = namespace.store, namespace.demand, namespace.quota
     return NamespaceCounters(
         name=namespace.policy.name,
@@ -409,6 +414,8 @@ def _counters(namespace: Namespace, now: float, epoch: int, drain: Drain | None)
         stand_in_loads=namespace.stand_in_loads,
         renewals=namespace.renewed,
         negative_hits=namespace.negative_hits,
+        warmed=warming.loaded[namespace.policy.name],
+        warm_failures=warming.failed[namespace.policy.name],
         slides=namespace.slides.moved,
         expired=namespace.expired + namespace.sweep.expired,
         policy_version=namespace.policy_version,

@@ -32,6 +32,8 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_loads_landed", "Loads that have brought a value.", "landed"),
     ("cachenode_stale_reads", "Reads that were given a value past its TTL.", "stale_reads"),
     ("cachenode_negative_hits", "Reads that were told at once that the origin has nothing.", "negative_hits"),
+    ("cachenode_warmed", "Values that jobs of this node had loaded.", "warmed"),
+    ("cachenode_warm_failures", "Keys that jobs of this node could not have loaded.", "warm_failures"),
     ("cachenode_bloom_absences", "Reads that a Bloom filter answered: no value.", "bloom_absences"),
     ("cachenode_bloom_passed", "Reads of keys that the filter has.", "bloom_passed"),
     ("cachenode_bloom_skipped", "Reads of keys about which the filter may say nothing.", "bloom_skipped"),
@@ -96,6 +98,7 @@ _NODE_COUNTERS: _Table = (
 _NODE_GAUGES: _Table = (
     ("cachenode_copies", "Copies of other nodes' hot keys.", "copies"),
     ("cachenode_near_holders", "Sessions that may hold copies in a near cache.", "near_holders"),
+    ("cachenode_warm_jobs", "Warming jobs that this node runs.", "warm_jobs"),
     ("cachenode_sessions", "Open client sessions.", "sessions"),
     ("cachenode_view_epoch", "Epoch of the view in force.", "view_epoch"),
     ("cachenode_members", "Members of the view in force.", "members"),

@@ -28,6 +28,8 @@ __all__ = [
     "ask_explanations",
     "ask_stats",
     "ask_views",
+    "ask_warming",
+    "cancel_warming",
     "first_view",
     "rebuild_bloom",
     "targets_of",
@@ -154,6 +156,36 @@ async def rebuild_bloom(asked: Asked, namespace: str, timeout_s: float) -> Async
             raise _refusal(error, timeout_s) from None
         finally:
             call.cancel()
+
+
+async def ask_warming(
+    address: str, namespace: str, timeout_s: float
+) -> tuple[Asked, Mapping[str, pb.WarmStatusResponse | None]]:
+    """Return the view of the first node that answers, and every member's warming jobs, None for no answer.
+
+    Raises:
+        CliError: As `ask_blooms`.
+    """
+    asked, _ = await first_view(address, timeout_s)
+    request, targets = pb.WarmStatusRequest(namespace=namespace), targets_of(asked)
+    replies = await asyncio.gather(
+        *(_answer_of(target, "WarmStatus", request, timeout_s) for target in targets.values())
+    )
+    return asked, dict(zip(targets, replies, strict=True))
+
+
+async def cancel_warming(address: str, namespace: str, timeout_s: float) -> bool:
+    """End the job of a namespace; return False if there is none.
+
+    Raises:
+        CliError: As `ask_blooms`.
+    """
+    asked, _ = await first_view(address, timeout_s)
+    request, targets = pb.CancelWarmRequest(namespace=namespace), targets_of(asked)
+    replies = await asyncio.gather(
+        *(_answer_of(target, "CancelWarm", request, timeout_s) for target in targets.values())
+    )
+    return any(reply is not None and reply.cancelled for reply in replies)
 
 
 def _refusal(error: aio.AioRpcError, timeout_s: float) -> CliError:

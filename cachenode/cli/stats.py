@@ -39,6 +39,8 @@ _COUNTERS = (
     "adaptive_ttls",
     "adaptive_ttl_s",
     "slides",
+    "warmed",
+    "warm_failures",
     "bloom_absences",
     "bloom_passed",
     "bloom_false_positives",

@@ -50,6 +50,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     for text in event_problems(config.event):
         yield Conflict((EVENT,), text)
     yield from _write_behind(config)
+    yield from _warm(config)
 
 
 def _addresses(config: NodeConfig) -> Iterator[Conflict]:
@@ -115,6 +116,9 @@ def _origins(config: NodeConfig) -> Iterator[Conflict]:
         elif namespace.write != "around" and not (namespace.origin and config.origins[namespace.origin].sink):
             fields = (("namespaces", name, "write"), ("namespaces", name, "origin"))
             yield Conflict(fields, f"must be around, or origin the name of one with a sink to write {namespace.write}")
+        if namespace.warm_top and not (namespace.l2 and config.l2_url()):
+            text = "needs an L2, where the keys are noted: l2.url"
+            yield Conflict((("namespaces", name, "warm_top"), ("l2", "url"), ("namespaces", name, "l2")), text)
         if namespace.bloom and not namespace.origin:
             text = "needs an origin, whose keys the filter knows: namespaces.<name>.origin"
             yield Conflict((("namespaces", name, "bloom"), ("namespaces", name, "origin")), text)
@@ -161,6 +165,14 @@ def _write_behind(config: NodeConfig) -> Iterator[Conflict]:
                 " too, and not every node would know of them"
             )
             yield Conflict((("strict_namespaces",), write), text)
+
+
+def _warm(config: NodeConfig) -> Iterator[Conflict]:
+    for table in config.warm:
+        section = config.namespaces.get(table.namespace)
+        if section is None or not section.origin:
+            text = f"must name a namespace with an origin: [namespaces.{table.namespace}] has none"
+            yield Conflict((("warm",), ("namespaces", table.namespace, "origin")), text)
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

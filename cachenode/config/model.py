@@ -31,6 +31,7 @@ from cachenode.config.fields import (
 from cachenode.config.namespaces import NamespaceConfig
 from cachenode.config.origins import OriginConfig
 from cachenode.config.values import NO_URL, parse_list
+from cachenode.config.warm import WarmConfig
 from cachenode.config.write_behind import WriteBehindConfig
 from cachenode.core.policy import NamespacePolicy
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
@@ -182,6 +183,9 @@ class NodeConfig(Section):
     )
     events: EventsConfig = Field(default_factory=EventsConfig)
     writebehind: WriteBehindConfig = Field(default_factory=WriteBehindConfig)
+    warm: tuple[WarmConfig, ...] = Field(
+        (), description="Tables [[warm]]: jobs that load keys ahead, with namespace, cron, rate_per_s and a source"
+    )
     strict_namespaces: bool = Field(
         False, description="Refuse namespaces without a table of their own; otherwise up to 1,000 are made at first use"
     )

@@ -99,6 +99,9 @@ class NamespaceConfig(Section):
     bloom_rebuild: Due = Field(
         "1d", description="When it is rebuilt besides changes of the cluster: an interval, or a cron expression (UTC)"
     )
+    warm_top: Count = Field(
+        0, ge=0, le=1_000_000, description="Keys that a node read most, noted in L2 and warmed when it starts again"
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 
     def policy(self, name: str, max_value_bytes: int) -> NamespacePolicy:

@@ -45,6 +45,7 @@ class Operation(IntEnum):
     HAND_OVER = 15
     BLOOM_BEGIN = 20
     BLOOM_TAKE = 21
+    WARM = 22
 
     @property
     def reads(self) -> bool:

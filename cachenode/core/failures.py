@@ -13,6 +13,7 @@ __all__ = [
     "BAD_KEY",
     "BAD_ORDER",
     "CONDITION_FAILED",
+    "JOB_RUNNING",
     "LATE",
     "MAYBE_DIRTY",
     "NOT_A_COUNTER",
@@ -51,6 +52,7 @@ UNKNOWN_NAMESPACE = Failure(Reason.UNKNOWN_NAMESPACE, "namespace: the node has n
 LATE = Failure(Reason.DEADLINE_EXCEEDED, "the time given for the call ran out inside the cluster")
 OVERLOADED = Failure(Reason.OVERLOADED, "the session has too many keys under way; slow down")
 CONDITION_FAILED = Failure(Reason.CONDITION_FAILED, "the key's value is not of the version that the write asks for")
+JOB_RUNNING = Failure(Reason.JOB_RUNNING, "another job warms this namespace; wait for its end, or cancel it")
 NOT_A_COUNTER = Failure(Reason.NOT_A_COUNTER, "the value is not a whole number, or would exceed 64 bits")
 SUPERSEDED = Failure(Reason.SUPERSEDED, "a newer owner of the key has written meanwhile")
 UNANSWERABLE = Failure(Reason.OWNER_UNREACHABLE, "the key's owner cannot be reached, and L2 cannot answer in its place")

@@ -13,6 +13,7 @@ class Priority(IntEnum):
 
     DEMAND = 0
     REFRESH = 1
+    WARMING = 2
 
 
 @dataclass(frozen=True, slots=True)

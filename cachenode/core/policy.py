@@ -49,6 +49,7 @@ class NamespacePolicy:
         write: Where writes go: "around" the origin, "through" the cache to it, or to it "behind" the acknowledgement.
         write_delay_s: How long a write behind waits for others, and for the key's next one.
         write_priority: Which namespace's writes behind go first, 1 before 10.
+        warm_top: So many of the keys that a node read most are noted for its next life; 0: none.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
     Raises:
@@ -83,6 +84,7 @@ class NamespacePolicy:
     adaptive_min_s: float = 60.0
     adaptive_max_s: float = 86_400.0
     adaptive_hit_rate: float = 0.5
+    warm_top: int = 0
     bloom: bool = False
     bloom_keys: int = 1_000_000
     bloom_error: float = 0.01

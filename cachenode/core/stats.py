@@ -29,6 +29,8 @@ class NamespaceCounters:
     stand_in_loads: int = 0
     renewals: int = 0
     negative_hits: int = 0
+    warmed: int = 0
+    warm_failures: int = 0
     bloom_absences: int = 0
     bloom_passed: int = 0
     bloom_skipped: int = 0
@@ -143,6 +145,7 @@ class NodeStats:
     near_holders: int = 0
     invalidation_waits: int = 0
     swept: int = 0
+    warm_jobs: int = 0
     copies: int = 0
     copy_hits: int = 0
     handed_over: int = 0

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import time
-from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,13 +68,11 @@ class Blooms:
     """The part of a node that builds filters, and takes those that others build.
 
     Args:
-        node: The node.
-        wall: The time of day in seconds since 1970, for schedules.
+        node: The node; its wall clock is that of schedules.
     """
 
-    def __init__(self, node: Node, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
-        self._wall = wall
         self._plans: dict[str, Rebuilds] = {}
         self._running: dict[str, Rebuild] = {}
 
@@ -117,7 +113,7 @@ class Blooms:
                 continue
             if placement.owns(seat_of(namespace.policy.name)):
                 epoch, built = placement.epoch, namespace.bloom.epoch
-                if self._plan(namespace).due(now, self._wall(), epoch=epoch, built=built):
+                if self._plan(namespace).due(now, self._node.wall(), epoch=epoch, built=built):
                     self.rebuild(namespace)
 
     def _plan(self, namespace: Namespace) -> Rebuilds:
@@ -139,7 +135,7 @@ class Blooms:
         node, bloom, plan = self._node, namespace.bloom, self._plan(namespace)
         assert bloom is not None, "only namespaces with a filter are rebuilt"
         number = node.versions.next()
-        plan.begin(node.clock.now(), self._wall())
+        plan.begin(node.clock.now(), self._node.wall())
         try:
             await self._lead(rebuild, namespace, bloom, number)
             rebuild.stage = "done"

@@ -278,6 +278,32 @@ class L2Tier:
             raise L2Unavailable("the shared store is away")
         return await self._guard(self._store.keys(namespace, cursor))
 
+    async def note(self, kind: str, name: bytes, record: bytes, ttl_s: float, version: int) -> bool:
+        """Keep a record of the nodes' own, in place of an older one. Return False if that could not be done.
+
+        Args:
+            kind: Begins with a dot, so that no namespace has this name.
+            name: Of the record.
+            record: Any bytes.
+            ttl_s: How long it is kept.
+            version: One of a lower version than the last is not taken.
+        """
+        if not self.available:
+            return False
+        write = L2Write(name, record, 0, version, ttl_s)
+        try:
+            [taken] = await self._guard(self._store.write(kind, [write]))
+        except L2Unavailable:
+            return False
+        return taken
+
+    async def noted(self, kind: str, names: Sequence[bytes]) -> list[L2Entry | None]:
+        """Return records of the nodes' own, None where there is none or the store is away."""
+        if self.available:
+            with contextlib.suppress(L2Unavailable):
+                return await self._guard(self._store.read(kind, names))
+        return [None] * len(names)
+
     async def lock(self, namespace: str, key: bytes, token: bytes, ttl_s: float) -> bool:
         """Take the lock of a key, or prolong it (see `L2Store.lock`); True too while the store is away.
 

@@ -37,6 +37,8 @@ __all__ = ["DEFAULT_LEASE_S", "MAX_LEASE_S", "Loads", "Outcome", "Waiter", "endi
 
 DEFAULT_LEASE_S = 5.0
 MAX_LEASE_S = 60.0
+_BY_NODES = frozenset({Operation.GET, Operation.WARM})
+"""What nodes load for themselves, rather than let callers load."""
 
 Outcome = bytes | Failure | None
 """What those who wait for a load are told: a record, why there is none, or to look again."""
@@ -114,11 +116,11 @@ class Loads:
 
             await fill(node, namespace, [batch.keys[index] for index in indices], done)
         dirty = await self._dirty(batch, namespace, [batch.keys[index] for index in indices if index not in found])
-        now = node.clock.now()
+        now, reading = node.clock.now(), batch.operation.reads
         tokens: dict[int, int] = {}
         for index in indices:
             if index in layers:
-                namespace.l2_hits += layers[index] is Layer.L2
+                namespace.l2_hits += reading and layers[index] is Layer.L2
                 namespace.l1_hits += layers[index] is Layer.L1
                 continue
             key = batch.keys[index]
@@ -131,7 +133,7 @@ class Loads:
                 waiting[waiter] = index
             else:
                 tokens[index] = self._lead(batch, namespace, key, holder, now).token
-        namespace.misses += len(indices) - len(found)
+        namespace.misses += (len(indices) - len(found)) * reading
         self._tell(found, left, reply, layers, self._renew_found(batch, namespace, found, holder, now))
         if tokens:
             _forget(left, tokens)
@@ -147,7 +149,7 @@ class Loads:
             if not isinstance(outcome, bytes) or not outcome or not HEADER.unpack_from(outcome)[1] & STALE:
                 continue
             key = batch.keys[index]
-            if batch.operation is not Operation.GET:
+            if batch.operation not in _BY_NODES:
                 tokens[index] = self.renew(batch, namespace, key, holder, now)
             elif token := self.renew(batch, namespace, key, self._node.read_through, now):
                 self._node.read_through.begin(namespace, key, token, Priority.REFRESH)
@@ -168,11 +170,15 @@ class Loads:
         What waits for its origin nobody but this node loads, out of the queue.
         """
         flight = namespace.flights.find(key)
+        warming = batch.operation is Operation.WARM
         if flight is not None:
-            namespace.load_waits += 1
-        elif batch.operation is Operation.GET or key in dirty:
+            namespace.load_waits += not warming
+            if namespace.origin is not None and not warming:
+                namespace.origin.hurry(key)
+        elif batch.operation in _BY_NODES or key in dirty:
             flight = self._lead(batch, namespace, key, self._node.read_through, now)
-            self._node.read_through.begin(namespace, key, flight.token)
+            priority = Priority.WARMING if warming else Priority.DEMAND
+            self._node.read_through.begin(namespace, key, flight.token, priority)
         return flight
 
     def _settled(self, namespace: Namespace, key: bytes, now: float, *, known: bool) -> Outcome:
@@ -231,7 +237,7 @@ class Loads:
 
     def _lead(self, batch: Batch, namespace: Namespace, key: bytes, holder: Hashable, now: float) -> Flight[Waiter]:
         token = self._node.versions.next()
-        lease_s = MAX_LEASE_S if batch.operation is Operation.GET else batch.lease_s or DEFAULT_LEASE_S
+        lease_s = MAX_LEASE_S if batch.operation in _BY_NODES else batch.lease_s or DEFAULT_LEASE_S
         lease_s = min(lease_s, MAX_LEASE_S)
         namespace.loads += 1
         return namespace.flights.lead(key, token, holder, now + lease_s, namespace.barriers.position, now)

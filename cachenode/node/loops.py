@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from cachenode.node.service import Node
+from cachenode.node.warm_duties import WarmDuties
 
 __all__ = ["Loops"]
 
@@ -33,10 +34,12 @@ class Loops:
     Args:
         node: The node.
         reap: Ends silent sessions; called with the time.
+        warm: Begins warming jobs.
     """
 
-    def __init__(self, node: Node, reap: Callable[[float], int]) -> None:
+    def __init__(self, node: Node, reap: Callable[[float], int], warm: WarmDuties | None = None) -> None:
         self._node = node
+        self._warm = warm
         self._reap = reap
         self._tasks: list[asyncio.Task[None]] = []
         self._recover_at = 0.0
@@ -85,6 +88,8 @@ class Loops:
             await asyncio.sleep(0)
         node.handover.tick(now)
         node.blooms.tick(now)
+        if self._warm is not None:
+            self._warm.tick(now)
         node.loads.expire(now)
         node.invalidations.expire(now)
         self._reap(now)

@@ -81,6 +81,8 @@ class Calls(Generic[Q, A]):
         self._breaker = Breaker(failures=limits.breaker_failures, retry_s=limits.breaker_retry_s)
         self._queue: list[_Ask[Q, A]] = []
         self._numbers = count()
+        self._patient: dict[Q, _Ask[Q, A]] = {}
+        """The questions in the queue that nobody waits for."""
         self._due: asyncio.Handle | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self.made = self.questions = self.failed = self.retried = 0
@@ -99,11 +101,21 @@ class Calls(Generic[Q, A]):
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[A] = loop.create_future()
-        heapq.heappush(self._queue, _Ask((priority, next(self._numbers)), question, answer, allowed))
+        ask = _Ask((priority, next(self._numbers)), question, answer, allowed)
+        heapq.heappush(self._queue, ask)
+        if priority is not Priority.DEMAND:
+            self._patient[question] = ask
         if self._due is None:
             window_s = self._limits.window_s
             self._due = loop.call_later(window_s, self._begin) if window_s else loop.call_soon(self._begin)
         return await answer
+
+    def hurry(self, question: Q) -> None:
+        """Somebody waits for the answer to a question that was only due: it goes with those of readers."""
+        ask = self._patient.pop(question, None)
+        if ask is not None:
+            ask.rank = Priority.DEMAND, ask.rank[1]
+            heapq.heapify(self._queue)
 
     def _begin(self) -> None:
         """Make as many calls as may be made."""
@@ -119,6 +131,8 @@ class Calls(Generic[Q, A]):
         asks: list[_Ask[Q, A]] = []
         while self._queue and len(asks) < self._most:
             ask = heapq.heappop(self._queue)
+            if ask.rank[0] is not Priority.DEMAND and self._patient.get(ask.question) is ask:
+                del self._patient[ask.question]
             if not ask.answer.done():
                 asks.append(ask)
         return asks

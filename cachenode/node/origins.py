@@ -54,6 +54,11 @@ class Origin:
         """True if it has a sink."""
         return self._writes is not None
 
+    def hurry(self, key: bytes) -> None:
+        """Somebody waits for a key that is being loaded for nobody: it is moved up, if it is not being asked for."""
+        if self._reads is not None:
+            self._reads.hurry(key)
+
     @property
     def sink(self) -> Sink:
         """What writes it, for who sees to order, pace and attempts himself (`Drain`)."""

@@ -12,6 +12,7 @@ for is loaded without being kept.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Loaded, Operation
 from cachenode.core.failures import load_failed
 from cachenode.core.origin_limits import Priority
+from cachenode.core.warming import stagger
 from cachenode.errors import L2Unavailable, OriginError
 from cachenode.node.filler import new_record
 from cachenode.node.loads import MAX_LEASE_S
@@ -90,6 +92,8 @@ class ReadThrough:
         if not loaded.keep and namespace.flights.of(key, token) is namespace.flights.find(key):
             namespace.flights.detach(key)
         end.operation, end.values, end.flags = Operation.FULFILL, [loaded.value], [loaded.flags]
+        if priority is Priority.WARMING:
+            loaded = loaded._replace(ttl_s=self._staggered(namespace, key, loaded.ttl_s))
         if loaded.ttl_s is not None:
             end.ttls_ms = [_ttl_ms(loaded.ttl_s)]
         return new_record(self._entry(namespace, loaded), self._node.clock.now())
@@ -107,6 +111,13 @@ class ReadThrough:
             return await behind.loaded(namespace, key)
         except L2Unavailable:
             raise OriginError("it is not known whether a write of the key waits for the origin") from None
+
+    def _staggered(self, namespace: Namespace, key: bytes, ttl_s: float | None) -> float:
+        """Return the life of a value that is loaded together with many others."""
+        if ttl_s is None and namespace.demand is not None and namespace.demand.gives_ttls:
+            [ttl_s] = namespace.adapted([key], self._node.clock.now())
+        whole_s = namespace.policy.ttl_s if ttl_s is None else ttl_s
+        return stagger(whole_s, namespace.policy.ttl_jitter, random.random())  # noqa: S311 - not a secret
 
     def _entry(self, namespace: Namespace, loaded: Loaded) -> L2Entry:
         """Return a loaded value as an entry without a version, which has no place in any order."""

@@ -33,6 +33,8 @@ from cachenode.node.read_through import ReadThrough
 from cachenode.node.reads import Reads
 from cachenode.node.slides import SlidingReads
 from cachenode.node.standins import StandIns
+from cachenode.node.warm_loads import WarmLoads
+from cachenode.node.warming import Warming
 from cachenode.node.write_behind import WriteBehind
 from cachenode.node.write_through import WriteThrough
 from cachenode.node.writes import Writes
@@ -45,6 +47,7 @@ from cachenode_api.view import Member, View
 __all__ = ["Node", "Reply"]
 
 _HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
+_WAIT_LONG = frozenset({Operation.LEASE, Operation.WARM})
 _BLOOMS = frozenset({Operation.BLOOM_BEGIN, Operation.BLOOM_TAKE})
 _ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY}) | _HANDOVERS | _BLOOMS
 _ASK_AGAIN = frozenset({Reason.NOT_READY, Reason.DEADLINE_EXCEEDED, Reason.OVERLOADED})
@@ -112,7 +115,10 @@ class Node:
         self.stand_ins = StandIns(self)
         self.read_through = ReadThrough(self)
         self.changes = Changes(self)
-        self.blooms = Blooms(self, wall)
+        self.wall = wall
+        self.blooms = Blooms(self)
+        self.warm_loads = WarmLoads(self)
+        self.warming = Warming(self)
         self.write_behind: WriteBehind | None = None
         """Where writes wait for their origin; set by who builds the node, if a namespace writes behind."""
         self.write_through = WriteThrough(self)
@@ -188,9 +194,12 @@ class Node:
             if tier is not None and tier.adopting:  # a node that has just come: better wait a moment than miss
                 return self._when(tier.adopted, batch, reply, from_peer, holder)
             return self._reads.begin(batch, namespace, reply, from_peer, holder)
+        part: Barriers | WarmLoads | Writes = self.writes
         if batch.operation is Operation.BARRIER:
-            return self.barriers.begin(batch, namespace, reply, from_peer)
-        return self.writes.begin(batch, namespace, reply, from_peer)
+            part = self.barriers
+        elif batch.operation is Operation.WARM:
+            part = self.warm_loads
+        return part.begin(batch, namespace, reply, from_peer)
 
     def _obey(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
         """Do what another node orders, also when this one is fenced: what makes data untrue never does harm."""
@@ -420,7 +429,7 @@ class Node:
         """
 
         async def run(indices: Sequence[int], part: Rest) -> None:
-            longest = MAX_LEASE_S if batch.operation is Operation.LEASE else self._call_timeout_s
+            longest = MAX_LEASE_S if batch.operation in _WAIT_LONG else self._call_timeout_s
             try:
                 async with asyncio.timeout(min(batch.timeout_s or self._call_timeout_s, longest)):
                     await part

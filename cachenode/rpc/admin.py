@@ -15,10 +15,12 @@ from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 from cachenode.node.events import Events
 from cachenode.node.explain import Explanation, HeldEntry, explain
 from cachenode.node.service import Node
+from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.advise import AdviseCalls
 from cachenode.rpc.blooms import BloomCalls
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.status import abort
+from cachenode.rpc.warming import WarmCalls
 from cachenode.wire import view_to_wire
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.v1 import admin_pb2 as pb
@@ -31,7 +33,7 @@ LINKED_WITHIN_S = 2.0
 Context = aio.ServicerContext[Any, Any]
 
 
-class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(AdviseCalls, BloomCalls, WarmCalls, admin_pb2_grpc.AdminServiceServicer):
     """Serves the admin calls.
 
     Args:
@@ -40,6 +42,7 @@ class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer)
         silences: Returns for each peer the seconds since it was last heard from, negative if never.
         policies: Serves the calls about settings.
         events: Has the rules of events.
+        warm: Begins warming jobs.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer)
         silences: Callable[[], Mapping[str, float]],
         policies: PolicyCalls,
         events: Events,
+        warm: WarmDuties | None = None,
     ) -> None:
+        self._warm = warm
         self._node = node
         self._placement = node.placement
         self._stats = stats
@@ -89,6 +94,7 @@ class AdminService(AdviseCalls, BloomCalls, admin_pb2_grpc.AdminServiceServicer)
                 pb.EventCounter(source=each.source, outcome=each.outcome, count=each.count) for each in stats.events
             ],
             event_invalidations=stats.event_invalidations,
+            warm_jobs=stats.warm_jobs,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
             origins=[_origin(origin) for origin in stats.origins],
         )

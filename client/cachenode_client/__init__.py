@@ -9,6 +9,7 @@ from cachenode_client._events import EventInvalidation, Published
 from cachenode_client._loads import ABSENT, Absent, Loaded
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import Versioned
+from cachenode_client._warm import WarmStep
 from cachenode_client._watch import Invalidated, Reset
 from cachenode_client.errors import (
     CacheError,
@@ -63,4 +64,5 @@ __all__ = [
     "Unserializable",
     "ValueTooLarge",
     "Versioned",
+    "WarmStep",
 ]

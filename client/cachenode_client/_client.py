@@ -51,6 +51,7 @@ from cachenode_client._loads import (
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import Versioned
+from cachenode_client._warm import Warmer, checked_warm
 from cachenode_client._watch import Watcher, Watching
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
@@ -760,6 +761,46 @@ class CacheClient(ClientCore):
         watched = checked_watch(namespace, self._namespace)
         within_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
         return Watcher(lambda: Watching(self._started(), watched), self._check_usable, within_s)
+
+    def warm(
+        self,
+        keys: Iterable[Key] | None = None,
+        *,
+        origin: bool = False,
+        top: int = 0,
+        rate_per_s: float | None = None,
+        namespace: str | None = None,
+    ) -> Warmer:
+        """Have the nodes load keys from their origin before anybody asks for them: ``async for step in cache.warm(…)``.
+
+        Keys whose values are there are left as they are. Loads come after all that readers wait for, at most so many a
+        second, and their lives end spread out. A node that dies does not end the job.
+
+        Args:
+            keys: Which; or
+            origin: those that the origin lists; or
+            top: so many of those that were read most.
+            rate_per_s: Keys a second; None for 500.
+            namespace: None for the client's; it must have an origin.
+
+        Returns:
+            Steps, each a `WarmStep`, about five a second, the last one with the end. Leaving ``async with`` before that
+            cancels the job; so does `aclose`.
+
+        Raises:
+            InvalidArgument: Not one source is named, or a number is out of its range.
+            InvalidKey: A key is empty or too long.
+            NodeError: While it runs: the namespace has no origin, or another job of it is running.
+            CacheUnavailable: While it runs: no node goes on with it. Errors are raised under ``on_error="miss"`` too.
+
+        Example:
+            >>> async for step in cache.warm(["user:7", "user:8"], rate_per_s=100):
+            ...     print(step.done, "of", step.total)
+        """
+        name = self._namespace if namespace is None else checked_namespace(namespace)
+        raws = None if keys is None else checked_keys(keys)
+        ask = checked_warm(name, raws, origin=origin, top=top, rate_per_s=rate_per_s)
+        return Warmer(self._started, ask, self._timeout_s)
 
     def stats(self) -> dict[str, int]:
         """Return this client's counters: hits, misses, sets, retries, errors, nodes connected, frames sent."""

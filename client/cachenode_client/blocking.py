@@ -47,6 +47,7 @@ from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, alone_va
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import BlockingVersioned
+from cachenode_client._warm import BlockingWarmer, checked_warm
 from cachenode_client._watch_blocking import BlockingWatcher
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
 
@@ -549,6 +550,24 @@ class CacheClient(ClientCore):
         watched = checked_watch(namespace, self._namespace)
         within_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
         return BlockingWatcher(self._started, watched, within_s)
+
+    def warm(
+        self,
+        keys: Iterable[Key] | None = None,
+        *,
+        origin: bool = False,
+        top: int = 0,
+        rate_per_s: float | None = None,
+        namespace: str | None = None,
+    ) -> BlockingWarmer:
+        """Have the nodes load keys before anybody asks for them (see the asyncio client).
+
+        ``with cache.warm(origin=True) as steps: for step in steps`` — the steps are those of the asyncio client.
+        """
+        name = self._namespace if namespace is None else checked_namespace(namespace)
+        raws = None if keys is None else checked_keys(keys)
+        ask = checked_warm(name, raws, origin=origin, top=top, rate_per_s=rate_per_s)
+        return BlockingWarmer(self._started, ask, self._timeout_s)
 
     def stats(self) -> dict[str, int]:
         """Return this client's counters (see the asyncio client)."""

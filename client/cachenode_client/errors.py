@@ -264,6 +264,7 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.QUEUE_UNAVAILABLE: (CacheUnavailable, "The write-behind queue cannot be reached; call again."),
     Reason.UNKNOWN_EVENT: (NodeError, "The nodes have no rule for this event."),
     Reason.EVENT_TOO_BROAD: (InvalidArgument, ""),
+    Reason.JOB_RUNNING: (NodeError, "Another job warms this namespace; wait for its end, or cancel it."),
     Reason.SUPERSEDED: (NodeError, "The write lost against a newer one; read the value before writing again."),
 }
 

@@ -9,8 +9,8 @@ import grpc
 import pytest
 from grpc import aio
 
-from cachenode.cli import bloom, stats, view
-from cachenode.cli.admin import Asked, ask_blooms, ask_explanations, ask_stats, ask_views
+from cachenode.cli import bloom, stats, view, warm
+from cachenode.cli.admin import Asked, ask_blooms, ask_explanations, ask_stats, ask_views, ask_warming, cancel_warming
 from cachenode.cli.errors import CliError
 from cachenode.cli.options import Format
 from cachenode.cli.output import console
@@ -79,6 +79,19 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
     GetNamespace = SetNamespace = Advise = ListEvents = ListNamespaces
+
+    async def WarmStatus(self, request: Any, context: Any) -> pb.WarmStatusResponse:  # noqa: N802 - the wire's name
+        job = pb.WarmProgress(
+            job_id="j1", namespace="users", source="origin", state="running", done=1_500, loaded=1_400
+        )
+        other = pb.WarmProgress(job_id="j0", namespace="carts", source="file", state="failed", total=7, error="OSError")
+        return pb.WarmStatusResponse(header=self.header(), jobs=[job, other])
+
+    async def CancelWarm(self, request: Any, context: Any) -> pb.CancelWarmResponse:  # noqa: N802 - the wire's name
+        return pb.CancelWarmResponse(header=self.header(), cancelled=request.namespace == "users")
+
+    async def Warm(self, request: Any, context: Any) -> AsyncIterator[pb.WarmProgress]:  # noqa: N802 - the wire's name
+        yield pb.WarmProgress(job_id=request.job_id, state="done")
 
     async def Explain(self, request: Any, context: Any) -> pb.ExplainResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":
@@ -282,3 +295,23 @@ async def test_rebuild_is_followed(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(CliError, match="it has no Bloom filter") as refused:
             await bloom._rebuild(addresses[0], "plain", 2.0, Format.TABLE)
     assert refused.value.code == 2
+
+
+async def test_jobs_of_all_nodes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with what it has done and why it failed; one is cancelled wherever it runs."""
+    admin = Admin("node-0")
+    async with serving(admin) as addresses:
+        admin.view = members(*addresses, GONE)
+        _, answers = await ask_warming(addresses[0], "", 2.0)
+        assert await cancel_warming(addresses[0], "users", 2.0)
+        assert not await cancel_warming(addresses[0], "carts", 2.0)
+    warm._print(answers)
+    text = capsys.readouterr().out
+    row = next(line.split() for line in text.splitlines() if line.startswith(" users"))
+    assert row == ["users", "node-0", "j1", "origin", "running", "1,500", "?", "1,400", "0", "0", "0"]
+    assert "failed: OSError" in text
+    assert "node-1 does not answer." in text
+    assert answers["node-0"] is not None
+    assert warm._document(answers["node-0"].jobs[0])["done"] == 1_500
+    warm._print({"node-0": pb.WarmStatusResponse()})
+    assert "No node has run a job" in capsys.readouterr().out

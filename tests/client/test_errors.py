@@ -148,6 +148,7 @@ REASONS = [
     (Reason.QUEUE_UNAVAILABLE, CacheUnavailable, "The write-behind queue cannot be reached; call again."),
     (Reason.UNKNOWN_EVENT, NodeError, "The nodes have no rule for this event."),
     (Reason.EVENT_TOO_BROAD, InvalidArgument, "An argument is not valid."),
+    (Reason.JOB_RUNNING, NodeError, "Another job warms this namespace; wait for its end, or cancel it."),
     (Reason.QUOTA_EXCEEDED, QuotaExceeded, QuotaExceeded.default_text),
 ]
 

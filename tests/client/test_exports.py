@@ -28,6 +28,7 @@ OTHERS = {
     "Serializer",
     "Tls",
     "Versioned",
+    "WarmStep",
 }
 METHODS = [
     "add",
@@ -50,6 +51,7 @@ METHODS = [
     "ttl",
     "versioned",
     "view",
+    "warm",
     "watch",
 ]
 LOADING = ["get_or_load", "get_or_load_many", "cached"]
@@ -103,7 +105,7 @@ def test_clients_offer_the_same_methods() -> None:
     for name in METHODS:
         one, other = getattr(cachenode_client.CacheClient, name), getattr(blocking.CacheClient, name)
         assert inspect.signature(one).parameters == inspect.signature(other).parameters
-        assert inspect.iscoroutinefunction(one) == (name not in {"after_commit", "stats", "versioned", "watch"})
+        assert inspect.iscoroutinefunction(one) == (name not in {"after_commit", "stats", "versioned", "warm", "watch"})
         assert not inspect.iscoroutinefunction(other)
         assert f"`{name}(" in README
     for name in LOADING:  # whose loaders differ in type

@@ -127,7 +127,7 @@ def unknown_commands(text: str) -> set[str]:
     for name, rest in commands(text):
         words = rest.split()
         found = tree.commands.get(name)
-        if isinstance(found, TyperGroup) and words:
+        if isinstance(found, TyperGroup) and words and not _OPTION.match(words[0]):
             name, found = f"{name} {words[0]}", found.commands.get(words.pop(0))  # noqa: PLW2901 - the whole name
         if found is None:
             unknown.add(name)

@@ -74,7 +74,7 @@ class Rig:
             view=self.view,
             origins={"o": origin},
         )
-        node.blooms._wall = lambda: self.wall
+        node.wall = lambda: self.wall
         return node
 
     def change(self, *names: str) -> None:

@@ -18,6 +18,7 @@ from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc, cache_pb2, cache_pb2_grpc, common_pb2
 from tests.rpc.conftest import StartServer
 from tests.support.cluster import member, view_of
+from tests.support.eventually import eventually
 
 
 async def test_view_is_the_one_in_force(server: Server, admin: Any) -> None:
@@ -192,3 +193,62 @@ async def test_filter_needs_an_origin_that_lists(start_server: Any) -> None:
         await start_server(_listing(**{"origins.names.loader": "tests.support.loaders:load"}))
     with pytest.raises(ConfigError, match=r"namespaces\.users\.bloom: needs an origin"):
         await start_server({"namespaces.users.bloom": True})
+
+
+async def test_keys_are_warmed(start_server: Any) -> None:
+    """Warm tells its steps until the end, WarmStatus the last job; what was warmed is read without a load."""
+    server = await start_server(_listing())
+    async with aio.insecure_channel(server.address) as channel:
+        admin, cache = admin_pb2_grpc.AdminServiceStub(channel), cache_pb2_grpc.CacheServiceStub(channel)
+        steps = [step async for step in admin.Warm(pb.WarmRequest(namespace="users", origin=True, job_id="j"))]
+        last = steps[-1]
+        assert (last.job_id, last.state, last.done, last.loaded, last.node_id) == ("j", "done", 3, 3, "n0")
+        assert (await cache.Get(cache_pb2.GetRequest(namespace="users", key=b"a"))).entry.found
+        stats = await admin.GetStats(pb.GetStatsRequest())
+        [users] = [space for space in stats.namespaces if space.name == "users"]
+        assert (users.warmed, users.warm_failures, users.misses, users.l1_hits, stats.warm_jobs) == (3, 0, 0, 1, 0)
+        [job] = (await admin.WarmStatus(pb.WarmStatusRequest(namespace="users"))).jobs
+        assert (job.job_id, job.state) == ("j", "done")
+        assert not (await admin.CancelWarm(pb.CancelWarmRequest(namespace="users"))).cancelled
+
+
+async def test_caller_who_leaves_ends_its_job(start_server: Any) -> None:
+    """Nobody else has its keys. One that the origin lists goes on, and keeps others out until it is cancelled."""
+    server = await start_server(_listing())
+    async with aio.insecure_channel(server.address) as channel:
+        admin = admin_pb2_grpc.AdminServiceStub(channel)
+        call = admin.Warm(pb.WarmRequest(namespace="users", keys=[b"%d" % n for n in range(100)], rate_per_s=1))
+        await call.read()
+        call.cancel()
+        await eventually(lambda: not server.node.warming.running("users"))
+        call = admin.Warm(pb.WarmRequest(namespace="users", origin=True, rate_per_s=0.1))
+        await call.read()
+        call.cancel()
+        with pytest.raises(aio.AioRpcError) as refused:
+            await admin.Warm(pb.WarmRequest(namespace="users", origin=True)).read()
+        assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        assert not (await admin.CancelWarm(pb.CancelWarmRequest(namespace="users", job_id="another"))).cancelled
+        assert (await admin.CancelWarm(pb.CancelWarmRequest(namespace="users"))).cancelled
+        assert not server.node.warming.running("users")
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        (pb.WarmRequest(namespace="users"), "keys, origin, top"),
+        (pb.WarmRequest(namespace="users", origin=True, top=1), "keys, origin, top"),
+        (pb.WarmRequest(namespace="users", keys=[b"k"] * 10_001), "10,001 in one request"),
+        (pb.WarmRequest(namespace="users", origin=True, rate_per_s=-1), "rate_per_s"),
+        (pb.WarmRequest(namespace="users", origin=True, job_id="x" * 65), "job_id"),
+        (pb.WarmRequest(namespace="default", keys=[b"k"]), "no origin"),
+        (pb.WarmRequest(namespace="silent", origin=True), "cannot list keys"),
+    ],
+)
+async def test_job_that_cannot_be(start_server: Any, asked: pb.WarmRequest, text: str) -> None:
+    """The field is named."""
+    more = {"origins.silent.loader": "tests.support.loaders:load", "namespaces.silent.origin": "silent"}
+    server = await start_server(_listing(**more))
+    async with aio.insecure_channel(server.address) as channel:
+        with pytest.raises(aio.AioRpcError, match=text) as refused:
+            await admin_pb2_grpc.AdminServiceStub(channel).Warm(asked).read()
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -29,6 +29,7 @@ from cachenode_client import (
     Tls,
     Unserializable,
     Versioned,
+    WarmStep,
 )
 from cachenode_client.blocking import CacheClient as BlockingCacheClient
 
@@ -151,6 +152,15 @@ async def asyncio_client() -> None:
     await cache.aclose()
 
 
+async def warming(cache: CacheClient) -> None:
+    """A job's steps."""
+    async with cache.warm(["a", b"b"], rate_per_s=5) as steps:
+        async for step in steps:
+            assert_type(step, WarmStep)
+    async for step in cache.warm(origin=True):
+        assert_type(step.loaded, int)
+
+
 def blocking_client() -> None:
     """Everything that a user of threads can call."""
     with BlockingCacheClient("dns:///cachenode:7401", serializer="msgspec", compression=None) as cache:
@@ -184,6 +194,8 @@ def blocking_client() -> None:
         with cache.watch() as events:
             for event in events:
                 told(event)
+        for step in cache.warm(top=5, namespace="users"):
+            assert_type(step, WarmStep)
         assert_type(cache.stats(), dict[str, int])
     cache.close()
 

@@ -235,6 +235,7 @@ class GetStatsResponse(google.protobuf.message.Message):
     SWEPT_FIELD_NUMBER: builtins.int
     EVENTS_FIELD_NUMBER: builtins.int
     EVENT_INVALIDATIONS_FIELD_NUMBER: builtins.int
+    WARM_JOBS_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
@@ -264,6 +265,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     """Entries that barriers removed from memory."""
     event_invalidations: builtins.int
     """Keys and selectors that events declared untrue."""
+    warm_jobs: builtins.int
+    """Warming jobs that the node runs."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -299,10 +302,11 @@ class GetStatsResponse(google.protobuf.message.Message):
         swept: builtins.int = ...,
         events: collections.abc.Iterable[Global___EventCounter] | None = ...,
         event_invalidations: builtins.int = ...,
+        warm_jobs: builtins.int = ...,
         origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
 
@@ -383,6 +387,8 @@ class NamespaceStats(google.protobuf.message.Message):
     QUEUE_APPLIED_FIELD_NUMBER: builtins.int
     QUEUE_COALESCED_FIELD_NUMBER: builtins.int
     QUEUE_DEAD_LETTERS_FIELD_NUMBER: builtins.int
+    WARMED_FIELD_NUMBER: builtins.int
+    WARM_FAILURES_FIELD_NUMBER: builtins.int
     BLOOM_ABSENCES_FIELD_NUMBER: builtins.int
     BLOOM_PASSED_FIELD_NUMBER: builtins.int
     BLOOM_FALSE_POSITIVES_FIELD_NUMBER: builtins.int
@@ -442,6 +448,10 @@ class NamespaceStats(google.protobuf.message.Message):
     """Writes that took the place of a queued one."""
     queue_dead_letters: builtins.int
     """Queued writes that this node has given up."""
+    warmed: builtins.int
+    """Values that warming jobs of the node had loaded."""
+    warm_failures: builtins.int
+    """Keys that they could not have loaded."""
     bloom_absences: builtins.int
     """Reads that a Bloom filter answered: no value."""
     bloom_passed: builtins.int
@@ -500,6 +510,8 @@ class NamespaceStats(google.protobuf.message.Message):
         queue_applied: builtins.int = ...,
         queue_coalesced: builtins.int = ...,
         queue_dead_letters: builtins.int = ...,
+        warmed: builtins.int = ...,
+        warm_failures: builtins.int = ...,
         bloom_absences: builtins.int = ...,
         bloom_passed: builtins.int = ...,
         bloom_false_positives: builtins.int = ...,
@@ -518,9 +530,207 @@ class NamespaceStats(google.protobuf.message.Message):
         stale_reads: builtins.int = ...,
         negative_hits: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes", "warm_failures", b"warm_failures", "warmed", b"warmed"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
+
+@typing.final
+class WarmRequest(google.protobuf.message.Message):
+    """Which keys to load ahead: those that are given, or those that the origin lists, or those that were read most."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    ORIGIN_FIELD_NUMBER: builtins.int
+    TOP_FIELD_NUMBER: builtins.int
+    RATE_PER_S_FIELD_NUMBER: builtins.int
+    JOB_ID_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    origin: builtins.bool
+    """Whether the origin lists them."""
+    top: builtins.int
+    """So many of those that were read most."""
+    rate_per_s: builtins.float
+    """Keys a second; 0 means 500."""
+    job_id: builtins.str
+    """Names the job; empty: the node chooses. Who goes on with a job on another node names it again."""
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """The keys themselves, at most as many as a batch may have."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        keys: collections.abc.Iterable[builtins.bytes] | None = ...,
+        origin: builtins.bool = ...,
+        top: builtins.int = ...,
+        rate_per_s: builtins.float = ...,
+        job_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job_id", b"job_id", "keys", b"keys", "namespace", b"namespace", "origin", b"origin", "rate_per_s", b"rate_per_s", "top", b"top"]) -> None: ...
+
+Global___WarmRequest: typing_extensions.TypeAlias = WarmRequest
+
+@typing.final
+class WarmProgress(google.protobuf.message.Message):
+    """How far a job is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    LOADED_FIELD_NUMBER: builtins.int
+    FRESH_FIELD_NUMBER: builtins.int
+    ABSENT_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    NODE_ID_FIELD_NUMBER: builtins.int
+    RATE_PER_S_FIELD_NUMBER: builtins.int
+    job_id: builtins.str
+    """Names the job."""
+    namespace: builtins.str
+    """Whose keys."""
+    source: builtins.str
+    """"keys", "file", "origin" or "hot"."""
+    state: builtins.str
+    """"running", "done", "failed", "cancelled" or "stopped" (the node stops, and another goes on)."""
+    total: builtins.int
+    """How many keys there are; 0 if that is not known."""
+    done: builtins.int
+    """Keys at the beginning of their order that are done with."""
+    loaded: builtins.int
+    """Values that were loaded."""
+    fresh: builtins.int
+    """Values that were there."""
+    absent: builtins.int
+    """Keys that have none."""
+    failed: builtins.int
+    """Keys that could not be loaded."""
+    error: builtins.str
+    """Why the job failed."""
+    node_id: builtins.str
+    """The node that runs it."""
+    rate_per_s: builtins.float
+    """Keys a second."""
+    def __init__(
+        self,
+        *,
+        job_id: builtins.str = ...,
+        namespace: builtins.str = ...,
+        source: builtins.str = ...,
+        state: builtins.str = ...,
+        total: builtins.int = ...,
+        done: builtins.int = ...,
+        loaded: builtins.int = ...,
+        fresh: builtins.int = ...,
+        absent: builtins.int = ...,
+        failed: builtins.int = ...,
+        error: builtins.str = ...,
+        node_id: builtins.str = ...,
+        rate_per_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["absent", b"absent", "done", b"done", "error", b"error", "failed", b"failed", "fresh", b"fresh", "job_id", b"job_id", "loaded", b"loaded", "namespace", b"namespace", "node_id", b"node_id", "rate_per_s", b"rate_per_s", "source", b"source", "state", b"state", "total", b"total"]) -> None: ...
+
+Global___WarmProgress: typing_extensions.TypeAlias = WarmProgress
+
+@typing.final
+class WarmStatusRequest(google.protobuf.message.Message):
+    """Asks for the jobs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Of one namespace only; empty means all."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace"]) -> None: ...
+
+Global___WarmStatusRequest: typing_extensions.TypeAlias = WarmStatusRequest
+
+@typing.final
+class WarmStatusResponse(google.protobuf.message.Message):
+    """The jobs of one node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    JOBS_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WarmProgress]:
+        """The last job of each namespace."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        jobs: collections.abc.Iterable[Global___WarmProgress] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "jobs", b"jobs"]) -> None: ...
+
+Global___WarmStatusResponse: typing_extensions.TypeAlias = WarmStatusResponse
+
+@typing.final
+class CancelWarmRequest(google.protobuf.message.Message):
+    """Whose job to end."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    JOB_ID_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means "default"."""
+    job_id: builtins.str
+    """Only this job; empty means whichever runs."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        job_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job_id", b"job_id", "namespace", b"namespace"]) -> None: ...
+
+Global___CancelWarmRequest: typing_extensions.TypeAlias = CancelWarmRequest
+
+@typing.final
+class CancelWarmResponse(google.protobuf.message.Message):
+    """Whether there was one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    CANCELLED_FIELD_NUMBER: builtins.int
+    cancelled: builtins.bool
+    """True if a job ends now."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        cancelled: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "header", b"header"]) -> None: ...
+
+Global___CancelWarmResponse: typing_extensions.TypeAlias = CancelWarmResponse
 
 @typing.final
 class BloomStatusRequest(google.protobuf.message.Message):

@@ -85,6 +85,21 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseResponse.FromString,
                 _registered_method=True)
+        self.Warm = channel.unary_stream(
+                '/cachenode.v1.AdminService/Warm',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.WarmRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.WarmProgress.FromString,
+                _registered_method=True)
+        self.WarmStatus = channel.unary_unary(
+                '/cachenode.v1.AdminService/WarmStatus',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.WarmStatusRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.WarmStatusResponse.FromString,
+                _registered_method=True)
+        self.CancelWarm = channel.unary_unary(
+                '/cachenode.v1.AdminService/CancelWarm',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -162,6 +177,29 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Warm(self, request, context):
+        """Loads keys of a namespace that has an origin before they are asked for, or finds that their values are there; one job of
+        a namespace at a time. A job whose keys came with the request ends with the call; any other goes on when nobody looks,
+        on another node if this one is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WarmStatus(self, request, context):
+        """The last job of each namespace that ran on the node, or runs there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelWarm(self, request, context):
+        """Ends the job of a namespace, wherever it runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +252,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Advise,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.AdviseResponse.SerializeToString,
+            ),
+            'Warm': grpc.unary_stream_rpc_method_handler(
+                    servicer.Warm,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.WarmRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.WarmProgress.SerializeToString,
+            ),
+            'WarmStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.WarmStatus,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.WarmStatusRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.WarmStatusResponse.SerializeToString,
+            ),
+            'CancelWarm': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelWarm,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -487,6 +540,87 @@ class AdminService(object):
             '/cachenode.v1.AdminService/Advise',
             cachenode__api_dot_v1_dot_admin__pb2.AdviseRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.AdviseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Warm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cachenode.v1.AdminService/Warm',
+            cachenode__api_dot_v1_dot_admin__pb2.WarmRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.WarmProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WarmStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/WarmStatus',
+            cachenode__api_dot_v1_dot_admin__pb2.WarmStatusRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.WarmStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelWarm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/CancelWarm',
+            cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -185,7 +185,55 @@ _AdminServiceAdviseType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType]):
+_AdminServiceWarmType = typing_extensions.TypeVar(
+    '_AdminServiceWarmType',
+    grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmRequest,
+        cachenode_api.v1.admin_pb2.WarmProgress,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmRequest,
+        cachenode_api.v1.admin_pb2.WarmProgress,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmRequest,
+        cachenode_api.v1.admin_pb2.WarmProgress,
+    ],
+)
+
+_AdminServiceWarmStatusType = typing_extensions.TypeVar(
+    '_AdminServiceWarmStatusType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmStatusRequest,
+        cachenode_api.v1.admin_pb2.WarmStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmStatusRequest,
+        cachenode_api.v1.admin_pb2.WarmStatusResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmStatusRequest,
+        cachenode_api.v1.admin_pb2.WarmStatusResponse,
+    ],
+)
+
+_AdminServiceCancelWarmType = typing_extensions.TypeVar(
+    '_AdminServiceCancelWarmType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.CancelWarmRequest,
+        cachenode_api.v1.admin_pb2.CancelWarmResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.CancelWarmRequest,
+        cachenode_api.v1.admin_pb2.CancelWarmResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.CancelWarmRequest,
+        cachenode_api.v1.admin_pb2.CancelWarmResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -229,6 +277,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.AdviseRequest,
             cachenode_api.v1.admin_pb2.AdviseResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.WarmRequest,
+            cachenode_api.v1.admin_pb2.WarmProgress,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.WarmStatusRequest,
+            cachenode_api.v1.admin_pb2.WarmStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.CancelWarmRequest,
+            cachenode_api.v1.admin_pb2.CancelWarmResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -274,6 +334,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.AdviseRequest,
             cachenode_api.v1.admin_pb2.AdviseResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.WarmRequest,
+            cachenode_api.v1.admin_pb2.WarmProgress,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.WarmStatusRequest,
+            cachenode_api.v1.admin_pb2.WarmStatusResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.CancelWarmRequest,
+            cachenode_api.v1.admin_pb2.CancelWarmResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetView: _AdminServiceGetViewType
@@ -307,6 +379,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
 
     Advise: _AdminServiceAdviseType
     """What the node has counted over the last minutes, and what follows from that alone."""
+
+    Warm: _AdminServiceWarmType
+    """Loads keys of a namespace that has an origin before they are asked for, or finds that their values are there; one job of
+    a namespace at a time. A job whose keys came with the request ends with the call; any other goes on when nobody looks,
+    on another node if this one is gone.
+    """
+
+    WarmStatus: _AdminServiceWarmStatusType
+    """The last job of each namespace that ran on the node, or runs there."""
+
+    CancelWarm: _AdminServiceCancelWarmType
+    """Ends the job of a namespace, wherever it runs."""
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -348,6 +432,18 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.AdviseRequest,
         cachenode_api.v1.admin_pb2.AdviseResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmRequest,
+        cachenode_api.v1.admin_pb2.WarmProgress,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WarmStatusRequest,
+        cachenode_api.v1.admin_pb2.WarmStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.CancelWarmRequest,
+        cachenode_api.v1.admin_pb2.CancelWarmResponse,
     ],
 ]
 
@@ -435,5 +531,32 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.AdviseResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.AdviseResponse]]:
         """What the node has counted over the last minutes, and what follows from that alone."""
+
+    @abc.abstractmethod
+    def Warm(
+        self,
+        request: cachenode_api.v1.admin_pb2.WarmRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[cachenode_api.v1.admin_pb2.WarmProgress], collections.abc.AsyncIterator[cachenode_api.v1.admin_pb2.WarmProgress]]:
+        """Loads keys of a namespace that has an origin before they are asked for, or finds that their values are there; one job of
+        a namespace at a time. A job whose keys came with the request ends with the call; any other goes on when nobody looks,
+        on another node if this one is gone.
+        """
+
+    @abc.abstractmethod
+    def WarmStatus(
+        self,
+        request: cachenode_api.v1.admin_pb2.WarmStatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.WarmStatusResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.WarmStatusResponse]]:
+        """The last job of each namespace that ran on the node, or runs there."""
+
+    @abc.abstractmethod
+    def CancelWarm(
+        self,
+        request: cachenode_api.v1.admin_pb2.CancelWarmRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.CancelWarmResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.CancelWarmResponse]]:
+        """Ends the job of a namespace, wherever it runs."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

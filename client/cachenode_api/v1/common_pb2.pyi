@@ -69,6 +69,10 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Between nodes only: begin a fresh Bloom filter for the rebuild whose number is in tokens; the value says how large."""
     OPERATION_BLOOM_TAKE: _Operation.ValueType  # 21
     """Between nodes only: the value is a part of what the rebuild in tokens has listed, as bits of a Bloom filter."""
+    OPERATION_WARM: _Operation.ValueType  # 22
+    """Load keys ahead of whoever will ask for them, where their values are not there already. The result's version is 1 for a
+    value that was loaded, 2 for one that was there, 3 if there is none.
+    """
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -115,6 +119,10 @@ OPERATION_BLOOM_BEGIN: Operation.ValueType  # 20
 """Between nodes only: begin a fresh Bloom filter for the rebuild whose number is in tokens; the value says how large."""
 OPERATION_BLOOM_TAKE: Operation.ValueType  # 21
 """Between nodes only: the value is a part of what the rebuild in tokens has listed, as bits of a Bloom filter."""
+OPERATION_WARM: Operation.ValueType  # 22
+"""Load keys ahead of whoever will ask for them, where their values are not there already. The result's version is 1 for a
+value that was loaded, 2 for one that was there, 3 if there is none.
+"""
 Global___Operation: typing_extensions.TypeAlias = Operation
 
 class _Selector:
@@ -271,6 +279,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The event lacks fields without which it would make too much untrue; nothing was done."""
     REASON_QUOTA_EXCEEDED: _Reason.ValueType  # 25
     """The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
+    REASON_JOB_RUNNING: _Reason.ValueType  # 24
+    """Another job warms the namespace."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -325,6 +335,8 @@ REASON_EVENT_TOO_BROAD: Reason.ValueType  # 22
 """The event lacks fields without which it would make too much untrue; nothing was done."""
 REASON_QUOTA_EXCEEDED: Reason.ValueType  # 25
 """The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
+REASON_JOB_RUNNING: Reason.ValueType  # 24
+"""Another job warms the namespace."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final
