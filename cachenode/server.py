@@ -321,6 +321,7 @@ class Server:
             warm_jobs=sum(node.warming.running(name) for name in node.warming.jobs),
             copies=len(self._copies) if self._copies is not None else 0,
             copy_hits=node.copy_hits,
+            hottest_reads_per_s=max((each.per_s for each in node.hottest(1)[0]), default=0.0),
             handed_over=node.handover.sent,
             handover_declined=node.handover.declined,
             handover_accepted=node.handover.accepted,

@@ -97,6 +97,7 @@ _NODE_COUNTERS: _Table = (
 )
 _NODE_GAUGES: _Table = (
     ("cachenode_copies", "Copies of other nodes' hot keys.", "copies"),
+    ("cachenode_hottest_reads_per_second", "Reads a second of the key that is read most.", "hottest_reads_per_s"),
     ("cachenode_near_holders", "Sessions that may hold copies in a near cache.", "near_holders"),
     ("cachenode_warm_jobs", "Warming jobs that this node runs.", "warm_jobs"),
     ("cachenode_sessions", "Open client sessions.", "sessions"),

@@ -23,9 +23,11 @@ from cachenode_client._address import parse_address
 __all__ = [
     "Asked",
     "ask_advice",
+    "ask_big_keys",
     "ask_blooms",
     "ask_events",
     "ask_explanations",
+    "ask_hot_keys",
     "ask_stats",
     "ask_views",
     "ask_warming",
@@ -117,11 +119,43 @@ async def ask_blooms(
     Raises:
         CliError: No node answers, the one that does has no view, or there is no such namespace.
     """
+    asked, answers = await _ask_all(address, "BloomStatus", pb.BloomStatusRequest(namespace=namespace), timeout_s)
+    return asked, answers
+
+
+async def ask_hot_keys(
+    address: str, namespace: str, limit: int, timeout_s: float
+) -> tuple[Asked, Mapping[str, pb.HotKeysResponse | None]]:
+    """Return the view of the first node that answers, and every member's hottest keys, None for no answer.
+
+    Raises:
+        CliError: No node answers, the one that does has no view, or there is no such namespace.
+    """
+    asked, answers = await _ask_all(address, "HotKeys", pb.HotKeysRequest(namespace=namespace, limit=limit), timeout_s)
+    return asked, answers
+
+
+async def ask_big_keys(
+    address: str, namespace: str, limit: int, timeout_s: float
+) -> tuple[Asked, Mapping[str, pb.BigKeysResponse | None]]:
+    """Return the view of the first node that answers, and every member's largest values, None for no answer.
+
+    Raises:
+        CliError: As `ask_hot_keys`.
+    """
+    asked, answers = await _ask_all(address, "BigKeys", pb.BigKeysRequest(namespace=namespace, limit=limit), timeout_s)
+    return asked, answers
+
+
+async def _ask_all(
+    address: str,
+    method: str,
+    request: Any,  # noqa: ANN401 - of any call
+    timeout_s: float,
+) -> tuple[Asked, Mapping[str, Any]]:
     asked, _ = await first_view(address, timeout_s)
-    request, targets = pb.BloomStatusRequest(namespace=namespace), targets_of(asked)
-    replies = await asyncio.gather(
-        *(_answer_of(target, "BloomStatus", request, timeout_s) for target in targets.values())
-    )
+    targets = targets_of(asked)
+    replies = await asyncio.gather(*(_answer_of(target, method, request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
 
 

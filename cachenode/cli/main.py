@@ -15,6 +15,7 @@ from cachenode.cli.demo import demo
 from cachenode.cli.docs import docs
 from cachenode.cli.errors import set_debug
 from cachenode.cli.explain import explain
+from cachenode.cli.hot_and_big import bigkeys, hotkeys
 from cachenode.cli.invalidate import invalidate
 from cachenode.cli.keys import delete, get, put
 from cachenode.cli.options import examples
@@ -147,6 +148,16 @@ app.command(
         "cachenode advise --load-cost 80ms -o json | jq '.namespaces[] | {name, cache, ttl_s, pattern}'",
     ),
 )(advise)
+app.command(
+    "hotkeys",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode hotkeys", "cachenode hotkeys -n users --limit 5 -o json | jq -r '.keys[].key'"),
+)(hotkeys)
+app.command(
+    "bigkeys",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode bigkeys", "cachenode bigkeys -n images --limit 5 -o json | jq '.keys[].size'"),
+)(bigkeys)
 app.command(
     "docs",
     rich_help_panel=_LOOK,

@@ -146,6 +146,7 @@ class NodeStats:
     invalidation_waits: int = 0
     swept: int = 0
     warm_jobs: int = 0
+    hottest_reads_per_s: float = 0.0
     copies: int = 0
     copy_hits: int = 0
     handed_over: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,9 +37,11 @@ from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 from cachenode_api.records import STALE, TAGGED
 from cachenode_api.tags import split_tags
 
-__all__ = ["Namespace", "Namespaces"]
+__all__ = ["SAMPLE_EVERY", "Namespace", "Namespaces"]
 
 MAX_IMPLICIT = 1_000
+SAMPLE_EVERY = 256
+"""Reads of which one is sampled: that costs some ten microseconds, so less than a tenth of one for each read."""
 _LARGEST_PART = 4
 """A value may take at most this part of the memory budget."""
 
@@ -75,6 +76,7 @@ class Namespace:
         "load_waits",
         "loads",
         "look_at",
+        "looks",
         "misses",
         "negative_hits",
         "negatives",
@@ -85,6 +87,8 @@ class Namespace:
         "quota",
         "renewals",
         "renewed",
+        "sample_at",
+        "sampled_at",
         "sets",
         "settled",
         "sink",
@@ -119,8 +123,10 @@ class Namespace:
         self.slides = Slides(policy.max_life_s)
         self.policy_version = 0
         """Of the newest change of its policy while the cluster runs."""
+        self.sample_at, self.sampled_at = SAMPLE_EVERY // 2, 0
+        """The read that is sampled next (`Reads`), by hits in memory with misses counted off, and the last one."""
         self.look_at = self._first_looked_at()
-        """From so many hits on a batch of reads is looked at (`Reads`); 0: each is, which policies ask for."""
+        """A batch that brings more hits than this is looked at (`Reads`); -1, and `looks`: each is, for policies."""
         self.tombstones = Tombstones()
         self.barriers = BarrierLog()
         self.expiries = Expiries(self.barriers)
@@ -134,14 +140,9 @@ class Namespace:
         """How many writes of each of these keys are under way, and the newest version that was done meanwhile."""
         self.settled: dict[bytes, asyncio.Future[None]] = {}
         """Resolved when no write of the key is under way any more; made by who waits for that."""
-        self.l1_hits = 0
-        self.l2_hits = 0
-        self.misses = 0
-        self.sets = 0
-        self.deletes = 0
-        self.loads = 0
-        self.load_waits = 0
-        self.load_failures = 0
+        self.l1_hits = self.l2_hits = self.misses = 0
+        self.sets = self.deletes = 0
+        self.loads = self.load_waits = self.load_failures = 0
         self.renewed = 0
         self.negative_hits = 0
         self.invalidations = 0
@@ -152,7 +153,8 @@ class Namespace:
 
     def _first_looked_at(self) -> int:
         renewed = self.renewals is not None and (len(self.renewals) or Renewals.wanted(self.policy))
-        return 0 if renewed or Demand.wanted(self.policy) or self.policy.sliding else sys.maxsize
+        self.looks = bool(renewed or Demand.wanted(self.policy) or self.policy.sliding)
+        return -1 if self.looks else self.sample_at
 
     def adopt(self, policy: NamespacePolicy, version: int, now: float) -> None:
         """Follow another policy for what is stored from now on. Done within a turn, so no call sees half of it.
@@ -281,6 +283,21 @@ class Namespace:
             self.gains.touch(self.policy.name, key)
         if self.flights:
             self.flights.detach(key)
+
+    def missed(self, count: int) -> None:
+        """Let so many reads that were not answered from memory count like hits for the next sample."""
+        self.sample_at -= count
+        self.sampled_at -= count
+        if not self.looks:
+            self.look_at = self.sample_at
+
+    def next_sample(self, now_at: int, gap: int) -> int:
+        """Sample again a number of reads after now. Return how many there were since the last time."""
+        reads = now_at - self.sampled_at
+        self.sampled_at, self.sample_at = now_at, now_at + gap
+        if not self.looks:
+            self.look_at = self.sample_at
+        return reads
 
     def adapted(self, keys: Iterable[bytes], now: float) -> list[float]:
         """Return the lives of values that bring none, where these are adaptive."""

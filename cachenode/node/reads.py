@@ -9,15 +9,18 @@ it is absent there too, or L2 cannot say, a LEASE goes to who stands in for the 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Layer, Operation
 from cachenode.core.failures import BAD_KEY, MAYBE_DIRTY, NO_SLIDING, NOT_OWNER, UNANSWERABLE, UNREACHABLE, failed
+from cachenode.core.heavy_hitters import HeavyHitters
 from cachenode.core.hot_keys import HotKeys
 from cachenode.core.origin_limits import Priority
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
+from cachenode.node.namespaces import SAMPLE_EVERY
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE
@@ -39,6 +42,8 @@ class Reads:
     def __init__(self, node: Node, hot_reads_per_s: int) -> None:
         self._node = node
         self._hot_keys = HotKeys(hot_reads_per_s)
+        self.hitters: HeavyHitters[tuple[str, bytes]] = HeavyHitters()
+        self._draw = random.randrange
 
     def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         """Answer what is in memory; return the rest (see `Node.execute`)."""
@@ -48,7 +53,8 @@ class Reads:
         if node.mover.moving or namespace.sweep.active:
             self._forget_untrue(namespace, keys, records, now)
         tokens: Sequence[int] = ()
-        if namespace.l1_hits >= namespace.look_at or batch.slide:
+        hits = namespace.l1_hits + len(records)  # if all are
+        if hits > namespace.look_at or batch.slide:
             if batch.slide and namespace.renewals is not None:
                 node.failures[NO_SLIDING.reason] += len(keys)
                 reply(failed(batch, dict.fromkeys(range(len(keys)), NO_SLIDING)))
@@ -57,23 +63,34 @@ class Reads:
                 reply = node.slides.renewing(batch, namespace, reply)
             tokens = self._look(batch, namespace, records, holder, now)
         if all(records):
-            namespace.l1_hits += len(records)
+            namespace.l1_hits = hits
             near = batch.near is not None and namespace.changing.keys().isdisjoint(keys)
             hot = from_peer and self._hot(batch, now)
             reply(BatchResult(records=records, now_s=now, near=near, hot=hot, tokens=tokens))
             return None
         missing = [index for index, record in enumerate(records) if not record]
         namespace.l1_hits += len(records) - len(missing)
+        namespace.missed(len(missing))
         return self._begin_missing(batch, namespace, reply, from_peer, holder, records, tokens, missing)
 
     def _look(
         self, batch: Batch, namespace: Namespace, records: list[bytes], holder: Hashable, now: float
     ) -> Sequence[int]:
         """Do for reads what the namespace's policies ask for; return the tokens of who is to load values anew."""
+        if (read := namespace.l1_hits + len(records)) > namespace.sample_at:
+            self._sample(namespace, batch.keys, read, now)
         if namespace.demand is not None:
             namespace.demand.note(batch.keys, now)
         renewals = namespace.renewals
         return self._renew(renewals, batch, namespace, records, holder, now) if renewals is not None else ()
+
+    def _sample(self, namespace: Namespace, keys: Sequence[bytes], read: int, now: float) -> None:
+        """Count keys of a batch, at random, for the list of those that are read most: of a large batch several."""
+        reads, samples = namespace.next_sample(read, self._draw(2 * SAMPLE_EVERY)), 1 + len(keys) // SAMPLE_EVERY
+        for _ in range(samples):
+            key = keys[self._draw(len(keys))] if len(keys) > 1 else keys[0]
+            if self._node.placement.owns(key):
+                self.hitters.add((namespace.policy.name, key), reads // samples, now)
 
     def _renew(
         self,

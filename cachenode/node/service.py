@@ -17,6 +17,7 @@ from typing import Any
 from cachenode.core.durations import Durations
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
 from cachenode.core.failures import BAD_ORDER, LATE, NOT_OWNER, NOT_READY, ORDER_TOO_LATE, UNKNOWN_NAMESPACE, failed
+from cachenode.core.heavy_hitters import Hitter
 from cachenode.core.versions import VersionSource
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.barriers import Barriers, again
@@ -312,6 +313,17 @@ class Node:
             await self._tell_missed(namespace, drops)
         for namespace, position, selector in barriers:
             await self.tell_all(again(namespace, position, selector))
+
+    def hottest(self, limit: int, name: str = "") -> tuple[list[Hitter[tuple[str, bytes]]], float]:
+        """Return the keys of this node that are read most, by namespace and key, and all its reads a second.
+
+        Args:
+            limit: How many keys at most.
+            name: Of the only namespace that is looked at; empty for all.
+        """
+        hitters, now = self._reads.hitters, self.clock.now()
+        found = hitters.top(len(hitters), now)
+        return [each for each in found if name in ("", each.key[0])][:limit], hitters.reads_per_s(now)
 
     def present(self, namespace: Namespace, key: bytes, now: float) -> bytes | None:
         """Return what memory has for a key, unless it is untrue and only waits for being removed; no hit is counted."""

@@ -18,6 +18,7 @@ from cachenode.node.service import Node
 from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.advise import AdviseCalls
 from cachenode.rpc.blooms import BloomCalls
+from cachenode.rpc.key_lists import KeyListCalls
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.status import abort
 from cachenode.rpc.warming import WarmCalls
@@ -33,7 +34,7 @@ LINKED_WITHIN_S = 2.0
 Context = aio.ServicerContext[Any, Any]
 
 
-class AdminService(AdviseCalls, BloomCalls, WarmCalls, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(AdviseCalls, BloomCalls, KeyListCalls, WarmCalls, admin_pb2_grpc.AdminServiceServicer):
     """Serves the admin calls.
 
     Args:
@@ -95,6 +96,7 @@ class AdminService(AdviseCalls, BloomCalls, WarmCalls, admin_pb2_grpc.AdminServi
             ],
             event_invalidations=stats.event_invalidations,
             warm_jobs=stats.warm_jobs,
+            hottest_reads_per_s=stats.hottest_reads_per_s,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
             origins=[_origin(origin) for origin in stats.origins],
         )

@@ -246,6 +246,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_event_invalidations_total": [],
         "cachenode_events_total": ["outcome", "source"],
         "cachenode_swept_total": [],
+        "cachenode_hottest_reads_per_second": [],
         "cachenode_copies": [],
         "cachenode_copy_hits_total": [],
         "cachenode_handover_total": ["outcome"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from cachenode.wire import view_to_wire
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc, common_pb2
 from cachenode_api.view import Member, View
+from tests.cli.conftest import Invoke
 
 GONE = "127.0.0.1:1"
 SEED = b"0123456789abcdef"
@@ -54,6 +56,23 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
             namespaces=[space],
             origins=[database],
         )
+
+    async def HotKeys(self, request: Any, context: Any) -> pb.HotKeysResponse:  # noqa: N802 - the wire's name
+        if request.namespace == "unknown":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "namespace: the node has none of this name")
+        rate = 900.0 if self.node_id == "node-0" else 1_200.0
+        key = pb.HotKeysResponse.HotKey(namespace="default", key=b"[red]", reads_per_s=rate, share=0.25, error=0.01)
+        cold = pb.HotKeysResponse.HotKey(namespace="default", key=b"cold\n", reads_per_s=1.25, share=0.001)
+        return pb.HotKeysResponse(header=self.header(), keys=[key, cold][: request.limit], reads_per_s=4 * rate)
+
+    async def BigKeys(self, request: Any, context: Any) -> pb.BigKeysResponse:  # noqa: N802 - the wire's name
+        if self.node_id == "node-1":
+            return pb.BigKeysResponse(header=self.header())
+        keys = [
+            pb.BigKeysResponse.BigKey(namespace="default", key=b"big", size=2_048, ttl_ms=61_000),
+            pb.BigKeysResponse.BigKey(namespace="default", key=b"\xff", size=10),
+        ]
+        return pb.BigKeysResponse(header=self.header(), keys=keys[: request.limit])
 
     async def BloomStatus(self, request: Any, context: Any) -> pb.BloomStatusResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":
@@ -315,3 +334,53 @@ async def test_jobs_of_all_nodes_are_shown(capsys: pytest.CaptureFixture[str]) -
     assert warm._document(answers["node-0"].jobs[0])["done"] == 1_500
     warm._print({"node-0": pb.WarmStatusResponse()})
     assert "No node has run a job" in capsys.readouterr().out
+
+
+async def test_hot_keys_of_all_nodes(invoke: Invoke) -> None:
+    """The hottest of all nodes first, whoever does not answer is named, and a key is shown as it is."""
+    first, second = Admin("node-0"), Admin("node-1")
+    async with serving(first, second) as addresses:
+        first.view = second.view = members(*addresses, GONE)
+        command = ("hotkeys", "--address", addresses[0], "--timeout", "2")
+        result = await asyncio.to_thread(invoke, *command)
+        assert result.exit_code == 0, result.output
+        lines = [line.split() for line in result.output.splitlines()]
+        assert [line for line in lines if line and line[0] == "[red]"] == [
+            ["[red]", "default", "node-1", "1,200", "25.0%"],
+            ["[red]", "default", "node-0", "900", "25.0%"],
+        ]
+        assert "cold\\x0a" in result.output
+        assert "node-2 does not answer" in result.output
+        result = await asyncio.to_thread(invoke, *command, "--limit", "1", "-o", "json")
+        document = json.loads(result.output)
+        assert [each["answers"] for each in document["nodes"]] == [True, True, False]
+        assert document["keys"] == [
+            {
+                "key": "[red]",
+                "namespace": "default",
+                "node": "node-1",
+                "reads_per_s": 1_200.0,
+                "share": 0.25,
+                "error": 0.01,
+            }
+        ]
+        refused = await asyncio.to_thread(invoke, *command, "-n", "unknown")
+        assert (refused.exit_code, "none of this name" in refused.output) == (2, True)
+
+
+async def test_big_keys_of_all_nodes(invoke: Invoke) -> None:
+    """The largest of all nodes first, with their remaining life; no entries are no table."""
+    first, second = Admin("node-0"), Admin("node-1")
+    async with serving(first, second) as addresses:
+        first.view, second.view = members(*addresses), members("127.0.0.1:1", addresses[1])
+        result = await asyncio.to_thread(invoke, "bigkeys", "--address", addresses[0])
+        lines = [line.split() for line in result.output.splitlines()]
+        assert ["big", "default", "node-0", "2.0", "KiB", "2,048", "1m", "1s"] in lines
+        assert "\\xff" in result.output
+        assert "never expires" in result.output
+        result = await asyncio.to_thread(invoke, "bigkeys", "--address", addresses[0], "-o", "json", "--limit", "1")
+        (key,) = json.loads(result.output)["keys"]
+        assert (key["key"], key["size"], key["ttl_s"]) == ("big", 2_048, 61)
+        empty = await asyncio.to_thread(invoke, "bigkeys", "--address", addresses[1], "--timeout", "1")
+        assert "The nodes hold no entries." in empty.output
+        assert "node-0 does not answer" in empty.output

@@ -27,12 +27,14 @@ COMMANDS = [
     ["events", "publish"],
     ["events", "list"],
     ["events", "test"],
+    ["hotkeys"],
+    ["bigkeys"],
     ["config"],
     ["config", "check"],
     ["config", "print"],
     ["config", "fields"],
 ]
-SHOWS = ["get", "set", "delete", "invalidate", "watch", "explain", "view", "stats"]
+SHOWS = ["get", "set", "delete", "invalidate", "watch", "explain", "view", "stats", "hotkeys", "bigkeys"]
 
 
 def run(*arguments: str) -> tuple[int, str]:

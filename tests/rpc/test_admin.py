@@ -106,6 +106,28 @@ async def test_adaptive_life_is_explained(start_server: StartServer) -> None:
         assert not (await admin.Explain(pb.ExplainRequest(key=b"k"))).HasField("adaptive_ttl_s")
 
 
+async def test_keys_are_listed(server: Server, cache: Any, admin: Any) -> None:
+    """The keys that are read most, and the largest values; only of a namespace that there is, and not too many."""
+    await cache.Set(cache_pb2.SetRequest(key=b"big", value=bytes(500), ttl_ms=60_000))
+    await cache.Set(cache_pb2.SetRequest(key=b"small", value=bytes(5), ttl_ms=2**64 - 1))
+    for _ in range(300):
+        await cache.Get(cache_pb2.GetRequest(key=b"small"))
+    hot = await admin.HotKeys(pb.HotKeysRequest())
+    assert [(each.namespace, each.key, each.share) for each in hot.keys] == [("default", b"small", 1.0)]
+    assert hot.reads_per_s > 0
+    assert (await admin.GetStats(pb.GetStatsRequest())).hottest_reads_per_s > 0
+    assert list((await admin.HotKeys(pb.HotKeysRequest(namespace="other"))).keys) == []
+    big = (await admin.BigKeys(pb.BigKeysRequest(limit=1))).keys
+    assert [(each.namespace, each.key, each.size) for each in big] == [("default", b"big", 500)]
+    assert 50_000 < big[0].ttl_ms <= 60_000
+    assert not (await admin.BigKeys(pb.BigKeysRequest())).keys[1].HasField("ttl_ms")
+    for call, request in ((admin.HotKeys, pb.HotKeysRequest), (admin.BigKeys, pb.BigKeysRequest)):
+        for wrong, code in ((request(limit=101), "INVALID_ARGUMENT"), (request(namespace="no such!"), "NOT_FOUND")):
+            with pytest.raises(aio.AioRpcError) as failed:
+                await call(wrong)
+            assert failed.value.code() is grpc.StatusCode[code]
+
+
 @pytest.mark.parametrize(
     ("request_", "code"),
     [

@@ -236,6 +236,7 @@ class GetStatsResponse(google.protobuf.message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     EVENT_INVALIDATIONS_FIELD_NUMBER: builtins.int
     WARM_JOBS_FIELD_NUMBER: builtins.int
+    HOTTEST_READS_PER_S_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
@@ -267,6 +268,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     """Keys and selectors that events declared untrue."""
     warm_jobs: builtins.int
     """Warming jobs that the node runs."""
+    hottest_reads_per_s: builtins.float
+    """Reads a second of the key that is read most here, as far as samples tell."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -303,10 +306,11 @@ class GetStatsResponse(google.protobuf.message.Message):
         events: collections.abc.Iterable[Global___EventCounter] | None = ...,
         event_invalidations: builtins.int = ...,
         warm_jobs: builtins.int = ...,
+        hottest_reads_per_s: builtins.float = ...,
         origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
 
@@ -900,6 +904,170 @@ class RebuildBloomProgress(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["error", b"error", "expected", b"expected", "keys", b"keys", "stage", b"stage"]) -> None: ...
 
 Global___RebuildBloomProgress: typing_extensions.TypeAlias = RebuildBloomProgress
+
+@typing.final
+class HotKeysRequest(google.protobuf.message.Message):
+    """Which keys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Only of this namespace; empty for all."""
+    limit: builtins.int
+    """How many at most, 1 to 100; 0 means 20."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["limit", b"limit", "namespace", b"namespace"]) -> None: ...
+
+Global___HotKeysRequest: typing_extensions.TypeAlias = HotKeysRequest
+
+@typing.final
+class HotKeysResponse(google.protobuf.message.Message):
+    """The keys of this node that were read most in the last minute or so, from samples."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class HotKey(google.protobuf.message.Message):
+        """A key that takes a large part of the reads."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NAMESPACE_FIELD_NUMBER: builtins.int
+        KEY_FIELD_NUMBER: builtins.int
+        READS_PER_S_FIELD_NUMBER: builtins.int
+        SHARE_FIELD_NUMBER: builtins.int
+        ERROR_FIELD_NUMBER: builtins.int
+        namespace: builtins.str
+        """Its namespace."""
+        key: builtins.bytes
+        """The key."""
+        reads_per_s: builtins.float
+        """Its reads a second."""
+        share: builtins.float
+        """Its part of the reads of this node."""
+        error: builtins.float
+        """By so much the share may be too high because more keys are read than are counted."""
+        def __init__(
+            self,
+            *,
+            namespace: builtins.str = ...,
+            key: builtins.bytes = ...,
+            reads_per_s: builtins.float = ...,
+            share: builtins.float = ...,
+            error: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["error", b"error", "key", b"key", "namespace", b"namespace", "reads_per_s", b"reads_per_s", "share", b"share"]) -> None: ...
+
+    HEADER_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    READS_PER_S_FIELD_NUMBER: builtins.int
+    reads_per_s: builtins.float
+    """All reads of this node a second."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HotKeysResponse.HotKey]:
+        """The hottest first."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        keys: collections.abc.Iterable[Global___HotKeysResponse.HotKey] | None = ...,
+        reads_per_s: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "keys", b"keys", "reads_per_s", b"reads_per_s"]) -> None: ...
+
+Global___HotKeysResponse: typing_extensions.TypeAlias = HotKeysResponse
+
+@typing.final
+class BigKeysRequest(google.protobuf.message.Message):
+    """Which keys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Only of this namespace; empty for all."""
+    limit: builtins.int
+    """How many at most, 1 to 100; 0 means 20."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["limit", b"limit", "namespace", b"namespace"]) -> None: ...
+
+Global___BigKeysRequest: typing_extensions.TypeAlias = BigKeysRequest
+
+@typing.final
+class BigKeysResponse(google.protobuf.message.Message):
+    """The largest values in the memory of a node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class BigKey(google.protobuf.message.Message):
+        """An entry without its value."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NAMESPACE_FIELD_NUMBER: builtins.int
+        KEY_FIELD_NUMBER: builtins.int
+        SIZE_FIELD_NUMBER: builtins.int
+        TTL_MS_FIELD_NUMBER: builtins.int
+        namespace: builtins.str
+        """Its namespace."""
+        key: builtins.bytes
+        """Its key."""
+        size: builtins.int
+        """Bytes of its value."""
+        ttl_ms: builtins.int
+        """Remaining life; not set if it does not expire."""
+        def __init__(
+            self,
+            *,
+            namespace: builtins.str = ...,
+            key: builtins.bytes = ...,
+            size: builtins.int = ...,
+            ttl_ms: builtins.int | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "ttl_ms", b"ttl_ms"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "key", b"key", "namespace", b"namespace", "size", b"size", "ttl_ms", b"ttl_ms"]) -> None: ...
+        def WhichOneof(self, oneof_group: typing.Literal["_ttl_ms", b"_ttl_ms"]) -> typing.Literal["ttl_ms"] | None: ...
+
+    HEADER_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BigKeysResponse.BigKey]:
+        """The largest first."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        keys: collections.abc.Iterable[Global___BigKeysResponse.BigKey] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "keys", b"keys"]) -> None: ...
+
+Global___BigKeysResponse: typing_extensions.TypeAlias = BigKeysResponse
 
 @typing.final
 class ExplainRequest(google.protobuf.message.Message):

@@ -55,6 +55,16 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.HotKeys = channel.unary_unary(
+                '/cachenode.v1.AdminService/HotKeys',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.HotKeysRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.HotKeysResponse.FromString,
+                _registered_method=True)
+        self.BigKeys = channel.unary_unary(
+                '/cachenode.v1.AdminService/BigKeys',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysResponse.FromString,
+                _registered_method=True)
         self.BloomStatus = channel.unary_unary(
                 '/cachenode.v1.AdminService/BloomStatus',
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.BloomStatusRequest.SerializeToString,
@@ -129,6 +139,20 @@ class AdminServiceServicer(object):
 
     def Explain(self, request, context):
         """What the node knows about one key, and never its value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HotKeys(self, request, context):
+        """The keys that are read most on this node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BigKeys(self, request, context):
+        """The largest values in the memory of this node, found by a walk through it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,6 +246,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
+            ),
+            'HotKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.HotKeys,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.HotKeysRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.HotKeysResponse.SerializeToString,
+            ),
+            'BigKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.BigKeys,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysResponse.SerializeToString,
             ),
             'BloomStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.BloomStatus,
@@ -378,6 +412,60 @@ class AdminService(object):
             '/cachenode.v1.AdminService/Explain',
             cachenode__api_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HotKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/HotKeys',
+            cachenode__api_dot_v1_dot_admin__pb2.HotKeysRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.HotKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BigKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/BigKeys',
+            cachenode__api_dot_v1_dot_admin__pb2.BigKeysRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.BigKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,38 @@ _AdminServiceExplainType = typing_extensions.TypeVar(
     ],
 )
 
+_AdminServiceHotKeysType = typing_extensions.TypeVar(
+    '_AdminServiceHotKeysType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.HotKeysRequest,
+        cachenode_api.v1.admin_pb2.HotKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.HotKeysRequest,
+        cachenode_api.v1.admin_pb2.HotKeysResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.HotKeysRequest,
+        cachenode_api.v1.admin_pb2.HotKeysResponse,
+    ],
+)
+
+_AdminServiceBigKeysType = typing_extensions.TypeVar(
+    '_AdminServiceBigKeysType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BigKeysRequest,
+        cachenode_api.v1.admin_pb2.BigKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BigKeysRequest,
+        cachenode_api.v1.admin_pb2.BigKeysResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BigKeysRequest,
+        cachenode_api.v1.admin_pb2.BigKeysResponse,
+    ],
+)
+
 _AdminServiceBloomStatusType = typing_extensions.TypeVar(
     '_AdminServiceBloomStatusType',
     grpc.UnaryUnaryMultiCallable[
@@ -233,7 +265,7 @@ _AdminServiceCancelWarmType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType]):
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -253,6 +285,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.ExplainRequest,
             cachenode_api.v1.admin_pb2.ExplainResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.HotKeysRequest,
+            cachenode_api.v1.admin_pb2.HotKeysResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.BigKeysRequest,
+            cachenode_api.v1.admin_pb2.BigKeysResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.BloomStatusRequest,
@@ -311,6 +351,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.ExplainResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.HotKeysRequest,
+            cachenode_api.v1.admin_pb2.HotKeysResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.BigKeysRequest,
+            cachenode_api.v1.admin_pb2.BigKeysResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.BloomStatusRequest,
             cachenode_api.v1.admin_pb2.BloomStatusResponse,
         ],
@@ -360,6 +408,12 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
     Explain: _AdminServiceExplainType
     """What the node knows about one key, and never its value."""
 
+    HotKeys: _AdminServiceHotKeysType
+    """The keys that are read most on this node."""
+
+    BigKeys: _AdminServiceBigKeysType
+    """The largest values in the memory of this node, found by a walk through it."""
+
     BloomStatus: _AdminServiceBloomStatusType
     """The state of the Bloom filters on the node."""
 
@@ -408,6 +462,14 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.ExplainRequest,
         cachenode_api.v1.admin_pb2.ExplainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.HotKeysRequest,
+        cachenode_api.v1.admin_pb2.HotKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.BigKeysRequest,
+        cachenode_api.v1.admin_pb2.BigKeysResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.BloomStatusRequest,
@@ -481,6 +543,22 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.ExplainResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.ExplainResponse]]:
         """What the node knows about one key, and never its value."""
+
+    @abc.abstractmethod
+    def HotKeys(
+        self,
+        request: cachenode_api.v1.admin_pb2.HotKeysRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.HotKeysResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.HotKeysResponse]]:
+        """The keys that are read most on this node."""
+
+    @abc.abstractmethod
+    def BigKeys(
+        self,
+        request: cachenode_api.v1.admin_pb2.BigKeysRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.BigKeysResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.BigKeysResponse]]:
+        """The largest values in the memory of this node, found by a walk through it."""
 
     @abc.abstractmethod
     def BloomStatus(
