@@ -29,7 +29,7 @@ from typing import NamedTuple
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Host
 
-__all__ = ["Violation", "check"]
+__all__ = ["Newest", "Violation", "check", "stale", "version_order"]
 
 _NEAR_S = 2.3
 """After `ack="owner"` near caches may serve their copies for so long."""
@@ -80,9 +80,9 @@ def check(history: History, *, keeps: bool = False, calm: bool = False) -> list[
             found += _origin_reads(key, ops)
         elif key[0] == "n":
             found += _counts(key, ops, keeps=keeps)
-        elif key[0] != "r":  # those have a checker of their own
+        elif key[0] not in "rw":  # those have checkers of their own
             found += _cache_reads(key, ops)
-            found += _versions(key, ops)
+            found += version_order(key, ops)
         if key[0] == "t":
             found += _lives(key, ops)
         if key[0] == "v":
@@ -114,7 +114,7 @@ def _writes(ops: Iterable[Op]) -> list[Op]:
     return [op for op in ops if op.kind in {Kind.WRITE, Kind.SWAP} and (not op.done or op.version)]
 
 
-class _Newest(NamedTuple):
+class Newest(NamedTuple):
     """What was surely done before a moment, of all that counts against a value."""
 
     ends: list[float]
@@ -122,7 +122,7 @@ class _Newest(NamedTuple):
     versions: list[Op]
 
     @classmethod
-    def of(cls, ops: Iterable[Op], lag_s: float = 0.0) -> _Newest:
+    def of(cls, ops: Iterable[Op], lag_s: float = 0.0) -> Newest:
         """Sort operations by their ends; `lag_s` is how much later they count."""
         done = sorted((op for op in ops if op.done), key=lambda op: op.ended)
         return cls(
@@ -130,6 +130,11 @@ class _Newest(NamedTuple):
             _highest(done, _by_began),
             _highest(done, _by_version),
         )
+
+    def last_begun(self, before: float) -> Op | None:
+        """Return what began last of all that ended before a moment."""
+        at = bisect_left(self.ends, before)
+        return self.begins[at - 1] if at else None
 
     def newer(self, written: Op, before: float) -> Op | None:
         """Return what ended before a moment and is surely newer than a write that was done."""
@@ -148,9 +153,9 @@ def _cache_reads(key: str, ops: list[Op]) -> Iterator[Violation]:
     by_value = {op.value: op for op in writes}
     changes = [*writes, *(op for op in ops if op.kind is Kind.REMOVE)]
     everybody = [op for op in changes if not op.lax]
-    strict = _Newest.of(op for op in everybody if not (op.tagged and op.kind is Kind.REMOVE))
-    by_tag = _Newest.of(everybody)
-    lax = _Newest.of((op for op in changes if op.lax and not (op.tagged and op.kind is Kind.REMOVE)), _NEAR_S)
+    strict = Newest.of(op for op in everybody if not (op.tagged and op.kind is Kind.REMOVE))
+    by_tag = Newest.of(everybody)
+    lax = Newest.of((op for op in changes if op.lax and not (op.tagged and op.kind is Kind.REMOVE)), _NEAR_S)
     reads = [op for op in ops if op.kind is Kind.READ and op.done and op.value is not None]
     for read in reads:
         written = by_value.get(read.value)
@@ -162,7 +167,7 @@ def _cache_reads(key: str, ops: list[Op]) -> Iterator[Violation]:
         newest = by_tag if written.tagged else strict
         newer = newest.newer(written, read.began) or lax.newer(written, read.began)
         if newer is not None:
-            yield _stale("C3", read, written, newer)
+            yield stale("C3", read, written, newer)
     for own in _by_client(reads, changes).values():
         yield from _going_back(own, by_value)
 
@@ -191,7 +196,7 @@ def _going_back(ops: list[Op], by_value: dict[str | int | None, Op]) -> Iterator
                 continue
             newer = before.began > written.ended or before.version > written.version > 0
             if newer and (before.done or before.kind is not Kind.REMOVE):
-                yield _stale("C4", read, written, before)
+                yield stale("C4", read, written, before)
                 break
 
 
@@ -203,7 +208,8 @@ def _later(one: Op | None, other: Op | None, *, by_version: bool) -> Op | None:
     return max(one, other, key=lambda op: op.began)
 
 
-def _stale(clause: str, read: Op, written: Op, newer: Op) -> Violation:
+def stale(clause: str, read: Op, written: Op, newer: Op) -> Violation:
+    """Return the violation of a read that is older than something."""
     text = f"{read}\n    is older than {newer}\n    was {written}"
     return Violation(clause, text, read.began, min(newer.began, read.began), read.key, [written, newer, read])
 
@@ -232,7 +238,8 @@ def _number(op: Op) -> int:
     return op.value
 
 
-def _versions(key: str, ops: list[Op]) -> Iterator[Violation]:
+def version_order(key: str, ops: list[Op]) -> Iterator[Violation]:
+    """Yield writes that have no higher version than what was done before they began."""
     done = sorted((op for op in _writes(ops) if op.done), key=lambda op: op.ended)
     ends = [op.ended for op in done]
     highest = _highest(done, _by_version)

@@ -19,6 +19,7 @@ from tests.sim.origin import Reader
 from tests.sim.through import check_through, through_policy
 from tests.sim.workload import Client, Mix
 from tests.sim.world import World, simulated
+from tests.sim.written import check_written
 
 __all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "brief", "profile_of", "report", "run_seed", "shrink"]
 
@@ -78,6 +79,8 @@ _ALL = {
 _ORIGINS = {"origin_outage": 6, "origin_slow": 6, "evict": 4}
 _THROUGH = Mix(keys={"r": 5}, weights={"r": 1}, write_pause_s=0.25, load_s=0.06, read_timeouts_s=(0.4, 1.0, 3.0))
 """Values that the nodes load."""
+_WRITTEN = Mix(keys={"w": 4}, weights={"w": 1}, write_pause_s=0.15, read_timeouts_s=(0.4, 1.0, 3.0))
+"""Values whose writes go through to a table."""
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
 _OFTEN = {"ttl_s": 0.6, "stale_s": 1.5, "refresh_ahead": 0.5, "xfetch_beta": 0.0}
 
@@ -98,6 +101,7 @@ PROFILES = {
         Profile("storm", _ALL, count=(15, 30), spikes=0.03),
         Profile("through_calm", mix=_THROUGH, spikes=0.02, delay_s=0.001),
         Profile("through", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01),
+        Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
     )
 }
 
@@ -133,6 +137,8 @@ AIMED = {
         Profile("clock_steps", {"clock_step": 1}, count=(1, 3), mix=_PATIENT, strike_s=5.0),
         Profile("failovers", {"l2_failover": 1, "evict": 4}, count=(20, 40), mix=_SELDOM, strike_s=5.0),
         Profile("forsaken", {"forsake": 1}, count=(2, 4), mix=_PATIENT, strike_s=5.0),
+        Profile("written_calm", mix=_WRITTEN),
+        Profile("written_evict", {"evict": 10}, count=(30, 60), mix=_WRITTEN, strike_s=8.0),
         Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )
@@ -306,6 +312,7 @@ def run_seed(
     calm = not profile.weights
     violations = check(history, keeps=profile.keeps, calm=calm)
     violations += check_through(history, world.origin, policy, calm=calm)
+    violations += check_written(history, world.table)
     return Outcome(
         seed,
         profile.name,

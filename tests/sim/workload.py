@@ -8,6 +8,7 @@ Families of keys, by the first letter:
 - ``n`` counters;
 - ``t`` keys with a short life;
 - ``v`` keys that are only replaced under the version that was read;
+- ``w`` keys whose writes go through to a table (`tests.sim.written`);
 - ``r`` keys that the nodes load (read-through): committed to the origin, and then invalidated, or set, or neither.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from cachenode_client import CacheClient
 from cachenode_client.errors import CacheError, ManyFailed
+from tests.sim import written
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Host
 from tests.sim.origin import Origin, OriginDown, is_absent, tags_of
@@ -180,8 +182,8 @@ class Client:
         if key[0] in "os":
             await self._load_one(key)
             return
-        if key[0] == "r":
-            await self._read_through(key)
+        if key[0] in "rw":
+            await (self._read_through(key) if key[0] == "r" else written.read(self, key))
             return
         timeout_s, dice = self._rng.choice(self._mix.read_timeouts_s), self._rng.random()
         if dice < 0.15 and key[0] == "c":
@@ -363,6 +365,8 @@ class Client:
             await self._remove("delete", [key], self._client.delete, {"key": key, "namespace": THROUGH})
         else:
             await self._invalidate(key)
+
+    _write_w = written.write
 
     async def _write_n(self, key: str) -> None:
         timeout_s = self._timeout()

@@ -39,6 +39,7 @@ from tests.sim.order import fix_order
 from tests.sim.origin import Origin
 from tests.sim.stores import Faults, HostClock, L2Link, RedisClient, RedisServer
 from tests.sim.trace import frame_text
+from tests.sim.written import WRITTEN, WRITTEN_ORIGIN, WRITTEN_POLICY, Access, Table
 
 __all__ = ["THROUGH", "Node", "World", "simulated"]
 
@@ -72,6 +73,7 @@ class World:
 
     Attributes:
         origin: The database.
+        table: Another, which the nodes write too.
         reader: Makes what a node's process loads with.
         nodes: Running nodes by machine.
         defects: What must never happen, whatever the faults: unexpected errors and logged ones.
@@ -104,6 +106,9 @@ class World:
         self.views: list[tuple[float, int, str]] = []
         self.origin = Origin()
         self.reader: Callable[[Host], object] = _no_reader
+        self.table = Table()
+        self._seed = seed
+        self._accesses = 0
         self._through = {"origin": "db", **(through or {})}
         self._drift = drift
         self._l2_url = "redis://l2:6379" if l2 else "none"
@@ -143,6 +148,11 @@ class World:
         self.loop.call_later(seconds, _resolve, done)
         await done
 
+    def access(self) -> Access:
+        """Return what a node's process reads and writes the table with."""
+        self._accesses += 1
+        return Access(self, Random(f"{self._seed} access {self._accesses}"))
+
     # Nodes.
 
     def begin(self) -> None:
@@ -158,8 +168,15 @@ class World:
                 "node": {"id": machine, "listen": f"{machine}:{_PORT}", "http_listen": "", "insecure": True},
                 "cluster": {"discovery": "redis"},
                 "memory": {"max_bytes": 1 << 20},
-                "namespaces": {"default": {"refresh_ahead": 0.9}, THROUGH: self._through},
-                "origins": {"db": {"loader": "db", "batch_keys": 3, "attempts": 2, "timeout_s": 1.5}},
+                "namespaces": {
+                    "default": {"refresh_ahead": 0.9},
+                    THROUGH: self._through,
+                    WRITTEN: WRITTEN_POLICY,
+                },
+                "origins": {
+                    "db": {"loader": "db", "batch_keys": 3, "attempts": 2, "timeout_s": 1.5},
+                    "table": WRITTEN_ORIGIN,
+                },
                 "l2": {"url": self._l2_url, "registry_url": "redis://registry:6379"},
             }
         )
@@ -311,7 +328,9 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         assert host is not None, "a clock belongs to a host"
         return HostClock(host)
 
-    def plugin(_name: str, _options: Mapping[str, Any], _group: str) -> object:
+    def plugin(name: str, _options: Mapping[str, Any], _group: str) -> object:
+        if name == "table":
+            return world.access()
         host = HOST.get()
         assert host is not None, "a node belongs to a host"
         return world.reader(host)
