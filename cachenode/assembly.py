@@ -17,6 +17,7 @@ from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
 from cachenode.adapters.sinks import PluginSink
 from cachenode.adapters.tls import NodeTls, TlsFiles
+from cachenode.adapters.tokens import TokenFile, read_secret
 from cachenode.core.breaker import Breaker
 from cachenode.errors import ConfigError
 from cachenode.node.drain import Drain, Outlet
@@ -43,6 +44,7 @@ __all__ = [
     "make_policies",
     "make_queue",
     "make_tls",
+    "make_tokens",
 ]
 
 _CONTROL_TIMEOUT_S = 1.0
@@ -178,6 +180,18 @@ def make_tls(config: NodeConfig) -> NodeTls | None:
         return None
     files = TlsFiles(tls.cert_file, tls.key_file, tls.ca_file, tls.server_name)
     return NodeTls(files, verify_clients=tls.verify_clients)
+
+
+def make_tokens(config: NodeConfig) -> tuple[TokenFile | None, str]:
+    """Return the tokens that are known, None if nobody is asked for one, and the one that this node shows to its peers.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
+    auth = config.auth
+    if not auth.tokens_file:
+        return None, ""
+    return TokenFile(auth.tokens_file), read_secret("auth.peer_token_file", auth.peer_token_file)
 
 
 def make_membership(config: NodeConfig, placement: Placement, clock: Clock, links: PeerLinks) -> Membership:

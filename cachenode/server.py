@@ -51,6 +51,7 @@ from cachenode.assembly import (
     make_policies,
     make_queue,
     make_tls,
+    make_tokens,
 )
 from cachenode.config.events import event_rules
 from cachenode.config.live import live_policy, settings
@@ -71,6 +72,7 @@ from cachenode.node.service import Node
 from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.admin import AdminService
 from cachenode.rpc.cache import CacheService
+from cachenode.rpc.gate import Gate
 from cachenode.rpc.guard import GuardedServer
 from cachenode.rpc.peer import PeerService
 from cachenode.rpc.policies import PolicyCalls
@@ -127,6 +129,8 @@ class Server:
         self._clock = BootClock()
         self._origins = make_origins(config, self._clock)
         self._tls = make_tls(config)
+        tokens, self._peer_token = make_tokens(config)
+        self._gate = Gate(tokens.grants) if tokens is not None else None
         self._grpc = aio.server(options=_options(config))
         self.address = _bind(self._grpc, config.node.listen, config.node.advertise, self._tls)
         self._http = HttpServer(
@@ -192,6 +196,7 @@ class Server:
             cluster=config.cluster.name,
             clock=clock,
             tls=self._tls,
+            token=self._peer_token,
             execute=lambda batch, reply: self._node.execute(batch, reply, from_peer=True),
             heartbeat_s=config.cluster.heartbeat_s,
         )
@@ -200,7 +205,10 @@ class Server:
         self._copies = None
         if config.memory.copies_bytes:
             self._copies = PeerCopies(
-                me.id, config.memory.copies_bytes, self._tls.files if self._tls is not None else None
+                me.id,
+                config.memory.copies_bytes,
+                self._tls.files if self._tls is not None else None,
+                self._peer_token,
             )
             placement.listeners.append(self._copies.view_changed)
         self._node = Node(
@@ -252,7 +260,7 @@ class Server:
             raise ConfigError([f"writebehind: {problem}" for problem in problems])
 
     def _add_services(self) -> None:
-        server: Any = GuardedServer(self._grpc)  # has what the generated functions use of a server
+        server: Any = GuardedServer(self._grpc, self._gate)  # has what the generated functions use of a server
         node = self._node
         session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         cache_pb2_grpc.add_CacheServiceServicer_to_server(

@@ -49,10 +49,11 @@ class PeerCopies:
         node_id: Told to the owners, for people.
         max_bytes: Budget.
         tls: Where the certificates are; None for plain connections.
+        token: Shown to the owners; empty where they ask for none.
     """
 
-    def __init__(self, node_id: str, max_bytes: int, tls: TlsFiles | None = None) -> None:
-        self._channels = Channels(_client_tls(tls) if tls is not None else None)
+    def __init__(self, node_id: str, max_bytes: int, tls: TlsFiles | None = None, token: str = "") -> None:
+        self._channels = Channels(_client_tls(tls) if tls is not None else None, token or None)
         self._name = f"copies of {node_id}"
         self._near = NearCache(max_bytes, decode=lambda _record: ENCODED, clock=boot_clock)
         self._wanted: dict[tuple[str, bytes], float] = {}

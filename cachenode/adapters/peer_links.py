@@ -29,6 +29,7 @@ from cachenode.adapters.tls import NodeTls
 from cachenode.core.entries import Batch, BatchResult
 from cachenode.errors import PeerUnavailable
 from cachenode.ports import Clock, PeerEvents
+from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
 from cachenode_api.v1 import peer_pb2, peer_pb2_grpc
 from cachenode_api.view import Member, View
 
@@ -65,6 +66,7 @@ class PeerLinks:
         execute: Executes a peer's batch.
         heartbeat_s: Time between heartbeats.
         tls: How to connect; None for plainly.
+        token: Shown to the peers; empty where they ask for none.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class PeerLinks:
         execute: Callable[[Batch, Callable[[BatchResult], None]], Awaitable[None] | None],
         heartbeat_s: float = 0.5,
         tls: NodeTls | None = None,
+        token: str = "",
     ) -> None:
         self.me = me
         self.cluster = cluster
         self.clock = clock
         self.execute = execute
         self._tls = tls
+        self._metadata = ((AUTHORIZATION_KEY, BEARER + token),) if token else ()
         self.events: PeerEvents | None = None
         self._view: View | None = None
         self._settled = 0
@@ -313,7 +317,7 @@ class PeerLinks:
                     await channel.channel_ready()
             except TimeoutError:
                 return
-            call = peer_pb2_grpc.PeerServiceStub(channel).Link()
+            call = peer_pb2_grpc.PeerServiceStub(channel).Link(metadata=self._metadata)
             link = Link(self, call.write, dialled=True, held_by=asyncio.current_task())
             try:
                 await link.run(call)

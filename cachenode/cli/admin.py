@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -37,6 +38,16 @@ __all__ = [
     "targets_of",
 ]
 
+_FINAL = frozenset(
+    {
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+"""How a node answers what no other node would answer otherwise."""
+
 T = TypeVar("T")
 
 
@@ -50,16 +61,18 @@ class Asked:
 
 
 async def ask_views(
-    address: str, timeout_s: float, tls: Tls | None = None
+    address: str, timeout_s: float, tls: Tls | None = None, token: Path | None = None
 ) -> tuple[Asked, Mapping[str, pb.GetViewResponse | None]]:
     """Return the view of the first node that answers, and every member's own answer, None for those without.
 
     Raises:
         CliError: No node answers, or the one that does has no view.
     """
-    asked, first = await first_view(address, timeout_s, tls)
+    asked, first = await first_view(address, timeout_s, tls, token)
     others = [member.id for member in asked.view.members if member.id != asked.node_id]
-    replies = await asyncio.gather(*(_view_of(asked.view.by_id[name].address, timeout_s, tls) for name in others))
+    replies = await asyncio.gather(
+        *(_view_of(asked.view.by_id[name].address, timeout_s, tls, token) for name in others)
+    )
     answers: dict[str, pb.GetViewResponse | None] = dict(zip(others, replies, strict=True))
     answers[asked.node_id] = first
     return asked, answers
@@ -73,7 +86,9 @@ async def ask_stats(address: str, timeout_s: float) -> tuple[Asked, Mapping[str,
     """
     asked, _ = await first_view(address, timeout_s)
     targets = targets_of(asked)
-    replies = await asyncio.gather(*(_stats_of(target, timeout_s) for target in targets.values()))
+    replies = await asyncio.gather(
+        *(_answer_of(target, "GetStats", pb.GetStatsRequest(), timeout_s) for target in targets.values())
+    )
     return asked, dict(zip(targets, replies, strict=True))
 
 
@@ -88,7 +103,7 @@ async def ask_explanations(
     asked, _ = await first_view(address, timeout_s)
     request = pb.ExplainRequest(namespace=namespace, key=key)
     targets = targets_of(asked)
-    replies = await asyncio.gather(*(_explanation_of(target, request, timeout_s) for target in targets.values()))
+    replies = await asyncio.gather(*(_answer_of(target, "Explain", request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
 
 
@@ -231,6 +246,8 @@ def _refusal(error: aio.AioRpcError, timeout_s: float) -> CliError:
         return CliError(text, code=ExitCode.USAGE)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return CliError("a node of an older release cannot do that", hint="Update the nodes to this release.")
+    if error.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+        return CliError(text, hint="Name the file of another token with --token-file.")
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return CliError(text, hint="`cachenode view` shows which nodes there are.", code=ExitCode.UNREACHABLE)
     return CliError(text)
@@ -242,12 +259,14 @@ async def _answer_of(target: str, method: str, request: Any, timeout_s: float) -
         try:
             return await getattr(admin_pb2_grpc.AdminServiceStub(channel), method)(request, timeout=timeout_s)
         except aio.AioRpcError as error:
-            if error.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}:
+            if error.code() in _FINAL:
                 raise _refusal(error, timeout_s) from None
             return None
 
 
-async def first_view(address: str, timeout_s: float, tls: Tls | None = None) -> tuple[Asked, pb.GetViewResponse]:
+async def first_view(
+    address: str, timeout_s: float, tls: Tls | None = None, token: Path | None = None
+) -> tuple[Asked, pb.GetViewResponse]:
     """Return the view of the first node that answers, and its answer.
 
     Raises:
@@ -255,7 +274,7 @@ async def first_view(address: str, timeout_s: float, tls: Tls | None = None) -> 
     """
     why = ""
     for target in _targets(address):
-        async with channel_to(target, tls) as channel:
+        async with channel_to(target, tls, token) as channel:
             try:
                 reply = await admin_pb2_grpc.AdminServiceStub(channel).GetView(pb.GetViewRequest(), timeout=timeout_s)
             except aio.AioRpcError as error:
@@ -289,34 +308,12 @@ def _why(error: aio.AioRpcError, timeout_s: float) -> str:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return "something else than a cachenode listens there"
     status = status_of(error)
-    return status if status.startswith("TLS: ") else "the connection failed"
+    return status if status.startswith(("TLS: ", "the node ")) else "the connection failed"
 
 
-async def _view_of(target: str, timeout_s: float, tls: Tls | None) -> pb.GetViewResponse | None:
-    async with channel_to(target, tls) as channel:
+async def _view_of(target: str, timeout_s: float, tls: Tls | None, token: Path | None) -> pb.GetViewResponse | None:
+    async with channel_to(target, tls, token) as channel:
         try:
             return await admin_pb2_grpc.AdminServiceStub(channel).GetView(pb.GetViewRequest(), timeout=timeout_s)
-        except aio.AioRpcError:
-            return None
-
-
-async def _explanation_of(target: str, request: pb.ExplainRequest, timeout_s: float) -> pb.ExplainResponse | None:
-    async with channel_to(target) as channel:
-        try:
-            return await admin_pb2_grpc.AdminServiceStub(channel).Explain(request, timeout=timeout_s)
-        except aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                hint = "`cachenode stats` lists those in use."
-                raise CliError(error.details() or "no such namespace", hint=hint, code=ExitCode.USAGE) from None
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                text = "a node of an older release cannot explain keys"
-                raise CliError(text, hint="Update the nodes to this release.") from None
-            return None
-
-
-async def _stats_of(target: str, timeout_s: float) -> pb.GetStatsResponse | None:
-    async with channel_to(target) as channel:
-        try:
-            return await admin_pb2_grpc.AdminServiceStub(channel).GetStats(pb.GetStatsRequest(), timeout=timeout_s)
         except aio.AioRpcError:
             return None

@@ -1,4 +1,4 @@
-"""How commands reach the cluster: plainly, or over TLS as the options before the command say."""
+"""How commands reach the cluster: over TLS and with a token, if the options before the command say so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
     from cachenode_client import CacheClient, Tls
 
-__all__ = ["TlsCa", "TlsCert", "TlsKey", "TlsName", "channel", "client", "set_tls", "status_of"]
+__all__ = [
+    "TlsCa",
+    "TlsCert",
+    "TlsKey",
+    "TlsName",
+    "TokenFile",
+    "channel",
+    "client",
+    "set_tls",
+    "set_token",
+    "status_of",
+]
 
 TlsCa = Annotated[
     Path | None,
@@ -37,14 +48,25 @@ TlsName = Annotated[
     ),
 ]
 
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", envvar="CACHENODE_TOKEN_FILE", metavar="FILE", help="Holds the token to show."),
+]
+
 
 class _Settings:
     files: tuple[Path | None, Path | None, Path | None, str] = (None, None, None, "")
+    token: Path | None = None
 
 
 def set_tls(ca: Path | None, cert: Path | None, key: Path | None, name: str) -> None:
     """Take the options that go before a command. Files are looked at by the command that connects."""
     _Settings.files = (ca, cert, key, name)
+
+
+def set_token(file: Path | None) -> None:
+    """Take the option that goes before a command."""
+    _Settings.token = file
 
 
 def _tls() -> Tls | None:
@@ -59,18 +81,18 @@ def client(address: str, **options: Any) -> CacheClient:  # noqa: ANN401 - those
     """Return a client for a command: it keeps no copies."""
     from cachenode_client import CacheClient
 
-    return CacheClient(address, near_cache=None, client_name="cli", tls=_tls(), **options)
+    return CacheClient(address, near_cache=None, client_name="cli", tls=_tls(), token=_Settings.token, **options)
 
 
 def status_of(error: Exception) -> str:
     """Return in a few words how a call to a node ended."""
     from cachenode_client._channels import Channels
 
-    return Channels(_tls()).status(error)
+    return Channels(_tls(), _Settings.token).status(error)
 
 
-def channel(address: str, tls: Tls | None = None) -> aio.Channel:
+def channel(address: str, tls: Tls | None = None, token: Path | None = None) -> aio.Channel:
     """Return a channel to one node, as the options say unless something else is given."""
     from cachenode_client._channels import Channels
 
-    return Channels(tls or _tls()).open(address)
+    return Channels(tls or _tls(), token or _Settings.token).open(address, showing_token=True)

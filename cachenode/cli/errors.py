@@ -138,8 +138,8 @@ def _of_client(error: Exception, address: str) -> CliError | None:
         return CliError(text, hint="--timeout gives the cluster longer.", code=ExitCode.UNREACHABLE)
     if isinstance(error, CacheUnavailable):
         if error.reason == "no_node":
-            tls = re.search(r"TLS: [^)]*", str(error))
-            return unreachable(address, tls[0] if tls else "")
+            why = re.search(r"(?:TLS: |the node (?:asks|does not know))[^)]*", str(error))
+            return unreachable(address, why[0] if why else "")
         return CliError(_lower_first(str(error)), hint="Try again in a moment.", code=ExitCode.UNREACHABLE)
     if isinstance(error, CacheError):
         return CliError(_lower_first(str(error)))

@@ -51,6 +51,7 @@ class LocalCluster:
         port: Of the first node, the next ones are two apart with HTTP between; 0 takes free ones.
         arguments: More flags of ``cachenode serve`` for every node.
         tls: Whether all of them talk TLS, with certificates made for this run.
+        token_file: Holds a token that may see the view, if the nodes' configuration asks for one.
         on_exit: Called with a node's name and exit code when it ends by itself.
     """
 
@@ -65,6 +66,7 @@ class LocalCluster:
         port: int = 0,
         arguments: Sequence[str] = (),
         tls: bool = False,
+        token_file: Path | None = None,
         on_exit: Callable[[str, int], None] | None = None,
     ) -> None:
         self.directory = directory.absolute()
@@ -77,6 +79,7 @@ class LocalCluster:
         self._memory = memory
         self._port = port
         self._arguments = tuple(arguments)
+        self._token_file = token_file
         self.certs = self.directory / "certs" if tls else None
         """Where the certificates are; None without TLS."""
         self._on_exit = on_exit
@@ -304,7 +307,7 @@ class LocalCluster:
         running = {name for name, child in self._children.items() if child.running}
         while time.monotonic() < deadline:
             with contextlib.suppress(CliError):
-                asked, answers = await ask_views(self._nodes[min(running)].address, _CALL_S, self.tls)
+                asked, answers = await ask_views(self._nodes[min(running)].address, _CALL_S, self.tls, self._token_file)
                 replies = [reply for reply in answers.values() if reply is not None]
                 linked = all(peer.linked for reply in replies for peer in reply.peers)
                 epochs = {reply.header.view_epoch for reply in replies}

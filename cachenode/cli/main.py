@@ -10,7 +10,7 @@ from cachenode.cli import bloom, config_cmd, events_cmd, namespace_cmd, warm
 from cachenode.cli.advise import advise
 from cachenode.cli.certs import certs
 from cachenode.cli.cluster import cluster
-from cachenode.cli.connection import TlsCa, TlsCert, TlsKey, TlsName, set_tls
+from cachenode.cli.connection import TlsCa, TlsCert, TlsKey, TlsName, TokenFile, set_tls, set_token
 from cachenode.cli.demo import demo
 from cachenode.cli.docs import docs
 from cachenode.cli.errors import set_debug
@@ -21,6 +21,7 @@ from cachenode.cli.keys import delete, get, put
 from cachenode.cli.options import examples
 from cachenode.cli.serve import serve
 from cachenode.cli.stats import stats
+from cachenode.cli.token import token
 from cachenode.cli.view import view
 from cachenode.cli.watch import watch
 
@@ -61,6 +62,7 @@ def options(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_name: TlsName = "",
+    token_file: TokenFile = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -69,6 +71,7 @@ def options(
     del version
     set_debug(on=debug)
     set_tls(tls_ca, tls_cert, tls_key, tls_name)
+    set_token(token_file)
 
 
 app.command(
@@ -93,6 +96,11 @@ app.command(
     rich_help_panel=_RUN,
     epilog=examples("cachenode certs", "cachenode certs --dir certs --host cache-0.example --host 10.0.0.7 --days 30"),
 )(certs)
+app.command(
+    "token",
+    rich_help_panel=_RUN,
+    epilog=examples("cachenode token shop --role write -n users", "cachenode token nodes --role peer -o json"),
+)(token)
 app.command(
     "get",
     rich_help_panel=_USE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from cachenode.config.live import live_policy, settings
 from cachenode.config.load import load_config
 from cachenode.config.model import (
+    AuthConfig,
     ClusterConfig,
     L2Config,
     LimitsConfig,
@@ -26,6 +27,7 @@ from cachenode.config.values import parse_address, redact_url
 
 __all__ = [
     "FLAGS",
+    "AuthConfig",
     "ClusterConfig",
     "FieldHelp",
     "L2Config",

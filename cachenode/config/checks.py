@@ -40,6 +40,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     """
     yield from _addresses(config)
     yield from _tls(config)
+    yield from _auth(config)
     yield from _cluster(config, given)
     yield from _sizes(config)
     yield from _lives(config)
@@ -82,6 +83,15 @@ def _tls(config: NodeConfig) -> Iterator[Conflict]:
     for name in ("ca_file", "server_name"):
         if getattr(tls, name) and not tls.cert_file:
             yield Conflict((("tls", name), cert_file), "says nothing without tls.cert_file: there is no TLS")
+
+
+def _auth(config: NodeConfig) -> Iterator[Conflict]:
+    auth = config.auth
+    tokens, peer_token = ("auth", "tokens_file"), ("auth", "peer_token_file")
+    if auth.tokens_file and not auth.peer_token_file:
+        yield Conflict((peer_token, tokens), "must be set too: peers ask each other for a token")
+    if auth.peer_token_file and not auth.tokens_file:
+        yield Conflict((tokens, peer_token), "must be set too: without it nobody asks for a token")
 
 
 def _cluster(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Conflict]:

@@ -37,6 +37,7 @@ from cachenode.core.policy import NamespacePolicy
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
 __all__ = [
+    "AuthConfig",
     "ClusterConfig",
     "L2Config",
     "LimitsConfig",
@@ -110,6 +111,13 @@ class TlsConfig(Section):
     server_name: str = Field("", description='Name in the peers\' certificates; "": what they are dialled by')
 
 
+class AuthConfig(Section):
+    """Who may do what."""
+
+    tokens_file: str = Field("", description='File of tokens and their roles; "": whoever connects may do everything')
+    peer_token_file: str = Field("", description="File with the token, of the role peer, that nodes show each other")
+
+
 class MemoryConfig(Section):
     """L1, this node's memory."""
 
@@ -169,6 +177,7 @@ class NodeConfig(Section):
     node: NodeSection = Field(default_factory=NodeSection)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     tls: TlsConfig = Field(default_factory=TlsConfig)
+    auth: AuthConfig = Field(default_factory=AuthConfig)
     memory: MemoryConfig = Field(default_factory=MemoryConfig)
     l2: L2Config = Field(default_factory=L2Config)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)

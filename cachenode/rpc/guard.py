@@ -14,6 +14,7 @@ import asyncio
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -28,6 +29,9 @@ __all__ = ["GuardedServer"]
 _log = structlog.get_logger(__name__)
 
 if TYPE_CHECKING:
+    from cachenode.rpc.gate import Gate
+
+    Admit = Callable[[object, aio.ServicerContext[Any, Any]], Awaitable[None]]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 
@@ -36,14 +40,16 @@ class GuardedServer:
 
     Args:
         server: Gets the handlers.
+        gate: Says who is let in; None for all.
     """
 
-    def __init__(self, server: aio.Server) -> None:
+    def __init__(self, server: aio.Server, gate: Gate | None = None) -> None:
         self._server = server
+        self._gate = gate
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Register the handlers of a service."""
-        self._server.add_generic_rpc_handlers([_Guarded(handler) for handler in handlers])
+        self._server.add_generic_rpc_handlers([_Guarded(handler, self._gate) for handler in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Nothing: grpc.aio serves the same methods from the generic handlers."""
@@ -52,8 +58,9 @@ class GuardedServer:
 class _Guarded(grpc.GenericRpcHandler):
     """The handlers of one service, each wrapped once, at its first call."""
 
-    def __init__(self, inner: grpc.GenericRpcHandler) -> None:
+    def __init__(self, inner: grpc.GenericRpcHandler, gate: Gate | None) -> None:
         self._inner = inner
+        self._gate = gate
         self._wrapped: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
@@ -64,34 +71,39 @@ class _Guarded(grpc.GenericRpcHandler):
             handler = self._inner.service(handler_call_details)
             if handler is None:  # not remembered: strangers choose the names of methods that do not exist
                 return None
-            wrapped = self._wrapped[method] = _wrap(handler)
+            admit = partial(self._gate.admit, method) if self._gate is not None else None
+            wrapped = self._wrapped[method] = _wrap(handler, admit)
         return wrapped
 
 
-def _wrap(handler: Handler) -> Handler:
+def _wrap(handler: Handler, admit: Admit | None) -> Handler:
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _guarded(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            _guarded(handler.unary_unary, admit), handler.request_deserializer, handler.response_serializer
         )
     if handler.unary_stream is not None:
         if not inspect.isasyncgenfunction(handler.unary_stream):  # it writes by itself (the health service's Watch)
             return handler
         return grpc.unary_stream_rpc_method_handler(
-            _guarded_stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            _guarded_stream(handler.unary_stream, admit), handler.request_deserializer, handler.response_serializer
         )
     if handler.stream_stream is not None:
         behaviour = handler.stream_stream
         if hasattr(behaviour, "__code__") and behaviour.__code__.co_flags & 0x200:  # async generator (reflection)
             return handler
         return grpc.stream_stream_rpc_method_handler(
-            _guarded(behaviour), handler.request_deserializer, handler.response_serializer
+            _guarded(behaviour, admit, stream=True), handler.request_deserializer, handler.response_serializer
         )
     return handler
 
 
-def _guarded(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+def _guarded(
+    behaviour: Callable[..., Any], admit: Admit | None, *, stream: bool = False
+) -> Callable[..., Awaitable[Any]]:
     async def call(request: object, context: aio.ServicerContext[Any, Any]) -> object:
         try:
+            if admit is not None:
+                await admit(None if stream else request, context)
             return await behaviour(request, context)
         except (asyncio.CancelledError, aio.AbortError):
             raise
@@ -101,9 +113,13 @@ def _guarded(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return call
 
 
-def _guarded_stream(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+def _guarded_stream(
+    behaviour: Callable[..., AsyncIterator[Any]], admit: Admit | None
+) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
+            if admit is not None:
+                await admit(request, context)
             async for message in behaviour(request, context):
                 yield message
         except (asyncio.CancelledError, aio.AbortError):

@@ -34,11 +34,14 @@ import grpc
 import structlog
 from grpc import aio
 
-from cachenode.core.entries import BatchResult
+from cachenode.core.access import Role
+from cachenode.core.entries import BatchResult, Operation
 from cachenode.core.failures import OVERLOADED, failed
 from cachenode.node.service import Node
 from cachenode.outbox import Outbox
+from cachenode.rpc.gate import GRANT, NOT_ALLOWED
 from cachenode.wire import BadBatch, batch_from_wire, invalidation_to_wire, replies_to_wire, view_to_wire
+from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 
@@ -181,6 +184,7 @@ class _Session:
         self._held: asyncio.TimerHandle | None = None
         self._asked = self._answered = 0
         self._near: Holder[asyncio.Future[None]] | None = None
+        self._grant = GRANT.get()
         self._invalidations: list[common_pb2.Invalidation] = []
         self._said_goodbye = False
 
@@ -243,6 +247,9 @@ class _Session:
         self._asked += len(batch.keys)
         if self._pending_keys + len(batch.keys) > _MAX_PENDING_KEYS:
             reply(failed(batch, dict.fromkeys(range(len(batch.keys)), OVERLOADED)))
+            return
+        if self._grant is not None and not self._grant.allows(_role_for(batch), batch.namespace or DEFAULT_NAMESPACE):
+            reply(failed(batch, dict.fromkeys(range(len(batch.keys)), NOT_ALLOWED)))
             return
         rest = self._node.execute(batch, reply, holder=self)
         if rest is not None:
@@ -397,3 +404,8 @@ def refusal(message: common_pb2.Batch, text: str) -> common_pb2.Reply:
         reasons=[Reason.INVALID_REQUEST.value] * count,
         details=[text],
     )
+
+
+def _role_for(batch: Batch) -> Role:
+    """Return the role that a batch takes. A LEASE lets its caller store what it loads, and a slide is a write."""
+    return Role.READ if batch.operation is Operation.GET and not batch.slide else Role.WRITE

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["INCARNATION_KEY", "REASON_KEY", "SEQUENCE_KEY"]
+__all__ = ["AUTHORIZATION_KEY", "BEARER", "INCARNATION_KEY", "REASON_KEY", "SEQUENCE_KEY"]
 
+AUTHORIZATION_KEY = "authorization"
+"""Metadata of a call: who makes it, as `BEARER` and a token."""
+BEARER = "Bearer "
+"""What stands before the token (RFC 6750)."""
 REASON_KEY = "cachenode-reason"
 """Trailing metadata of a failed call: the stable reason's name."""
 INCARNATION_KEY = "cachenode-incarnation"

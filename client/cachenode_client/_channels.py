@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
 from cachenode_client.errors import CacheUnavailable, InvalidArgument
 
 __all__ = ["CHANNEL_OPTIONS", "Channels", "Tls"]
@@ -87,24 +88,44 @@ class Channels:
 
     Args:
         tls: None for connections that anybody on the way can read.
+        token: What the nodes know this client by; the path of a file that holds it, which is read again for each
+            connection; None where they ask for none.
     """
 
-    def __init__(self, tls: Tls | None = None) -> None:
+    def __init__(self, tls: Tls | None = None, token: str | Path | None = None) -> None:
         self._tls = tls
+        self._token = token
 
-    def open(self, address: str, name: str = "") -> aio.Channel:
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what calls bring besides their messages.
+
+        Raises:
+            CacheUnavailable: The token's file cannot be read any more.
+        """
+        token = self._token
+        if token is None:
+            return ()
+        try:
+            text = token.read_text(encoding="utf-8") if isinstance(token, Path) else token
+        except OSError as error:
+            text = f"The file of the client's token cannot be read ({error.strerror})."
+            raise CacheUnavailable(text, reason="token") from None
+        return ((AUTHORIZATION_KEY, BEARER + text.strip()),)
+
+    def open(self, address: str, name: str = "", *, showing_token: bool = False) -> aio.Channel:
         """Return a channel to a node, which connects with its first call.
 
         Args:
             address: Of the node.
             name: That its certificate bears, if it was found by a name and the address is only what that stands for.
+            showing_token: Whether each unary call shows the token by itself; else callers pass `metadata`.
 
         Raises:
             CacheUnavailable: A certificate cannot be read any more.
         """
-        tls = self._tls
+        tls, interceptors = self._tls, _showing(self.metadata()) if showing_token else None
         if tls is None:
-            return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            return aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
         try:
             credentials = tls.credentials()
         except OSError as error:
@@ -112,7 +133,7 @@ class Channels:
             raise CacheUnavailable(text, reason="tls") from None
         name = tls.server_name or name
         named = [(_OTHER_NAME, name)] if name else []
-        return aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS + named)
+        return aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS + named, interceptors=interceptors)
 
     def status(self, error: BaseException) -> str:
         """Return in a few words how a call ended: to gRPC a failed handshake looks like a node that is not there."""
@@ -122,6 +143,8 @@ class Channels:
         for sign, meaning in _SIGNS:
             if sign in details:
                 return f"TLS: {meaning}"
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return "the node asks for a token" if self._token is None else "the node does not know the client's token"
         if _AT_ONCE.search(details):
             return f"TLS: {_UNWANTED if self._tls is not None else _EXPECTED}"
         return error.code().name
@@ -129,3 +152,27 @@ class Channels:
 
 def _content(file: str | Path | None) -> bytes | None:
     return Path(file).read_bytes() if file is not None else None
+
+
+def _showing(metadata: tuple[tuple[str, str], ...]) -> list[aio.ClientInterceptor]:
+    return [_UnaryToken(metadata), _StreamToken(metadata)] if metadata else []
+
+
+class _UnaryToken(aio.UnaryUnaryClientInterceptor):
+    """Adds metadata to calls with one answer."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(client_call_details._replace(metadata=aio.Metadata(*self._metadata)), request)
+
+
+class _StreamToken(aio.UnaryStreamClientInterceptor):
+    """Adds metadata to calls with a stream of answers."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(client_call_details._replace(metadata=aio.Metadata(*self._metadata)), request)

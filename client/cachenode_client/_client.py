@@ -79,6 +79,7 @@ class CacheClient(ClientCore):
         compression: None, "zlib", "lz4" or "zstd", for values of `compress_from_bytes` and more.
         max_value_bytes: Largest encoded value, also when decompressed.
         tls: The files for connections over TLS; None for plain ones.
+        token: What the nodes know this client by, or the path of a file that holds it, as `pathlib.Path`.
         client_name: Told to the nodes, for people.
 
     Raises:
@@ -909,7 +910,7 @@ class CacheClient(ClientCore):
             self._engine = Engine(
                 self._addresses,
                 client_name=self._client_name,
-                tls=self._tls,
+                channels=self._channels,
                 sdk_version=sdk_version(),
                 stats=self._stats,
                 near=self._near,

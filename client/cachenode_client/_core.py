@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from cachenode_api.errors import ContractError
@@ -14,7 +15,7 @@ from cachenode_api.tags import canonical_tags, pack_tags, split_tags
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
 from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Due, Group
-from cachenode_client._channels import Tls
+from cachenode_client._channels import Channels, Tls
 from cachenode_client._checks import (
     Ack,
     Key,
@@ -81,6 +82,7 @@ class ClientCore:
         near_cache: int | None = DEFAULT_NEAR_BYTES,
         near_share: bool = False,
         tls: Tls | None = None,
+        token: str | Path | None = None,
         client_name: str = "",
     ) -> None:
         if on_error not in ("raise", "miss"):
@@ -95,7 +97,11 @@ class ClientCore:
             max_value_bytes=max_value_bytes,
         )
         self._misses_on_error = on_error == "miss"
-        self._tls = tls
+        self._channels = Channels(tls, token)
+        try:
+            self._channels.metadata()
+        except CacheUnavailable as error:
+            raise InvalidArgument(f"token: {error}") from None
         self._client_name = client_name
         self._near = None
         if near_cache is not None:

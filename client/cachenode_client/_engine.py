@@ -26,7 +26,7 @@ from cachenode_client._batches import (
     Waiter,
     give_back,
 )
-from cachenode_client._channels import Channels, Tls
+from cachenode_client._channels import Channels
 from cachenode_client._router import Router
 from cachenode_client._session import covered_by
 from cachenode_client.errors import (
@@ -76,7 +76,7 @@ class Engine:
         stats: Gets the retries.
         on_reply: Called when calls have ended.
         near: Gets copies of what is read.
-        tls: How to connect to the nodes; None for plainly.
+        channels: Connects to the nodes.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Engine:
         stats: ClientStats,
         on_reply: Callable[[], None] = lambda: None,
         near: NearCache | None = None,
-        tls: Tls | None = None,
+        channels: Channels | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._new_future = self.loop.create_future
@@ -98,7 +98,7 @@ class Engine:
             sdk_version=sdk_version,
             on_reply=on_reply,
             near=near,
-            channels=Channels(tls),
+            channels=channels,
         )
         self._budget = RetryBudget()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret

@@ -284,8 +284,9 @@ class Session:
                 handler of exceptions is told.
         """
         tasks: list[asyncio.Task[None]] = []
+        metadata = self._channels.metadata()
         channel = self._channels.open(self.address, self._name)
-        call = session_pb2_grpc.SessionServiceStub(channel).Session()
+        call = session_pb2_grpc.SessionServiceStub(channel).Session(metadata=metadata)
         try:
             tasks = [
                 asyncio.create_task(self._write(call)),

@@ -54,7 +54,15 @@ LEAVE_S = 5.0
 """How long a member is still watched after it has left the view: longer than an ownership lease."""
 _OPEN_S = 2.0
 _REDIAL = Schedule(first_s=0.1, max_s=2.0, retries=None)
-_FOR_GOOD = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED})
+_FOR_GOOD = frozenset(
+    {
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
 _Target = tuple[str, str]
 """Id and address of a member: who takes its place there is met on the same stream."""
 
@@ -344,8 +352,9 @@ async def _opened(
     channels: Channels, address: str, request: cache_pb2.WatchRequest
 ) -> AsyncIterator[tuple[_Call, str, int]]:
     """Open a stream; yield it with the incarnation of the node and the number after which it begins."""
+    shown = channels.metadata()
     channel = channels.open(address)
-    call: Any = cache_pb2_grpc.CacheServiceStub(channel).Watch(request)
+    call: Any = cache_pb2_grpc.CacheServiceStub(channel).Watch(request, metadata=shown)
     try:
         async with asyncio.timeout(_OPEN_S):
             metadata = dict(await call.initial_metadata() or ())

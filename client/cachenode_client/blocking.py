@@ -682,7 +682,7 @@ class CacheClient(ClientCore):
             return Engine(
                 self._addresses,
                 client_name=self._client_name,
-                tls=self._tls,
+                channels=self._channels,
                 sdk_version=sdk_version(),
                 stats=self._stats,
                 on_reply=self._replied,

@@ -46,6 +46,7 @@ __all__ = [
     "ManyFailed",
     "NodeError",
     "Overloaded",
+    "PermissionDenied",
     "QuotaExceeded",
     "SinkFailed",
     "Unserializable",
@@ -206,6 +207,13 @@ class ForkedClient(CacheError):
     reason = "forked_client"
 
 
+class PermissionDenied(CacheError):
+    """The client's token is not known, or does not allow this, or not in this namespace."""
+
+    default_text = "The client's token does not allow this."
+    reason = "permission_denied"
+
+
 class NodeError(CacheError):
     """A node reported a failure that has no class of its own; see `reason`."""
 
@@ -252,6 +260,8 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.DEADLINE_EXCEEDED: (CacheTimeout, ""),
     Reason.OVERLOADED: (Overloaded, ""),
     Reason.QUOTA_EXCEEDED: (QuotaExceeded, ""),
+    Reason.UNAUTHENTICATED: (PermissionDenied, "The node does not know the client's token."),
+    Reason.PERMISSION_DENIED: (PermissionDenied, ""),
     Reason.NOT_READY: (CacheUnavailable, "The node is starting or stopping; call again."),
     Reason.INTERNAL: (NodeError, ""),
     Reason.UNCERTAIN: (CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),

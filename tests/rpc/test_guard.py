@@ -86,7 +86,7 @@ def test_handlers_are_wrapped_once() -> None:
         def __init__(self, method: str) -> None:
             self.method = method
 
-    guarded: Any = _Guarded(Service())  # type: ignore[arg-type]
+    guarded: Any = _Guarded(Service(), None)  # type: ignore[arg-type]
     found = [guarded.service(Details("/s/m")) for _ in range(2)]
     assert found[0] is found[1]
     assert found[0] is not inner

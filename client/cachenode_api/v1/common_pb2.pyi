@@ -281,6 +281,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
     REASON_JOB_RUNNING: _Reason.ValueType  # 24
     """Another job warms the namespace."""
+    REASON_UNAUTHENTICATED: _Reason.ValueType  # 28
+    """No token was shown, or one that is not known."""
+    REASON_PERMISSION_DENIED: _Reason.ValueType  # 29
+    """The token does not allow this, or not in this namespace."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -337,6 +341,10 @@ REASON_QUOTA_EXCEEDED: Reason.ValueType  # 25
 """The namespace may take no more memory, or hold no more keys, on the key's owner; nothing was done."""
 REASON_JOB_RUNNING: Reason.ValueType  # 24
 """Another job warms the namespace."""
+REASON_UNAUTHENTICATED: Reason.ValueType  # 28
+"""No token was shown, or one that is not known."""
+REASON_PERMISSION_DENIED: Reason.ValueType  # 29
+"""The token does not allow this, or not in this namespace."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final

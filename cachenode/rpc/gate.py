@@ -1,0 +1,96 @@
+"""Who is let in: each call shows a token, and each method takes a role.
+
+A method that is not listed takes the highest role of its service, so that a new one is closed until it is opened. A
+grant for some namespaces opens no call that concerns others, or all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import structlog
+from grpc import aio
+
+from cachenode.core.access import Grant, Grants, Role
+from cachenode.core.entries import Failure
+from cachenode.rpc.status import abort
+from cachenode_api.keys import DEFAULT_NAMESPACE
+from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
+from cachenode_api.reasons import Reason
+
+__all__ = ["GRANT", "NOT_ALLOWED", "Gate"]
+
+_log = structlog.get_logger(__name__)
+
+GRANT: ContextVar[Grant | None] = ContextVar("grant", default=None)
+"""What the caller of the method that runs may do; None where nobody is asked for a token."""
+NOT_ALLOWED = Failure(Reason.PERMISSION_DENIED, "the token does not allow this, or not in this namespace")
+_NO_TOKEN = Failure(Reason.UNAUTHENTICATED, "a token is needed, and none that is known was shown")
+
+_SERVICES = {
+    "cachenode.v1.SessionService": Role.READ,  # each batch is looked at by itself
+    "cachenode.v1.CacheService": Role.WRITE,
+    "cachenode.v1.AdminService": Role.ADMIN,
+    "cachenode.v1.PeerService": Role.PEER,
+}
+_METHODS = {
+    "/cachenode.v1.CacheService/Get": Role.READ,
+    "/cachenode.v1.CacheService/GetMany": Role.READ,
+    "/cachenode.v1.CacheService/Watch": Role.READ,
+    "/cachenode.v1.AdminService/GetView": Role.READ,
+}
+_OF_NO_NAMESPACE = frozenset({"/cachenode.v1.SessionService/Session", "/cachenode.v1.AdminService/GetView"})
+_OF_ALL_IF_UNNAMED = frozenset({"/cachenode.v1.CacheService/Watch"})
+
+
+class Gate:
+    """Lets callers in, or not.
+
+    Args:
+        grants: Returns the grants in force.
+    """
+
+    def __init__(self, grants: Callable[[], Grants]) -> None:
+        self._grants = grants
+        self.refused = 0
+        """Calls that were not let in."""
+
+    async def admit(self, method: str, request: object, context: aio.ServicerContext[Any, Any]) -> None:
+        """Return if a call may be made, and let its method see who makes it; else end it.
+
+        Args:
+            method: Its whole name, /package.Service/Method.
+            request: What it brings; None for a stream.
+            context: Of the call.
+        """
+        role = _METHODS.get(method) or _SERVICES.get(method[1:].partition("/")[0])
+        if role is None:  # health, which says nothing that matters
+            return
+        grant = self._grant(context)
+        if grant is None:
+            self.refused += 1
+            await abort(context, _NO_TOKEN)
+        if not _covers(grant, role, method, request):
+            self.refused += 1
+            _log.warning("call_refused", who=grant.name, method=method)
+            await abort(context, NOT_ALLOWED)
+        if role is Role.ADMIN:
+            _log.info("admin_call", who=grant.name, method=method)
+        GRANT.set(grant)
+
+    def _grant(self, context: aio.ServicerContext[Any, Any]) -> Grant | None:
+        for key, value in context.invocation_metadata() or ():
+            if key == AUTHORIZATION_KEY and isinstance(value, str) and value.startswith(BEARER):
+                return self._grants().of(value.removeprefix(BEARER))
+        return None
+
+
+def _covers(grant: Grant, role: Role, method: str, request: object) -> bool:
+    if method in _OF_NO_NAMESPACE:
+        return grant.role >= role
+    namespace = getattr(request, "namespace", None)
+    if namespace == "":
+        namespace = None if method in _OF_ALL_IF_UNNAMED else DEFAULT_NAMESPACE
+    return grant.allows(role, namespace)
