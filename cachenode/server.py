@@ -435,6 +435,7 @@ def _counters(node: Node, namespace: Namespace, drain: Drain | None) -> Namespac
         load_seconds=namespace.observed.load_seconds,
         landed=namespace.observed.landed,
         stale_reads=namespace.observed.stale_reads,
+        soft_timeouts=namespace.observed.soft_timeouts,
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
         **_bloom(namespace, now, epoch),

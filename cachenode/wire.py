@@ -65,6 +65,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
     if operation is Operation.LEASE:
         batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
         batch.lease_s, batch.stand_in = message.lease_ms / 1_000, message.stand_in
+        batch.soft_timeout_s = message.soft_timeout_ms / 1_000
         return batch
     values, flags, ttls_ms = list(message.values), list(message.flags), list(message.ttls_ms)
     tokens, details = list(message.tokens), list(message.details)
@@ -116,6 +117,7 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         tokens=batch.tokens,
         details=batch.details,
         lease_ms=int(batch.lease_s * 1_000),
+        soft_timeout_ms=int(batch.soft_timeout_s * 1_000),
         if_versions=batch.if_versions,
         deltas=batch.deltas,
         acknowledgement=pb.ACKNOWLEDGEMENT_UNSPECIFIED if batch.acknowledged else pb.ACKNOWLEDGEMENT_OWNER,

@@ -31,6 +31,7 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_load_seconds", "Time that loads took which have brought a value.", "load_seconds"),
     ("cachenode_loads_landed", "Loads that have brought a value.", "landed"),
     ("cachenode_stale_reads", "Reads that were given a value past its TTL.", "stale_reads"),
+    ("cachenode_soft_timeouts", "Those of them whose load took longer than they wait.", "soft_timeouts"),
     ("cachenode_negative_hits", "Reads that were told at once that the origin has nothing.", "negative_hits"),
     ("cachenode_warmed", "Values that jobs of this node had loaded.", "warmed"),
     ("cachenode_warm_failures", "Keys that jobs of this node could not have loaded.", "warm_failures"),

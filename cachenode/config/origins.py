@@ -29,6 +29,11 @@ class OriginConfig(Section):
         16, ge=1, le=10_000, description="Calls at a time, of each node, to load and as many to write; more keys wait"
     )
     timeout_s: Seconds = Field(5.0, description="How long a call may take")
+    soft_timeout_s: Span = Field(
+        0.0,
+        le=86_400,
+        description="How long a read waits for a load where there is a value past its TTL; 0: it is given that at once",
+    )
     attempts: Count = Field(3, ge=1, le=100, description="Calls for a key until its load or write counts as failed")
     breaker_failures: Count = Field(
         5, ge=1, le=1_000, description="Failed calls in a row after which the origin is left alone"
@@ -44,4 +49,5 @@ class OriginConfig(Section):
             window_s=self.batch_window_s,
             breaker_failures=self.breaker_failures,
             breaker_retry_s=self.breaker_retry_s,
+            soft_timeout_s=self.soft_timeout_s,
         )

@@ -163,6 +163,7 @@ class Batch:
     tokens: Sequence[int] = ()
     details: Sequence[str] = ()
     lease_s: float = 0.0
+    soft_timeout_s: float = 0.0
     if_versions: Sequence[int] = ()
     deltas: Sequence[int] = ()
     acknowledged: bool = True

@@ -52,16 +52,18 @@ class Observed:
         stored: Those of them that were stored, which count among the values stored too.
         load_seconds: How long those that landed took together.
         stale_reads: Reads that were given a value past its TTL.
+        soft_timeouts: Those of them whose load took longer than they wait.
         window: Of these counters and others.
     """
 
-    __slots__ = ("landed", "load_seconds", "stale_reads", "stored", "window")
+    __slots__ = ("landed", "load_seconds", "soft_timeouts", "stale_reads", "stored", "window")
 
     def __init__(self) -> None:
         self.landed = 0
         self.stored = 0
         self.load_seconds = 0.0
         self.stale_reads = 0
+        self.soft_timeouts = 0
         self.window = Window()
 
     def counted(self) -> tuple[float, float, float]:

@@ -30,6 +30,7 @@ class OriginLimits:
         window_s: How long the first key of a batch waits for others; 0: for those of the same turn of the loop.
         breaker_failures: Failed calls in a row after which the origin is left alone.
         breaker_retry_s: For how long.
+        soft_timeout_s: How long a read waits for the load of a value that there is, past its TTL; 0: not at all.
     """
 
     concurrency: int = 16
@@ -40,6 +41,7 @@ class OriginLimits:
     window_s: float = 0.0
     breaker_failures: int = 5
     breaker_retry_s: float = 1.0
+    soft_timeout_s: float = 0.0
 
     def pause_s(self, attempt: int, draw: float) -> float:
         """Return the pause after a failed attempt.

@@ -45,6 +45,7 @@ class NamespaceCounters:
     load_seconds: float = 0.0
     landed: int = 0
     stale_reads: int = 0
+    soft_timeouts: int = 0
     adaptive_ttls: int = 0
     adaptive_ttl_s: float = 0.0
     slides: int = 0

@@ -70,6 +70,11 @@ class Origin:
         """True if it can list the keys that it has."""
         return self._loader is not None and self._loader.enumerates
 
+    @property
+    def soft_timeout_s(self) -> float:
+        """How long a read waits for the load of a value that there is, past its TTL."""
+        return self.limits.soft_timeout_s
+
     async def load(self, key: bytes, priority: Priority = Priority.DEMAND) -> Loaded | None:
         """Return what the origin has for a key, None if it has nothing.
 

@@ -21,6 +21,7 @@ from cachenode.core.origin_limits import Priority
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
 from cachenode.node.namespaces import SAMPLE_EVERY
+from cachenode.node.soft_timeouts import await_loads, to_await
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES, STALE
@@ -53,6 +54,7 @@ class Reads:
         if node.mover.moving or namespace.sweep.active:
             self._forget_untrue(namespace, keys, records, now)
         tokens: Sequence[int] = ()
+        awaited: Sequence[int] = ()
         hits = namespace.l1_hits + len(records)  # if all are
         if hits > namespace.look_at or batch.slide:
             if batch.slide and namespace.renewals is not None:
@@ -62,7 +64,8 @@ class Reads:
             if batch.slide or namespace.policy.sliding:
                 reply = node.slides.renewing(batch, namespace, reply)
             tokens = self._look(batch, namespace, records, holder, now)
-        if all(records):
+            awaited = to_await(batch, namespace, records, tokens)
+        if all(records) and not awaited:
             namespace.l1_hits = hits
             near = batch.near is not None and namespace.changing.keys().isdisjoint(keys)
             hot = from_peer and self._hot(batch, now)
@@ -71,7 +74,7 @@ class Reads:
         missing = [index for index, record in enumerate(records) if not record]
         namespace.l1_hits += len(records) - len(missing)
         namespace.missed(len(missing))
-        return self._begin_missing(batch, namespace, reply, from_peer, holder, records, tokens, missing)
+        return self._begin_missing(batch, namespace, reply, from_peer, holder, records, tokens, missing, awaited)
 
     def _look(
         self, batch: Batch, namespace: Namespace, records: list[bytes], holder: Hashable, now: float
@@ -124,7 +127,6 @@ class Reads:
                     tokens = tokens or [0] * len(records)
                     tokens[index] = token
             stale = soft_end <= now
-            namespace.observed.stale_reads += stale
             if stale or (near and due_at < deadline):
                 flags, deadline = flags | STALE if stale else flags, min(deadline, due_at) if near else deadline
                 records[index] = HEADER.pack(slot, flags, version, deadline) + record[HEADER_BYTES:]
@@ -174,6 +176,7 @@ class Reads:
         records: list[bytes],
         tokens: Sequence[int],
         missing: list[int],
+        awaited: Sequence[int],
     ) -> Rest | None:
         node, keys = self._node, batch.keys
         failures = {index: BAD_KEY for index in missing if not 0 < len(keys[index]) <= MAX_KEY_BYTES}
@@ -186,7 +189,7 @@ class Reads:
         slides = batch.slide or namespace.policy.sliding  # which its owner must see
         if away and holder is None and not leasing and node.copies is not None and not slides:
             away = self._take_copies(node.copies, namespace, batch, away, records)
-        pending = set(own).union(*away.values())
+        pending = set(own).union(awaited, *away.values())
         for failure in failures.values():
             node.failures[failure.reason] += 1
         if not pending:
@@ -205,6 +208,8 @@ class Reads:
                 )
             )
         parts: list[tuple[Sequence[int], Rest]] = []
+        if awaited:
+            parts.append(await_loads(node, batch, namespace, awaited, reply, holder))
         if own and leasing:
             parts.append((own, node.loads.lease(batch, namespace, own, reply, holder)))
         elif own:

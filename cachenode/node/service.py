@@ -484,6 +484,7 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         tokens=[batch.tokens[index] for index in indices] if batch.tokens else (),
         details=[batch.details[index] for index in indices] if batch.details else (),
         lease_s=batch.lease_s,
+        soft_timeout_s=batch.soft_timeout_s,
         if_versions=pick(batch.if_versions) if batch.if_versions else (),
         deltas=pick(batch.deltas) if batch.deltas else (),
         acknowledged=batch.acknowledged,

@@ -17,7 +17,7 @@ from cachenode_api.reasons import detail_at
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_client.errors import CacheError, NodeError, from_reason
 
-__all__ = ["Due", "EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter", "give_back"]
+__all__ = ["LEASE_BITS", "Due", "EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter", "give_back"]
 
 GET = pb.OPERATION_GET
 SET = pb.OPERATION_SET
@@ -34,18 +34,22 @@ CHANGES = frozenset({SET, DELETE, TOUCH, FULFILL, INCR, INVALIDATE})
 _INVALIDATE = frozenset({INVALIDATE, BARRIER})
 _GIVE_RECORDS = frozenset({GET, LEASE, INCR})
 
+LEASE_BITS = 32
+"""Of a LEASE's number the upper bits are the milliseconds of its soft timeout."""
 SLIDE = -1
 """The number of a GET that gives what it finds the life of the namespace anew."""
+
+_LEASE_MASK = (1 << LEASE_BITS) - 1
 
 KEY_OVERHEAD = 24
 """Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
 
 Group = tuple[int, str, float, bool, int, bool]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
-a number: of a LEASE the milliseconds it is to last, of a SET the version to match, of an INCR what is added, of a GET
-the milliseconds of the life that it gives what it finds, 0 for none and `SLIDE` for the namespace's, of an INVALIDATE
-and BARRIER 1 to expire; and whether the owner's part is enough: copies elsewhere may be served for as long as their
-leases."""
+a number: of a LEASE the milliseconds it is to last, and above `LEASE_BITS` those of its soft timeout, of a SET the
+version to match, of an INCR what is added, of a GET the milliseconds of the life that it gives what it finds, 0 for
+none and `SLIDE` for the namespace's, of an INVALIDATE and BARRIER 1 to expire; and whether the owner's part is enough:
+copies elsewhere may be served for as long as their leases."""
 
 
 class Waiter(Protocol):
@@ -121,7 +125,8 @@ class PendingBatch:
             timeout_ms=int(timeout_s * 1_000),
             tokens=self.tokens,
             details=self.details,
-            lease_ms=number if operation == LEASE else 0,
+            lease_ms=number & _LEASE_MASK if operation == LEASE else 0,
+            soft_timeout_ms=number >> LEASE_BITS if operation == LEASE else 0,
             if_versions=[number] if operation == SET and number else (),
             deltas=[number] if operation == INCR else (),
             slide=operation == GET and number != 0,

@@ -32,12 +32,13 @@ from cachenode_client._checks import (
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, many_keys, many_values
+from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, is_stale, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
 from cachenode_client._events import Published, encoded_fields, publish
 from cachenode_client._loads import (
     ABSENT,
+    LATE,
     LATE_LOAD,
     Asks,
     BatchLoader,
@@ -558,6 +559,7 @@ class CacheClient(ClientCore):
         tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> Any:
         """Return a key's value; if there is none, load it, once for all who ask in the whole cluster.
@@ -578,6 +580,8 @@ class CacheClient(ClientCore):
             tags: Names under which a loaded value can be invalidated together with others.
             timeout_s: Longest duration of this call, waiting for another's load included; None for 10 seconds.
             lease_s: After so long without a value another caller may load; None for as long as `timeout_s`.
+            soft_timeout_s: Where there is a value past its TTL: how long to wait for the load of the new one before
+                the old one is returned, while the load goes on; at most half of `timeout_s`. None for not at all.
             namespace: Instead of the client's.
 
         Raises:
@@ -591,7 +595,7 @@ class CacheClient(ClientCore):
             return self._near_value(entry)
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s)
+        group = self._lease_group(namespace, timeout_s, lease_s, soft_timeout_s)
         engine = self._started()
         end = engine.loop.time() + group[2]
         try:
@@ -603,8 +607,10 @@ class CacheClient(ClientCore):
             load: Awaitable[Any] = call_loader(loader)
         else:
             if isinstance(outcome, Due):
-                engine.keep(self._load(group, raw, outcome.token, loader, ttl_ms, tags))
-                return self._found(outcome.record, default)
+                renewal = engine.keep(self._load(group, raw, outcome.token, loader, ttl_ms, tags))
+                soft_s = min(soft_timeout_s or 0.0, group[2] / 2) if is_stale(outcome.record) else 0.0
+                value = await _in_time(renewal, soft_s)
+                return self._found(outcome.record, default) if value is LATE else default if value is ABSENT else value
             if not isinstance(outcome, int):
                 return self._found(outcome, default)
             load = asyncio.shield(engine.keep(self._load(group, raw, outcome, loader, ttl_ms, tags)))
@@ -685,6 +691,7 @@ class CacheClient(ClientCore):
         tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> Callable[[Callable[P, Any]], Cached[P]]:
         """Return a decorator that keeps a function's results: `get_or_load` with the function as the loader.
@@ -696,6 +703,7 @@ class CacheClient(ClientCore):
             tags: The same for all results.
             timeout_s: Longest duration of a call.
             lease_s: After so long without a value another caller may load.
+            soft_timeout_s: How long to wait for a load where there is a value past its TTL.
             namespace: Instead of the client's.
 
         Raises:
@@ -711,7 +719,14 @@ class CacheClient(ClientCore):
         def decorate(function: Callable[P, Any]) -> Cached[P]:
             async def read(raw: str, loader: Loader) -> Any:
                 return await self.get_or_load(
-                    raw, loader, ttl_s=ttl_s, tags=tags, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
+                    raw,
+                    loader,
+                    ttl_s=ttl_s,
+                    tags=tags,
+                    timeout_s=timeout_s,
+                    lease_s=lease_s,
+                    soft_timeout_s=soft_timeout_s,
+                    namespace=namespace,
                 )
 
             return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))
@@ -924,3 +939,12 @@ class CacheClient(ClientCore):
         """Forget what does not survive a fork; called in the child."""
         super().after_fork()
         self._engine = None
+
+
+async def _in_time(renewal: asyncio.Task[Any], soft_s: float) -> Any:
+    """Return what is loaded, `LATE` if that fails or takes longer."""
+    if soft_s:
+        await asyncio.wait({renewal}, timeout=soft_s)
+    if not renewal.done() or renewal.cancelled() or renewal.exception() is not None:
+        return LATE
+    return renewal.result()

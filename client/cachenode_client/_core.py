@@ -14,7 +14,7 @@ from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
 from cachenode_api.tags import canonical_tags, pack_tags, split_tags
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
-from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, SET, Due, Group
+from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, LEASE_BITS, SET, Due, Group
 from cachenode_client._channels import Channels, Tls
 from cachenode_client._checks import (
     Ack,
@@ -46,7 +46,7 @@ from cachenode_client.errors import (
 )
 from cachenode_client.serializers import Serializer
 
-__all__ = ["ClientCore", "Detailed", "K", "Lead", "many_keys", "many_values"]
+__all__ = ["ClientCore", "Detailed", "K", "Lead", "is_stale", "many_keys", "many_values"]
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Key)
@@ -258,11 +258,20 @@ class ClientCore:
         """Return True for the error that is the answer of a conditional write: it was not done, as it should be."""
         return error.reason == "condition_failed"
 
-    def _lease_group(self, namespace: str | None, timeout_s: float | None, lease_s: float | None) -> Group:
+    def _lease_group(
+        self,
+        namespace: str | None,
+        timeout_s: float | None,
+        lease_s: float | None,
+        soft_timeout_s: float | None = None,
+    ) -> Group:
         waits_s = LOAD_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)
         lease_ms = round(1_000 * (waits_s if lease_s is None else checked_timeout(lease_s, field="lease_s")))
+        number = max(1, lease_ms)
+        if soft_timeout_s is not None:
+            number |= round(1_000 * checked_timeout(soft_timeout_s, field="soft_timeout_s")) << LEASE_BITS
         operation, namespace, *_ = self._group(LEASE, namespace, None)
-        return (operation, namespace, waits_s, False, max(1, lease_ms), False)
+        return (operation, namespace, waits_s, False, number, False)
 
     def _sort_out(
         self,
@@ -472,6 +481,11 @@ def many_values(
     """Return the keys as given, as bytes, and the encoded values; wrong ones are found before anything is sent."""
     originals, raws = many_keys(values)
     return originals, raws, [core.encoded(value, tags) for value in values.values()]
+
+
+def is_stale(record: bytes) -> bool:
+    """Return True if a record is marked: its value is past its TTL."""
+    return bool(HEADER.unpack_from(record)[1] & STALE)
 
 
 def _life_of(loaded: object, ttl_ms: int) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABSENT",
+    "LATE",
     "LATE_LOAD",
     "Absent",
     "Asks",
@@ -64,6 +65,8 @@ class Loaded:
 Loader = Callable[[], Any] | Callable[[], Awaitable[Any]]
 BatchLoader = Callable[[list[K]], Mapping[K, Any]] | Callable[[list[K]], Awaitable[Mapping[K, Any]]]
 
+LATE: Final = object()
+"""Stands for a value that was not loaded in time."""
 LATE_LOAD = "The value was neither found nor loaded in the time given; if it is being loaded, that goes on."
 
 

@@ -13,9 +13,11 @@ else `ForkedClient`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -39,7 +41,7 @@ from cachenode_client._checks import (
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import ClientCore, K, Lead, many_keys, many_values
+from cachenode_client._core import ClientCore, K, Lead, is_stale, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
 from cachenode_client._events import Published, encoded_fields, publish
@@ -388,6 +390,7 @@ class CacheClient(ClientCore):
         tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> Any:
         """Return a key's value; if there is none, load it, once for all who ask in the whole cluster.
@@ -399,7 +402,7 @@ class CacheClient(ClientCore):
             return self._near_value(entry)
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s)
+        group = self._lease_group(namespace, timeout_s, lease_s, soft_timeout_s)
         try:
             engine = self._started()
             if engine.router.route(raw) is None:
@@ -410,7 +413,11 @@ class CacheClient(ClientCore):
             value = loader()
         else:
             if isinstance(outcome, Due):
-                self._renew(group, [(raw, raw, outcome.token)], lambda _: {raw: loader()}, ttl_ms, tags)
+                renewal = self._renew(group, [(raw, raw, outcome.token)], lambda _: {raw: loader()}, ttl_ms, tags)
+                if soft_timeout_s is not None and renewal is not None and is_stale(outcome.record):
+                    with contextlib.suppress(Exception):  # it failed, or takes longer: there is a value
+                        loaded = renewal.result(min(soft_timeout_s, group[2] / 2)).get(raw, ABSENT)
+                        return default if loaded is ABSENT else loaded
                 return self._found(outcome.record, default)
             if not isinstance(outcome, int):
                 return self._found(outcome, default)
@@ -466,22 +473,28 @@ class CacheClient(ClientCore):
         batch_loader: Callable[[list[K]], Mapping[K, Any]],
         ttl_ms: int,
         tags: Iterable[str] | None,
-    ) -> None:
-        """Load values anew in a thread of its own, of which there are few: what is too much is left to others."""
+    ) -> Future[dict[K, Any]] | None:
+        """Load values anew in a thread of its own, of which there are few: what is too much is left to others.
+
+        Returns:
+            What will be loaded; None if that is left to others.
+        """
         renewing = self._started().renewing
         if not renewing.acquire(blocking=False):
             self._end(self._flight_end(ABANDON, group, leads))
-            return
+            return None
+        renewal: Future[dict[K, Any]] = Future()
 
         def renew() -> None:
             try:
-                self._load_many(group, leads, batch_loader, ttl_ms, tags)
-            except Exception:  # noqa: BLE001, S110 - counted, and told to the owner; the value is still there
-                pass
+                renewal.set_result(self._load_many(group, leads, batch_loader, ttl_ms, tags))
+            except Exception as error:  # noqa: BLE001 - counted, and told to the owner; the value is still there
+                renewal.set_exception(error)
             finally:
                 renewing.release()
 
         threading.Thread(target=renew, name="cachenode-renewal", daemon=True).start()
+        return renewal
 
     def _load_many(
         self,
@@ -518,6 +531,7 @@ class CacheClient(ClientCore):
         tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> Callable[[Callable[P, Any]], Cached[P]]:
         """Return a decorator that keeps a function's results (see the asyncio client)."""
@@ -525,7 +539,14 @@ class CacheClient(ClientCore):
         def decorate(function: Callable[P, Any]) -> Cached[P]:
             def read(raw: str, loader: Callable[[], Any]) -> Any:
                 return self.get_or_load(
-                    raw, loader, ttl_s=ttl_s, tags=tags, timeout_s=timeout_s, lease_s=lease_s, namespace=namespace
+                    raw,
+                    loader,
+                    ttl_s=ttl_s,
+                    tags=tags,
+                    timeout_s=timeout_s,
+                    lease_s=lease_s,
+                    soft_timeout_s=soft_timeout_s,
+                    namespace=namespace,
                 )
 
             return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))

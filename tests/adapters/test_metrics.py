@@ -207,6 +207,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_load_seconds_total": ["namespace"],
         "cachenode_loads_landed_total": ["namespace"],
         "cachenode_policy_version": ["namespace"],
+        "cachenode_soft_timeouts_total": ["namespace"],
         "cachenode_stale_reads_total": ["namespace"],
         "cachenode_slides_total": ["namespace"],
         "cachenode_warmed_total": ["namespace"],

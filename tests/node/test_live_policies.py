@@ -101,7 +101,7 @@ async def test_values_stored_before_are_still_marked() -> None:
     rig.loader.put(K, b"v")
     await rig.read()
     rig.change(stale_s="0")
-    assert rig.space().look_at == 0
+    assert rig.space().looks
     rig.clock.advance(11.0)
     rig.loader.gate.clear()
     assert await rig.read() == (b"v", True)
@@ -112,11 +112,10 @@ async def test_values_stored_before_are_still_marked() -> None:
 async def test_switched_off_is_free_again() -> None:
     """With nothing left from before, reads are not looked at any more."""
     rig = Rig()
-    free = rig.space().look_at
     rig.change(refresh_ahead="0.5")
-    assert rig.space().look_at == 0
+    assert (rig.space().looks, rig.space().look_at) == (True, -1)
     rig.change(refresh_ahead="0")
-    assert rig.space().look_at == free
+    assert (rig.space().looks, rig.space().look_at) == (False, rig.space().sample_at)
 
 
 async def test_absences_can_be_switched_on_and_off() -> None:

@@ -47,6 +47,7 @@ def through_policy(seed: int) -> dict[str, Any]:
         "refresh_ahead": rng.choice((0.0, 0.6)),
         "xfetch_beta": rng.choice((0.0, 1.0)),
         "negative_ttl_s": rng.choice((0.5, 5.0)),
+        "soft_timeout_s": rng.choice((0.0, 0.03)),
     }
 
 

@@ -69,7 +69,7 @@ class World:
         drift: How far the rates of clocks may be off.
         tracing: Note every message too.
         l2: Whether the nodes share a store.
-        through: The settings of the namespace whose values the nodes load.
+        through: The settings of the namespace whose values the nodes load, and its origin's soft timeout.
 
     Attributes:
         origin: The database.
@@ -110,6 +110,7 @@ class World:
         self._seed = seed
         self._accesses = 0
         self._through = {"origin": "db", **(through or {})}
+        self._soft_timeout_s = self._through.pop("soft_timeout_s", 0.0)
         self._drift = drift
         self._l2_url = "redis://l2:6379" if l2 else "none"
         self._closing = False
@@ -174,7 +175,13 @@ class World:
                     WRITTEN: WRITTEN_POLICY,
                 },
                 "origins": {
-                    "db": {"loader": "db", "batch_keys": 3, "attempts": 2, "timeout_s": 1.5},
+                    "db": {
+                        "loader": "db",
+                        "batch_keys": 3,
+                        "attempts": 2,
+                        "timeout_s": 1.5,
+                        "soft_timeout_s": self._soft_timeout_s,
+                    },
                     "table": WRITTEN_ORIGIN,
                 },
                 "l2": {"url": self._l2_url, "registry_url": "redis://registry:6379"},

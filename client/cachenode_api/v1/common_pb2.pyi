@@ -470,6 +470,7 @@ class Batch(google.protobuf.message.Message):
     MODE_FIELD_NUMBER: builtins.int
     SLIDE_FIELD_NUMBER: builtins.int
     SLIDE_MS_FIELD_NUMBER: builtins.int
+    SOFT_TIMEOUT_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -496,6 +497,10 @@ class Batch(google.protobuf.message.Message):
     """GET: give what is found its whole life anew."""
     slide_ms: builtins.int
     """GET that slides: the life in milliseconds; 0 means the namespace's."""
+    soft_timeout_ms: builtins.int
+    """LEASE: how long to wait for a load that is under way where there is a value past its TTL; 0 means not at all. Whoever is
+    given the right to load anew is given the value at once, and waits by itself.
+    """
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The keys, 1 to 1,024 bytes each."""
@@ -564,8 +569,9 @@ class Batch(google.protobuf.message.Message):
         mode: Global___InvalidationMode.ValueType = ...,
         slide: builtins.bool = ...,
         slide_ms: builtins.int = ...,
+        soft_timeout_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
