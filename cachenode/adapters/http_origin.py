@@ -10,11 +10,9 @@ time. Other answers are the service's last word. Redirects are not followed: the
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -23,6 +21,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from cachetools import LRUCache
 
 from cachenode.adapters.key_pattern import KeyPattern
+from cachenode.adapters.secret_files import secrets_of
+from cachenode.adapters.value_format import ValueFormat
 from cachenode.errors import ConfigError, OriginError
 from cachenode.origins import ABSENT, Loaded, Write
 
@@ -82,11 +82,9 @@ class HttpOrigin:
         place = f"{{{self._pattern.name}}}"
         if not url.startswith(("http://", "https://")) or url.count(place) != 1:
             raise ConfigError([f"options.url: must begin with http:// or https:// and hold {place} once"])
-        if format not in ("json", "bytes"):
-            raise ConfigError(["options.format: must be json or bytes"])
         self._url = url.replace(place, _MARK)
-        self._is_json = format == "json"
-        self._headers = {**(headers or {}), **_from_files(header_files or {})}
+        self._format = ValueFormat(format)
+        self._headers = {**(headers or {}), **secrets_of("header_files", header_files or {})}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._connections = connections
         self._max_bytes = max_bytes
@@ -124,13 +122,7 @@ class HttpOrigin:
 
     def _loaded(self, body: bytes, headers: Mapping[str, str]) -> Loaded:
         life_s, keep = _freshness(headers)
-        value: Any = body
-        if self._is_json:
-            try:
-                value = json.loads(body)
-            except ValueError:
-                raise OriginError("the response is no JSON", again=False) from None
-        return Loaded(value, life_s, keep=keep)
+        return Loaded(self._format.value(body), life_s, keep=keep)
 
     # Writing.
 
@@ -149,20 +141,9 @@ class HttpOrigin:
             if status in _GONE:
                 return
         else:
-            kind = "application/json" if self._is_json else "application/octet-stream"
-            body = self._body(write.value)
-            status, _, _ = await self._request("PUT", part, {**version, "Content-Type": kind}, body, writes=True)
+            headers, body = {**version, "Content-Type": self._format.media_type}, self._format.data(write.value)
+            status, _, _ = await self._request("PUT", part, headers, body, writes=True)
         _check(status, writes=True)
-
-    def _body(self, value: object) -> bytes:
-        if self._is_json:
-            try:
-                return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-            except (TypeError, ValueError):
-                raise OriginError("the value cannot be written as JSON", again=False) from None
-        if not isinstance(value, bytes):
-            raise OriginError(f"the value must be bytes, not {type(value).__name__}", again=False)
-        return value
 
     # Requests.
 
@@ -208,16 +189,6 @@ class HttpOrigin:
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
-
-
-def _from_files(files: Mapping[str, str]) -> dict[str, str]:
-    found = {}
-    for name, path in files.items():
-        try:
-            found[name] = Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError([f"options.header_files: {type(error).__name__}"]) from None
-    return found
 
 
 def _as_it_is(url: str) -> Any:  # noqa: ANN401 - of a library that aiohttp brings along

@@ -197,7 +197,7 @@ async def test_bytes(service: Service) -> None:
 async def test_bodies_that_cannot_be_used(service: Service, origin: HttpOrigin) -> None:
     """No JSON, or too much of it: the service has a defect, and asking again does not help."""
     service.answers = [(200, {}, b"{"), (200, {}, b"1" * 1_001)]
-    assert await refusal(origin.load(KEY)) == ("the response is no JSON", False, False)
+    assert await refusal(origin.load(KEY)) == ("the value is no JSON", False, False)
     text, again, _ = await refusal(origin.load(KEY))
     assert (text, again) == ("the response exceeds the limit of 1,000 bytes (options.max_bytes)", False)
 
