@@ -29,9 +29,11 @@ __all__ = [
     "ask_events",
     "ask_explanations",
     "ask_hot_keys",
+    "ask_one",
     "ask_stats",
     "ask_views",
     "ask_warming",
+    "ask_write_behind",
     "cancel_warming",
     "first_view",
     "rebuild_bloom",
@@ -40,6 +42,7 @@ __all__ = [
 
 _FINAL = frozenset(
     {
+        grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.UNAUTHENTICATED,
@@ -186,6 +189,36 @@ async def ask_events(address: str, timeout_s: float) -> tuple[Asked, Mapping[str
         *(_answer_of(target, "ListEvents", request, timeout_s) for target in targets.values())
     )
     return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_write_behind(
+    address: str, namespace: str, timeout_s: float
+) -> tuple[Asked, Mapping[str, pb.WriteBehindStatusResponse | None]]:
+    """Return the view of the first node that answers, and every member's word about the queues, None for no answer.
+
+    Raises:
+        CliError: No node answers, the one that does has no view, or the namespace does not write behind.
+    """
+    asked, _ = await first_view(address, timeout_s)
+    request, targets = pb.WriteBehindStatusRequest(namespace=namespace), targets_of(asked)
+    replies = await asyncio.gather(
+        *(_answer_of(target, "WriteBehindStatus", request, timeout_s) for target in targets.values())
+    )
+    return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_one(address: str, method: str, request: Any, timeout_s: float) -> Any:  # noqa: ANN401 - of any call
+    """Return the answer of the first node that has a view.
+
+    Raises:
+        CliError: There is none, or it refuses.
+    """
+    asked, _ = await first_view(address, timeout_s)
+    async with channel_to(asked.target) as channel:
+        try:
+            return await getattr(admin_pb2_grpc.AdminServiceStub(channel), method)(request, timeout=timeout_s)
+        except aio.AioRpcError as error:
+            raise _refusal(error, timeout_s) from None
 
 
 async def rebuild_bloom(asked: Asked, namespace: str, timeout_s: float) -> AsyncIterator[pb.RebuildBloomProgress]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cachenode.cli import bloom, config_cmd, events_cmd, namespace_cmd, warm
+from cachenode.cli import bloom, config_cmd, events_cmd, namespace_cmd, warm, write_behind_cmd
 from cachenode.cli.advise import advise
 from cachenode.cli.certs import certs
 from cachenode.cli.cluster import cluster
@@ -174,5 +174,6 @@ app.command(
 app.add_typer(events_cmd.app, name="events", rich_help_panel=_USE)
 app.add_typer(warm.app, name="warm", rich_help_panel=_USE)
 app.add_typer(bloom.app, name="bloom", rich_help_panel=_LOOK)
+app.add_typer(write_behind_cmd.app, name="writebehind", rich_help_panel=_LOOK)
 app.add_typer(namespace_cmd.app, name="namespace", rich_help_panel=_LOOK)
 app.add_typer(config_cmd.app, name="config", rich_help_panel=_LOOK)

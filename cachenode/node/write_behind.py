@@ -59,7 +59,7 @@ class WriteBehind:
         self.coalesced: Counter[str] = Counter()
         """Writes that took the place of a queued one, by namespace."""
         self._node = node
-        self._most = most
+        self.most = most
         self._breaker = breaker
         self._unfit = "whether it can keep what it promises is not known yet"
 
@@ -92,7 +92,7 @@ class WriteBehind:
         refused = self._refusal(tier)
         if refused is not None:
             return [False] * count, [False] * count, dict.fromkeys(range(count), refused)
-        answers = await queue.put(name, writes, self._most)
+        answers = await queue.put(name, writes, self.most)
         now = self._node.clock.now()
         if any(answer.outcome in (Outcome.REFUSED, Outcome.UNCERTAIN) for answer in answers):
             breaker.failed(now)

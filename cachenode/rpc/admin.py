@@ -22,6 +22,7 @@ from cachenode.rpc.key_lists import KeyListCalls
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.status import abort
 from cachenode.rpc.warming import WarmCalls
+from cachenode.rpc.write_behind import WriteBehindCalls
 from cachenode.wire import view_to_wire
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.v1 import admin_pb2 as pb
@@ -34,7 +35,9 @@ LINKED_WITHIN_S = 2.0
 Context = aio.ServicerContext[Any, Any]
 
 
-class AdminService(AdviseCalls, BloomCalls, KeyListCalls, WarmCalls, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(
+    AdviseCalls, BloomCalls, KeyListCalls, WarmCalls, WriteBehindCalls, admin_pb2_grpc.AdminServiceServicer
+):
     """Serves the admin calls.
 
     Args:

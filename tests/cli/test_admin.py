@@ -98,6 +98,7 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
     GetNamespace = SetNamespace = Advise = ListEvents = ListNamespaces
+    WriteBehindStatus = ListDeadLetters = ReplayDeadLetters = DropDeadLetters = ListNamespaces
 
     async def WarmStatus(self, request: Any, context: Any) -> pb.WarmStatusResponse:  # noqa: N802 - the wire's name
         job = pb.WarmProgress(

@@ -1796,3 +1796,303 @@ class Measured(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "hits", b"hits", "invalidations", b"invalidations", "keys", b"keys", "load_seconds", b"load_seconds", "loads", b"loads", "reads", b"reads", "reads_through", b"reads_through", "seconds", b"seconds", "stale_reads", b"stale_reads", "writes", b"writes"]) -> None: ...
 
 Global___Measured: typing_extensions.TypeAlias = Measured
+
+@typing.final
+class WriteBehindStatusRequest(google.protobuf.message.Message):
+    """Asks for queues of writes behind."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Of one namespace only; empty means all that write behind."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace"]) -> None: ...
+
+Global___WriteBehindStatusRequest: typing_extensions.TypeAlias = WriteBehindStatusRequest
+
+@typing.final
+class WriteBehindStatusResponse(google.protobuf.message.Message):
+    """The queues, which all nodes share, and what this node has done for them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    QUEUES_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def queues(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WriteBehindQueue]:
+        """One for each namespace."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        queues: collections.abc.Iterable[Global___WriteBehindQueue] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "queues", b"queues"]) -> None: ...
+
+Global___WriteBehindStatusResponse: typing_extensions.TypeAlias = WriteBehindStatusResponse
+
+@typing.final
+class WriteBehindQueue(google.protobuf.message.Message):
+    """The queue of one namespace."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    OLDEST_S_FIELD_NUMBER: builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: builtins.int
+    MAX_BACKLOG_FIELD_NUMBER: builtins.int
+    WAITING_HERE_FIELD_NUMBER: builtins.int
+    APPLIED_FIELD_NUMBER: builtins.int
+    COALESCED_FIELD_NUMBER: builtins.int
+    RETRIES_FIELD_NUMBER: builtins.int
+    GIVEN_UP_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Whose it is."""
+    waiting: builtins.int
+    """Keys that wait for the origin."""
+    oldest_s: builtins.float
+    """How long the oldest has waited, in seconds."""
+    dead_letters: builtins.int
+    """Dead letters that nobody has cared for."""
+    max_backlog: builtins.int
+    """Keys that may wait, dead letters included."""
+    waiting_here: builtins.int
+    """Keys of these that wait in the shards of this node."""
+    applied: builtins.int
+    """Writes that this node has brought to the origin."""
+    coalesced: builtins.int
+    """Writes that took the place of a queued one, at this node."""
+    retries: builtins.int
+    """Attempts of this node that failed and are made again."""
+    given_up: builtins.int
+    """Writes that this node has given up."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        waiting: builtins.int = ...,
+        oldest_s: builtins.float = ...,
+        dead_letters: builtins.int = ...,
+        max_backlog: builtins.int = ...,
+        waiting_here: builtins.int = ...,
+        applied: builtins.int = ...,
+        coalesced: builtins.int = ...,
+        retries: builtins.int = ...,
+        given_up: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "coalesced", b"coalesced", "dead_letters", b"dead_letters", "given_up", b"given_up", "max_backlog", b"max_backlog", "namespace", b"namespace", "oldest_s", b"oldest_s", "retries", b"retries", "waiting", b"waiting", "waiting_here", b"waiting_here"]) -> None: ...
+
+Global___WriteBehindQueue: typing_extensions.TypeAlias = WriteBehindQueue
+
+@typing.final
+class ListDeadLettersRequest(google.protobuf.message.Message):
+    """Asks for dead letters."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Of which namespace."""
+    after: builtins.str
+    """Those after this one; empty means from the first."""
+    limit: builtins.int
+    """How many at most; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        after: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "limit", b"limit", "namespace", b"namespace"]) -> None: ...
+
+Global___ListDeadLettersRequest: typing_extensions.TypeAlias = ListDeadLettersRequest
+
+@typing.final
+class ListDeadLettersResponse(google.protobuf.message.Message):
+    """Dead letters in the order in which they were given up."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    LETTERS_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def letters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
+        """The letters."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        letters: collections.abc.Iterable[Global___DeadLetter] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "letters", b"letters"]) -> None: ...
+
+Global___ListDeadLettersResponse: typing_extensions.TypeAlias = ListDeadLettersResponse
+
+@typing.final
+class DeadLetter(google.protobuf.message.Message):
+    """A write that the origin has refused, without its value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    REMOVAL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    AGE_S_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Names it."""
+    key: builtins.bytes
+    """Of the write."""
+    removal: builtins.bool
+    """True if it was a removal."""
+    version: builtins.int
+    """Orders the writes of the key."""
+    size: builtins.int
+    """Bytes of the value."""
+    attempts: builtins.int
+    """How often it was tried."""
+    age_s: builtins.float
+    """For how long it has been a dead letter, in seconds."""
+    reason: builtins.str
+    """Why it was refused."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        key: builtins.bytes = ...,
+        removal: builtins.bool = ...,
+        version: builtins.int = ...,
+        size: builtins.int = ...,
+        attempts: builtins.int = ...,
+        age_s: builtins.float = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age_s", b"age_s", "attempts", b"attempts", "id", b"id", "key", b"key", "reason", b"reason", "removal", b"removal", "size", b"size", "version", b"version"]) -> None: ...
+
+Global___DeadLetter: typing_extensions.TypeAlias = DeadLetter
+
+@typing.final
+class ReplayDeadLettersRequest(google.protobuf.message.Message):
+    """Which dead letters are to be queued again."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Of which namespace."""
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """These; none means all."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ids", b"ids", "namespace", b"namespace"]) -> None: ...
+
+Global___ReplayDeadLettersRequest: typing_extensions.TypeAlias = ReplayDeadLettersRequest
+
+@typing.final
+class ReplayDeadLettersResponse(google.protobuf.message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    QUEUED_FIELD_NUMBER: builtins.int
+    OUTDATED_FIELD_NUMBER: builtins.int
+    queued: builtins.int
+    """How many were queued again."""
+    outdated: builtins.int
+    """How many were dropped, since a newer write of their key is queued."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        queued: builtins.int = ...,
+        outdated: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "outdated", b"outdated", "queued", b"queued"]) -> None: ...
+
+Global___ReplayDeadLettersResponse: typing_extensions.TypeAlias = ReplayDeadLettersResponse
+
+@typing.final
+class DropDeadLettersRequest(google.protobuf.message.Message):
+    """Which dead letters are to be removed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Of which namespace."""
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """These; none means all."""
+
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ids", b"ids", "namespace", b"namespace"]) -> None: ...
+
+Global___DropDeadLettersRequest: typing_extensions.TypeAlias = DropDeadLettersRequest
+
+@typing.final
+class DropDeadLettersResponse(google.protobuf.message.Message):
+    """How many there were."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    DROPPED_FIELD_NUMBER: builtins.int
+    dropped: builtins.int
+    """How many were removed."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        dropped: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dropped", b"dropped", "header", b"header"]) -> None: ...
+
+Global___DropDeadLettersResponse: typing_extensions.TypeAlias = DropDeadLettersResponse

@@ -110,6 +110,26 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.FromString,
                 _registered_method=True)
+        self.WriteBehindStatus = channel.unary_unary(
+                '/cachenode.v1.AdminService/WriteBehindStatus',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusResponse.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/cachenode.v1.AdminService/ListDeadLetters',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.ReplayDeadLetters = channel.unary_unary(
+                '/cachenode.v1.AdminService/ReplayDeadLetters',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.ReplayDeadLettersRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ReplayDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DropDeadLetters = channel.unary_unary(
+                '/cachenode.v1.AdminService/DropDeadLetters',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -224,6 +244,34 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WriteBehindStatus(self, request, context):
+        """What waits in the queues of namespaces that write behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Queued writes that were given up, without their values.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayDeadLetters(self, request, context):
+        """Queues dead letters again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropDeadLetters(self, request, context):
+        """Removes dead letters for ever.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -301,6 +349,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CancelWarm,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.SerializeToString,
+            ),
+            'WriteBehindStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteBehindStatus,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'ReplayDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayDeadLetters,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.ReplayDeadLettersRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.ReplayDeadLettersResponse.SerializeToString,
+            ),
+            'DropDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropDeadLetters,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -709,6 +777,114 @@ class AdminService(object):
             '/cachenode.v1.AdminService/CancelWarm',
             cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteBehindStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/WriteBehindStatus',
+            cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/ListDeadLetters',
+            cachenode__api_dot_v1_dot_admin__pb2.ListDeadLettersRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/ReplayDeadLetters',
+            cachenode__api_dot_v1_dot_admin__pb2.ReplayDeadLettersRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.ReplayDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/DropDeadLetters',
+            cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -265,7 +265,71 @@ _AdminServiceCancelWarmType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType]):
+_AdminServiceWriteBehindStatusType = typing_extensions.TypeVar(
+    '_AdminServiceWriteBehindStatusType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
+        cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
+        cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
+        cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
+    ],
+)
+
+_AdminServiceListDeadLettersType = typing_extensions.TypeVar(
+    '_AdminServiceListDeadLettersType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ListDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ListDeadLettersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ListDeadLettersResponse,
+    ],
+)
+
+_AdminServiceReplayDeadLettersType = typing_extensions.TypeVar(
+    '_AdminServiceReplayDeadLettersType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse,
+    ],
+)
+
+_AdminServiceDropDeadLettersType = typing_extensions.TypeVar(
+    '_AdminServiceDropDeadLettersType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -329,6 +393,22 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.CancelWarmRequest,
             cachenode_api.v1.admin_pb2.CancelWarmResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
+            cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ListDeadLettersRequest,
+            cachenode_api.v1.admin_pb2.ListDeadLettersResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ReplayDeadLettersRequest,
+            cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
+            cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -394,6 +474,22 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.CancelWarmRequest,
             cachenode_api.v1.admin_pb2.CancelWarmResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
+            cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ListDeadLettersRequest,
+            cachenode_api.v1.admin_pb2.ListDeadLettersResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.ReplayDeadLettersRequest,
+            cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
+            cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetView: _AdminServiceGetViewType
@@ -445,6 +541,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
 
     CancelWarm: _AdminServiceCancelWarmType
     """Ends the job of a namespace, wherever it runs."""
+
+    WriteBehindStatus: _AdminServiceWriteBehindStatusType
+    """What waits in the queues of namespaces that write behind."""
+
+    ListDeadLetters: _AdminServiceListDeadLettersType
+    """Queued writes that were given up, without their values."""
+
+    ReplayDeadLetters: _AdminServiceReplayDeadLettersType
+    """Queues dead letters again."""
+
+    DropDeadLetters: _AdminServiceDropDeadLettersType
+    """Removes dead letters for ever."""
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -506,6 +614,22 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.CancelWarmRequest,
         cachenode_api.v1.admin_pb2.CancelWarmResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
+        cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ListDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ListDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
+        cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
     ],
 ]
 
@@ -636,5 +760,37 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.CancelWarmResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.CancelWarmResponse]]:
         """Ends the job of a namespace, wherever it runs."""
+
+    @abc.abstractmethod
+    def WriteBehindStatus(
+        self,
+        request: cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.WriteBehindStatusResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.WriteBehindStatusResponse]]:
+        """What waits in the queues of namespaces that write behind."""
+
+    @abc.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: cachenode_api.v1.admin_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.ListDeadLettersResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.ListDeadLettersResponse]]:
+        """Queued writes that were given up, without their values."""
+
+    @abc.abstractmethod
+    def ReplayDeadLetters(
+        self,
+        request: cachenode_api.v1.admin_pb2.ReplayDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.ReplayDeadLettersResponse]]:
+        """Queues dead letters again."""
+
+    @abc.abstractmethod
+    def DropDeadLetters(
+        self,
+        request: cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.DropDeadLettersResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.DropDeadLettersResponse]]:
+        """Removes dead letters for ever."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
