@@ -28,7 +28,9 @@ from cachenode.core.stats import NodeStats
 from cachenode_client import CacheClient
 from cachenode_client.blocking import CacheClient as Blocking
 
-FOLDER = Path(__file__).parents[2] / "cachenode/docs"
+TOP = Path(__file__).parents[2]
+FOLDER = TOP / "cachenode/docs"
+READMES = ("README.md", "client/README.md", "client/examples/README.md", "deploy/README.md")
 PAGES = pages()
 AWAITED: set[str] = set()
 """Pages that others link to already, and that are being written."""
@@ -105,10 +107,10 @@ def metrics() -> set[str]:
     return labels | {each.name + ending for each in families for ending in endings.get(each.type, [""])}
 
 
-def unknown_links(text: str) -> set[str]:
-    """Return links that lead to no page: pages are shipped without the rest of the tree."""
+def unknown_links(text: str, folder: Path = FOLDER) -> set[str]:
+    """Return links that lead to nothing."""
     targets = {target.partition("#")[0] for target in _LINK.findall(text) if "://" not in target}
-    return {target for target in targets if not (FOLDER / target).is_file()}
+    return {target for target in targets if target and not (folder / target).exists()}
 
 
 def unknown_settings(text: str) -> set[str]:
@@ -155,6 +157,19 @@ def unknown_methods(text: str) -> set[str]:
     """Return what is called of a client that not both clients have."""
     methods = set(_METHOD.findall(text))
     return {method for method in methods if not (hasattr(CacheClient, method) and hasattr(Blocking, method))}
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_links_of_readmes(name: str) -> None:
+    """What the READMEs link to is there."""
+    readme = TOP / name
+    assert unknown_links(readme.read_text(encoding="utf-8"), readme.parent) == set()
+
+
+@every_page
+def test_pages_link_to_pages(name: str) -> None:
+    """Pages are shipped without the rest of the tree, so no link leads out of them."""
+    assert [target for target in _LINK.findall(PAGES[name].text) if target.startswith("..")] == []
 
 
 @every_page
