@@ -13,6 +13,7 @@ from cachenode.cli.cluster import cluster
 from cachenode.cli.connection import TlsCa, TlsCert, TlsKey, TlsName, TokenFile, set_tls, set_token
 from cachenode.cli.demo import demo
 from cachenode.cli.docs import docs
+from cachenode.cli.doctor import doctor
 from cachenode.cli.errors import set_debug
 from cachenode.cli.explain import explain
 from cachenode.cli.hot_and_big import bigkeys, hotkeys
@@ -166,6 +167,11 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=examples("cachenode bigkeys", "cachenode bigkeys -n images --limit 5 -o json | jq '.keys[].size'"),
 )(bigkeys)
+app.command(
+    "doctor",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode doctor", "cachenode doctor --during 30", "cachenode doctor -o json | jq .findings"),
+)(doctor)
 app.command(
     "docs",
     rich_help_panel=_LOOK,
