@@ -221,6 +221,7 @@ class Server:
             call_timeout_s=config.limits.call_timeout_s,
             copies=self._copies,
             hot_reads_per_s=config.cluster.hot_reads_per_s,
+            shed=config.limits.shed(),
             handover_bytes=config.memory.handover_bytes,
         )
         self._events = Events(
@@ -329,6 +330,8 @@ class Server:
             warm_jobs=sum(node.warming.running(name) for name in node.warming.jobs),
             copies=len(self._copies) if self._copies is not None else 0,
             copy_hits=node.copy_hits,
+            shed={work.name.lower(): count for work, count in node.shedding.refused.items()},
+            pressure=node.shedding.pressure,
             hottest_reads_per_s=max((each.per_s for each in node.hottest(1)[0]), default=0.0),
             handed_over=node.handover.sent,
             handover_declined=node.handover.declined,

@@ -181,6 +181,7 @@ def _reply(batch_id: int, result: BatchResult) -> pb.Reply:
         failures = [result.failures.get(at, empty) for at in range(count)]
         reply.reasons.extend([failure.reason.value for failure in failures])
         reply.details.extend([failure.detail for failure in failures])
+        reply.retry_after_ms = max(failure.retry_after_ms for failure in failures)
     return reply
 
 
@@ -201,7 +202,9 @@ def merge_reply(into: BatchResult, reply: pb.Reply, count: int) -> int:
     if reply.reasons:
         for at, index in enumerate(indices):
             if reply.reasons[at]:
-                into.failures[index] = Failure(_reason(reply.reasons[at]), detail_at(reply.details, at))
+                reason = _reason(reply.reasons[at])
+                again_ms = reply.retry_after_ms if reason is Reason.OVERLOADED else 0
+                into.failures[index] = Failure(reason, detail_at(reply.details, at), again_ms)
     return len(indices)
 
 

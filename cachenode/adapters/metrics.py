@@ -98,6 +98,7 @@ _NODE_COUNTERS: _Table = (
 )
 _NODE_GAUGES: _Table = (
     ("cachenode_copies", "Copies of other nodes' hot keys.", "copies"),
+    ("cachenode_pressure", "What there is to do, as a part of what there may be.", "pressure"),
     ("cachenode_hottest_reads_per_second", "Reads a second of the key that is read most.", "hottest_reads_per_s"),
     ("cachenode_near_holders", "Sessions that may hold copies in a near cache.", "near_holders"),
     ("cachenode_warm_jobs", "Warming jobs that this node runs.", "warm_jobs"),
@@ -194,6 +195,10 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     for reason, count in sorted(stats.errors.items()):
         errors.add_metric([reason], count)
     yield errors
+    shed = CounterMetricFamily("cachenode_shed", "Keys refused under overload, by class of work.", labels=["class"])
+    for work, count in stats.shed.items():
+        shed.add_metric([work], count)
+    yield shed
     state = GaugeMetricFamily("cachenode_l2_state", "1 for the state that L2 is in.", labels=["state"])
     for name in _L2_STATES:
         state.add_metric([name], float(stats.l2_state == name))

@@ -117,6 +117,8 @@ def _document(name: str, answer: pb.GetStatsResponse | None) -> dict[str, Any]:
         "near_holders": answer.near_holders,
         "invalidation_waits": answer.invalidation_waits,
         "swept": answer.swept,
+        "shed": dict(answer.shed),
+        "pressure": round(answer.pressure, 4),
         "event_invalidations": answer.event_invalidations,
         "events": [{"source": each.source, "outcome": each.outcome, "count": each.count} for each in answer.events],
         "namespaces": [_of_namespace(space) for space in answer.namespaces],

@@ -178,10 +178,14 @@ class Batch:
 
 
 class Failure(NamedTuple):
-    """Why one key of a batch failed; `detail` is for people and holds neither key nor value."""
+    """Why one key of a batch failed; `detail` is for people and holds neither key nor value.
+
+    `retry_after_ms` is how long to wait before the same is asked again; 0 if nothing is known about that.
+    """
 
     reason: Reason
     detail: str = ""
+    retry_after_ms: int = 0
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ __all__ = [
     "load_failed",
     "load_paused",
     "over_quota",
+    "overloaded",
     "queue_unavailable",
     "queue_uncertain",
     "sink_failed",
@@ -76,6 +77,12 @@ def queue_unavailable(why: str) -> Failure:
 def queue_uncertain(why: str) -> Failure:
     """Return the failure of a write behind that may have been queued."""
     return Failure(Reason.UNCERTAIN, f"the write may not be kept safely: {why}")
+
+
+def overloaded(retry_after_ms: int) -> Failure:
+    """Return the failure of work that is refused because there is too much of it."""
+    text = f"the node has too much to do; again in {retry_after_ms:,} ms"
+    return Failure(Reason.OVERLOADED, text, retry_after_ms)
 
 
 def over_quota(text: str) -> Failure:

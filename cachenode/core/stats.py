@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["DurationCounters", "EventCounters", "NamespaceCounters", "NodeStats", "OriginCounters"]
 
@@ -148,6 +148,8 @@ class NodeStats:
     swept: int = 0
     warm_jobs: int = 0
     hottest_reads_per_s: float = 0.0
+    shed: Mapping[str, int] = field(default_factory=dict)
+    pressure: float = 0.0
     copies: int = 0
     copy_hits: int = 0
     handed_over: int = 0

@@ -23,6 +23,7 @@ from cachenode.core.entries import Batch, BatchResult, Failure, Layer, Operation
 from cachenode.core.failures import MAYBE_DIRTY, NOT_OWNER, NOT_READY, load_failed, load_paused
 from cachenode.core.flights import Flight
 from cachenode.core.origin_limits import Priority
+from cachenode.core.shedding import Work
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
 from cachenode_api.records import HEADER, NOT_KEPT_MS, STALE, TAGGED
@@ -124,7 +125,7 @@ class Loads:
                 namespace.l1_hits += layers[index] is Layer.L1
                 continue
             key = batch.keys[index]
-            outcome = self._settled(namespace, key, now, known=dirty is not None)
+            outcome = self._settled(batch, namespace, key, now, known=dirty is not None)
             if outcome is not None:
                 found[index] = outcome
             elif flight := self._to_wait_for(batch, namespace, key, now, dirty or ()):
@@ -139,6 +140,14 @@ class Loads:
             _forget(left, tokens)
             records = [b""] * len(tokens)
             reply(BatchResult(indices=list(tokens), records=records, tokens=list(tokens.values()), now_s=now))
+
+    def _shed(self, batch: Batch, namespace: Namespace, key: bytes) -> Failure | None:
+        """Return why a key is not loaded now; None if it may be, or somebody does so already."""
+        node = self._node
+        if not node.shedding.level or namespace.flights.find(key) is not None:
+            return None
+        work = Work.REFRESH if batch.operation is Operation.WARM else Work.LOAD
+        return node.shed(work, [0]).get(0)
 
     def _renew_found(
         self, batch: Batch, namespace: Namespace, found: dict[int, Outcome], holder: Hashable, now: float
@@ -181,7 +190,7 @@ class Loads:
             self._node.read_through.begin(namespace, key, flight.token, priority)
         return flight
 
-    def _settled(self, namespace: Namespace, key: bytes, now: float, *, known: bool) -> Outcome:
+    def _settled(self, batch: Batch, namespace: Namespace, key: bytes, now: float, *, known: bool) -> Outcome:
         """Return what is known of a key that L2 does not have: None if it must be loaded, and it is `known` by whom."""
         record = self._node.present(namespace, key, now)
         if record is not None:  # stored while L2 was asked
@@ -197,7 +206,7 @@ class Loads:
         pause = namespace.load_backoff.left_s(key, now)
         if pause:
             return load_paused(pause)
-        return None if known else MAYBE_DIRTY
+        return self._shed(batch, namespace, key) if known else MAYBE_DIRTY
 
     def _tell(
         self,
@@ -226,6 +235,8 @@ class Loads:
 
     def renew(self, batch: Batch, namespace: Namespace, key: bytes, holder: Hashable, now: float) -> int:
         """Let a caller load a value anew that is still there. Return the token, 0 if nobody should load it now."""
+        if self._node.shedding.refuses(Work.REFRESH):
+            return 0
         if namespace.flights.find(key) or namespace.load_backoff.left_s(key, now):
             return 0
         if not self._node.may_keep(key) or key in namespace.writing or key in namespace.changing:

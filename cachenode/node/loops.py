@@ -52,6 +52,8 @@ class Loops:
             asyncio.create_task(self._repeat(TICK_S, self._tick)),
             asyncio.create_task(self._repeat(TICK_S, self._recover_l2)),
         ]
+        if self._node.shedding.limited:
+            self._tasks.append(asyncio.create_task(self._repeat(0.0, self._watch_load)))
 
     async def stop(self) -> None:
         """Stop."""
@@ -93,6 +95,14 @@ class Loops:
         node.loads.expire(now)
         node.invalidations.expire(now)
         self._reap(now)
+
+    async def _watch_load(self) -> None:
+        """Tell how late the loop is, and how many loads there are."""
+        node = self._node
+        due = node.clock.now() + TICK_S
+        await asyncio.sleep(TICK_S)
+        now = node.clock.now()
+        node.shedding.observe(max(0.0, now - due), sum(len(namespace.flights) for namespace in node.namespaces), now)
 
     async def _recover_l2(self) -> None:
         """Bring L2 up to date; at once for a node that has just found its place, for it does not read L2 before."""

@@ -9,6 +9,7 @@ it is absent there too, or L2 cannot say, a LEASE goes to who stands in for the 
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from cachenode.core.failures import BAD_KEY, MAYBE_DIRTY, NO_SLIDING, NOT_OWNER,
 from cachenode.core.heavy_hitters import HeavyHitters
 from cachenode.core.hot_keys import HotKeys
 from cachenode.core.origin_limits import Priority
+from cachenode.core.shedding import Work
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
 from cachenode.node.namespaces import SAMPLE_EVERY
@@ -186,6 +188,7 @@ class Reads:
             away = {}
         now, leasing = node.clock.now(), batch.operation is Operation.LEASE
         own = self._to_look_for(batch, namespace, own, now)
+        own, away = self._spared(failures, own, away)
         slides = batch.slide or namespace.policy.sliding  # which its owner must see
         if away and holder is None and not leasing and node.copies is not None and not slides:
             away = self._take_copies(node.copies, namespace, batch, away, records)
@@ -218,6 +221,15 @@ class Reads:
             shares = [[index] for index in indices] if leasing else [indices]
             parts += [(share, self._ask(owner, batch, namespace, share, reply, holder)) for share in shares]
         return node.run_parts(batch, reply, parts)
+
+    def _spared(
+        self, failures: dict[int, Failure], own: list[int], away: dict[str, list[int]]
+    ) -> tuple[list[int], dict[str, list[int]]]:
+        """Return the keys that this node looks for; under the heaviest load none, and they fail."""
+        if self._node.shedding.level < Work.MISS:
+            return own, away
+        failures |= self._node.shed(Work.MISS, [*own, *itertools.chain(*away.values())])
+        return [], {}
 
     def _to_look_for(self, batch: Batch, namespace: Namespace, own: list[int], now: float) -> list[int]:
         """Return this node's keys that L2 or the origin may have; the others are answered as they are, absent."""

@@ -11,13 +11,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
 from cachenode.core.durations import Durations
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
-from cachenode.core.failures import BAD_ORDER, LATE, NOT_OWNER, NOT_READY, ORDER_TOO_LATE, UNKNOWN_NAMESPACE, failed
+from cachenode.core.failures import (
+    BAD_ORDER,
+    LATE,
+    NOT_OWNER,
+    NOT_READY,
+    ORDER_TOO_LATE,
+    UNKNOWN_NAMESPACE,
+    failed,
+    overloaded,
+)
 from cachenode.core.heavy_hitters import Hitter
+from cachenode.core.shedding import Shedder, ShedLimits, Work
 from cachenode.core.versions import VersionSource
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.barriers import Barriers, again
@@ -70,6 +80,7 @@ class Node:
         clock: The clock of all deadlines in memory.
         call_timeout_s: Longest wait for a peer or L2, whatever the caller would allow.
         copies: Copies of other nodes' hot keys; None for none.
+        shed: Where the node begins to refuse work; None for never.
         hot_reads_per_s: Reads a second, forwarded by other nodes, that make a key hot; 0: none is.
         handover_bytes: Most bytes of entries handed to new owners when keys move; 0: none.
         wall: The time of day in seconds since 1970, for what is due at fixed times.
@@ -87,6 +98,7 @@ class Node:
         call_timeout_s: float = 5.0,
         copies: Copies | None = None,
         hot_reads_per_s: int = 0,
+        shed: ShedLimits | None = None,
         handover_bytes: int = 0,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -103,6 +115,7 @@ class Node:
         self._peers = peers
         self._call_timeout_s = call_timeout_s
         self.copies = copies
+        self.shedding = Shedder(shed)
         self.closing = False
         """True once no more writes may begin: the node is about to resign."""
         self.copy_hits = 0
@@ -450,10 +463,21 @@ class Node:
                 if indices:
                     reply(failed(batch, dict.fromkeys(indices, LATE)))
 
-        if len(parts) == 1:
-            await run(*parts[0])
-        else:
-            await asyncio.gather(*(run(indices, part) for indices, part in parts))
+        keys, size = len(batch.keys), sum(map(len, batch.values))
+        self.shedding.began(keys, size)
+        try:
+            if len(parts) == 1:
+                await run(*parts[0])
+            else:
+                await asyncio.gather(*(run(indices, part) for indices, part in parts))
+        finally:
+            self.shedding.ended(keys, size)
+
+    def shed(self, work: Work, indices: Collection[int]) -> dict[int, Failure]:
+        """Return failures for keys of a batch, by position, if such work is refused now; none if it may be done."""
+        if not indices or not (after_ms := self.shedding.refuses(work, len(indices))):
+            return {}
+        return dict.fromkeys(indices, overloaded(after_ms))
 
     def l2_for(self, namespace: Namespace) -> L2Tier | None:
         """Return the shared store if the namespace uses it."""

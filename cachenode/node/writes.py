@@ -55,6 +55,7 @@ from cachenode.core.failures import (
     too_large,
 )
 from cachenode.core.renewals import spread_ttl
+from cachenode.core.shedding import Work
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill, store_entry
 from cachenode_api.errors import InvalidTags
@@ -76,6 +77,8 @@ _NEWS_OF_NOTHING = frozenset({Operation.DELETE, Operation.ABANDON})
 _NOTHING = (0, 0, 0, 0.0)
 T = TypeVar("T")
 _ADD = frozenset({Operation.SET, Operation.INCR})
+_MAY_WAIT = _ADD | {Operation.TOUCH}
+"""What is refused under overload; what makes data untrue, or ends a load, is not."""
 _COUNTER_BYTES = 20
 """A counter's digits at most."""
 _ORIGINAL = frozenset({Operation.SET, Operation.INCR})
@@ -117,6 +120,9 @@ class Writes:
         if from_peer and away:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}
             away = {}
+        if node.shedding.level >= Work.WRITE and batch.operation in _MAY_WAIT:
+            failures |= node.shed(Work.WRITE, own)
+            own = []
         if own and namespace.quota is not None and namespace.quota.refuses:
             failures |= self._beyond_quota(batch, namespace.quota, own)
             own = [index for index in own if index not in failures]

@@ -100,6 +100,8 @@ class AdminService(
             event_invalidations=stats.event_invalidations,
             warm_jobs=stats.warm_jobs,
             hottest_reads_per_s=stats.hottest_reads_per_s,
+            shed=stats.shed,
+            pressure=stats.pressure,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
             origins=[_origin(origin) for origin in stats.origins],
         )

@@ -11,10 +11,16 @@ from cachenode.core.entries import Failure
 from cachenode_api.metadata import REASON_KEY
 from cachenode_api.reasons import GRPC_CODES
 
-__all__ = ["REASON_KEY", "abort"]
+__all__ = ["PUSHBACK_KEY", "REASON_KEY", "abort"]
+
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""What gRPC's own retries wait for, where a client has them switched on (gRFC A6)."""
 
 
 async def abort(context: aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
     """End a call with a failure's status, text and reason."""
     code = grpc.StatusCode[GRPC_CODES[failure.reason]]
-    await context.abort(code, failure.detail, trailing_metadata=((REASON_KEY, failure.reason.name),))
+    metadata = [(REASON_KEY, failure.reason.name)]
+    if failure.retry_after_ms:
+        metadata.append((PUSHBACK_KEY, str(failure.retry_after_ms)))
+    await context.abort(code, failure.detail, trailing_metadata=tuple(metadata))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cachenode_api.reasons import detail_at
 from cachenode_api.v1 import common_pb2 as pb
-from cachenode_client.errors import CacheError, NodeError, from_reason
+from cachenode_client.errors import CacheError, NodeError, Overloaded, from_reason
 
 __all__ = ["LEASE_BITS", "Due", "EachBatch", "Group", "ManyBatch", "ManyResult", "PendingBatch", "Waiter", "give_back"]
 
@@ -217,9 +217,16 @@ def _deliver_some(waiters: Sequence[Waiter], results: Sequence[Any], reply: pb.R
         if waiter.done():
             continue
         if reply.reasons[at]:
-            waiter.set_exception(from_reason(reply.reasons[at], detail_at(reply.details, at)))
+            waiter.set_exception(_error_at(reply, at))
         else:
             waiter.set_result(results[at])
+
+
+def _error_at(reply: pb.Reply, at: int) -> CacheError:
+    error = from_reason(reply.reasons[at], detail_at(reply.details, at))
+    if isinstance(error, Overloaded):
+        error.retry_after_s = reply.retry_after_ms / 1_000
+    return error
 
 
 class ManyResult:
@@ -270,7 +277,7 @@ class ManyBatch(PendingBatch):
         indices: Sequence[int] = reply.indices or range(len(self.keys))
         for at, index in enumerate(indices):
             if reply.reasons and reply.reasons[at]:
-                self.result.errors[index] = from_reason(reply.reasons[at], detail_at(reply.details, at))
+                self.result.errors[index] = _error_at(reply, at)
             else:
                 self.result.results[index] = results[at]
         self.left -= len(indices)

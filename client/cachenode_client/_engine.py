@@ -10,6 +10,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode_api.keys import MAX_KEY_BYTES, seat_of
@@ -60,6 +61,8 @@ Encoded = tuple[bytes, int]
 _RETRIES = Schedule(first_s=0.02, max_s=0.25, retries=5)
 _LEASE_RETRIES = Schedule(first_s=0.05, max_s=1.0, retries=None)
 """Who wants a value loaded has time to wait for a key's next owner, and may do so without paying from the budget."""
+_SPREAD = 0.5
+"""By up to so much longer than it is told to a client waits: who was refused together should not come together."""
 _MOST_RENEWING = 8
 _PORTION_BYTES = 1 << 20
 _TIMEOUT_DIGITS = 2
@@ -191,10 +194,11 @@ class Engine:
             if not errors:
                 self.router.bar(covered_by(group[1], kinds, texts))  # nodes that were not waited for may yet tell it
                 return
-            if not may_retry(group[0], errors[0]) or self._closed or not self._worth_it(group, retry + 1, deadline):
-                raise errors[0]
+            error = errors[0]
+            if not may_retry(group[0], error) or self._closed or not self._worth_it(group, retry + 1, deadline, error):
+                raise error
             retry += 1
-            await self._back_off(group, retry, deadline)
+            await self._back_off(group, retry, deadline, error)
 
     async def reach(self, group: Group, raw: bytes, timeout_s: float) -> Group:
         """Wait for a way to a key's owner, before a call that may take long for other reasons.
@@ -233,6 +237,7 @@ class Engine:
         *,
         retry: int = -1,
         deadline: float | None = None,
+        failure: CacheError | None = None,
     ) -> Any:
         """Send one key, again if that is safe and promises something, until the call's time is over.
 
@@ -243,12 +248,13 @@ class Engine:
             ttl_ms: The life of a set or touch.
             retry: How many tries have failed already, less one.
             deadline: When the call's time is over, on the loop's clock; None if it begins now.
+            failure: Why the last try failed.
         """
         if deadline is None:
             deadline = self.loop.time() + group[2]
         self._budget.record_call()
         if retry >= 0:
-            await self._back_off(group, retry, deadline)
+            await self._back_off(group, retry, deadline, failure)
         while True:
             left = deadline - self.loop.time()
             if left <= 0:
@@ -264,10 +270,14 @@ class Engine:
                 self._not_wanted(group, raw, future)
                 raise
             except CacheError as error:
-                if not may_retry(group[0], error) or self._closed or not self._worth_it(group, retry + 1, deadline):
+                if (
+                    not may_retry(group[0], error)
+                    or self._closed
+                    or not self._worth_it(group, retry + 1, deadline, error)
+                ):
                     raise
                 retry += 1
-                await self._back_off(group, retry, deadline)
+                await self._back_off(group, retry, deadline, error)
 
     async def again(
         self,
@@ -285,17 +295,28 @@ class Engine:
         deadline = began + group[2]
         if self._closed or not may_retry(group[0], error) or self.loop.time() + _RETRIES.first_s >= deadline:
             raise error
-        return await self.persist(group, raw, encoded, ttl_ms, retry=0, deadline=deadline)
+        if isinstance(error, Overloaded) and not self._worth_it(group, 0, deadline, error):
+            raise error
+        return await self.persist(group, raw, encoded, ttl_ms, retry=0, deadline=deadline, failure=error)
 
-    def _worth_it(self, group: Group, retry: int, deadline: float) -> bool:
-        if group[0] == LEASE:
+    def _worth_it(self, group: Group, retry: int, deadline: float, error: CacheError) -> bool:
+        overloaded = isinstance(error, Overloaded)
+        if group[0] == LEASE and not overloaded:  # its waiting is what it is for; a node in need is spared all the same
             return True
-        if retry >= (_RETRIES.retries or 0) or self.loop.time() + _RETRIES.first_s >= deadline:
+        wait_s = max(_RETRIES.first_s, error.retry_after_s if isinstance(error, Overloaded) else 0.0)
+        if (group[0] != LEASE and retry >= (_RETRIES.retries or 0)) or self.loop.time() + wait_s >= deadline:
             return False
         return self._budget.try_spend(self.loop.time())
 
-    async def _back_off(self, group: Group, retry: int, deadline: float) -> None:
+    async def _back_off(self, group: Group, retry: int, deadline: float, error: CacheError | None) -> None:
+        """Wait before another try: as long as the node says and somewhat longer, if it does."""
         self._stats.retries += 1
+        if isinstance(error, Overloaded) and error.retry_after_s:
+            told = error.retry_after_s * (1.0 + _SPREAD * self._rng.random())
+            if self.loop.time() + told >= deadline:
+                raise error
+            await asyncio.sleep(told)
+            return
         schedule = _LEASE_RETRIES if group[0] == LEASE else _RETRIES
         delay = schedule.delay_s(retry, self._rng, now=self.loop.time(), deadline=deadline)
         if delay is None:
@@ -449,8 +470,14 @@ class Engine:
                 errors[index] = error
 
         failed = [index for index, error in errors.items() if may_retry(group[0], error)]
-        if failed and self._budget.try_spend(self.loop.time()):
-            await asyncio.gather(*(again(index) for index in failed))
+        refused = [error for index in failed if isinstance(error := errors[index], Overloaded)]
+        slowest = max(refused, key=attrgetter("retry_after_s"), default=None)
+        wait_s = 0.0 if slowest is None else slowest.retry_after_s * (1.0 + _SPREAD)
+        if not failed or self.loop.time() + wait_s >= deadline or not self._budget.try_spend(self.loop.time()):
+            return
+        if wait_s:  # once for all, so that they travel together again
+            await self._back_off(group, 0, deadline, slowest)
+        await asyncio.gather(*(again(index) for index in failed))
 
 
 def _end_batch(end: FlightEnd, part: list[int], future: asyncio.Future[ManyResult]) -> ManyBatch:

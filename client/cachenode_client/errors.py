@@ -151,8 +151,13 @@ class CacheUnavailable(CacheError):
 
 
 class Overloaded(CacheError):
-    """A node refused the call because too much is waiting there. Call again later, and less often."""
+    """A node refused the call because too much is waiting there. Call again later, and less often.
 
+    Attributes:
+        retry_after_s: How long to wait before that, as the node says; 0 if it does not.
+    """
+
+    retry_after_s: float = 0.0
     default_text = "The node refuses work because too much is waiting; call again later, and less often."
     reason = "overloaded"
     retryable = True

@@ -73,6 +73,8 @@ STATS = NodeStats(
     namespaces=(USERS,),
     errors={"overloaded": 2, "internal": 1},
     near_holders=14,
+    shed={"refresh": 3, "miss": 0},
+    pressure=0.75,
     invalidation_waits=15,
     swept=16,
     events=(EventCounters("webhook", "refused", 4),),
@@ -153,6 +155,13 @@ def test_durations_are_a_histogram() -> None:
     assert value(stats, f"{name}_bucket", le="0.005", **labels) == 3
     assert value(stats, f"{name}_bucket", le="+Inf", **labels) == value(stats, f"{name}_count", **labels) == 4
     assert value(stats, f"{name}_sum", **labels) == 7.006
+
+
+def test_refused_work_is_counted() -> None:
+    """By class, and how near the limit the node is."""
+    assert value(STATS, "cachenode_shed_total", **{"class": "refresh"}) == 3
+    assert value(STATS, "cachenode_shed_total", **{"class": "miss"}) == 0
+    assert value(STATS, "cachenode_pressure") == 0.75
 
 
 def test_adaptive_lives_are_counted() -> None:
@@ -248,6 +257,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_events_total": ["outcome", "source"],
         "cachenode_swept_total": [],
         "cachenode_hottest_reads_per_second": [],
+        "cachenode_pressure": [],
+        "cachenode_shed_total": ["class"],
         "cachenode_copies": [],
         "cachenode_copy_hits_total": [],
         "cachenode_handover_total": ["outcome"],

@@ -95,7 +95,7 @@ async def test_queue_that_was_not_looked_at_gets_nothing() -> None:
     assert node.write_behind is not None
     node.write_behind._unfit = "it evicts"
     result = await put(node, KEY, b"v", namespace=BEHIND)
-    assert result.failures[0] == (Reason.QUEUE_UNAVAILABLE, "the write-behind queue takes no writes: it evicts")
+    assert result.failures[0][:2] == (Reason.QUEUE_UNAVAILABLE, "the write-behind queue takes no writes: it evicts")
 
 
 async def test_full_backlog_refuses_new_keys() -> None:

@@ -219,6 +219,22 @@ class GetStatsResponse(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class ShedEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     HEADER_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -237,6 +253,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     EVENT_INVALIDATIONS_FIELD_NUMBER: builtins.int
     WARM_JOBS_FIELD_NUMBER: builtins.int
     HOTTEST_READS_PER_S_FIELD_NUMBER: builtins.int
+    SHED_FIELD_NUMBER: builtins.int
+    PRESSURE_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
@@ -270,6 +288,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     """Warming jobs that the node runs."""
     hottest_reads_per_s: builtins.float
     """Reads a second of the key that is read most here, as far as samples tell."""
+    pressure: builtins.float
+    """What there is to do, as a part of what there may be: from 1 on loads are refused."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -281,6 +301,10 @@ class GetStatsResponse(google.protobuf.message.Message):
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EventCounter]:
         """Events that came, by source and outcome."""
+
+    @property
+    def shed(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """Keys refused because the node had too much to do, by class of work: "refresh", "load", "write", "miss"."""
 
     @property
     def origins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OriginStats]:
@@ -307,10 +331,12 @@ class GetStatsResponse(google.protobuf.message.Message):
         event_invalidations: builtins.int = ...,
         warm_jobs: builtins.int = ...,
         hottest_reads_per_s: builtins.float = ...,
+        shed: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        pressure: builtins.float = ...,
         origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "sessions", b"sessions", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
 

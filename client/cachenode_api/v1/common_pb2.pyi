@@ -594,6 +594,7 @@ class Reply(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     NEAR_FIELD_NUMBER: builtins.int
     HOT_FIELD_NUMBER: builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Id of the batch."""
     now_s: builtins.float
@@ -602,6 +603,8 @@ class Reply(google.protobuf.message.Message):
     """GET, LEASE: the records may be kept in the client's near cache: the node has noted that this session holds them."""
     hot: builtins.bool
     """GET between nodes: these keys are asked for so often that the node that asks had better keep a copy."""
+    retry_after_ms: builtins.int
+    """Where a reason is OVERLOADED: how long to wait before the key is asked for again; 0 if the node does not say."""
     @property
     def indices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Positions of the answered keys in the batch; none means all of them, in order."""
@@ -652,8 +655,9 @@ class Reply(google.protobuf.message.Message):
         tokens: collections.abc.Iterable[builtins.int] | None = ...,
         near: builtins.bool = ...,
         hot: builtins.bool = ...,
+        retry_after_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["details", b"details", "hot", b"hot", "id", b"id", "indices", b"indices", "layers", b"layers", "near", b"near", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "tokens", b"tokens", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "hot", b"hot", "id", b"id", "indices", b"indices", "layers", b"layers", "near", b"near", "now_s", b"now_s", "reasons", b"reasons", "records", b"records", "retry_after_ms", b"retry_after_ms", "tokens", b"tokens", "versions", b"versions"]) -> None: ...
 
 Global___Reply: typing_extensions.TypeAlias = Reply
 
