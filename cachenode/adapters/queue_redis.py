@@ -115,6 +115,7 @@ class RedisQueue:
         self._client = client
         self._pipeline = RedisPipeline(client)
         self._prefix = f"cn:{check_cluster(cluster)}:"
+        self._loaded = -1
         self._durability: Durability = durability
         self._wait_ms = max(1, int(put_timeout_s * 800))
         self._wait: list[Command] = []
@@ -152,6 +153,9 @@ class RedisQueue:
 
     async def _put_all(self, commands: list[Command]) -> list[Put]:
         try:
+            if self._wait and self._loaded != self._pipeline.history:  # or the first writes would wait twice
+                raise_first(await self._pipeline.round_trip(_LOAD))
+                self._loaded = self._pipeline.history
             replies = await self._evaluate(commands, self._wait)
         except Unsent as error:
             return [Put(Outcome.REFUSED, why=str(error))] * len(commands)

@@ -18,7 +18,9 @@ Interleavings, each forced by a test in ``tests/node/test_drain.py``:
    is refused by the queue; its late write is the origin's to refuse, by the version
    (``test_frozen_consumer_acknowledges_nothing``).
 4. The answer to a fetch is lost: what it brought is claimed again (``test_lost_answer_of_a_fetch``).
-5. The shard moves to another node: this one gives it back once nothing of it is under way
+5. A write was queued, and its value never reached L2, on a server of its own: what L2 has is older than the origin
+   (``test_value_that_never_reached_l2``).
+6. The shard moves to another node: this one gives it back once nothing of it is under way
    (``test_shard_is_given_back``).
 """
 
@@ -33,7 +35,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from cachenode.core.entries import QueuedWrite, SinkWrite
+from cachenode.core.entries import Batch, Operation, QueuedWrite, SinkWrite
 from cachenode.core.queued import SHARDS
 from cachenode.core.write_behind import Backlog, Dirty, SinkHealth, Turns, Verdict, WriteBehindLimits
 from cachenode.errors import L2Unavailable, OriginError
@@ -319,12 +321,37 @@ class Drain:
     async def _settle(self, lane: _Lane, verdict: Verdict, versions: Mapping[bytes, int]) -> None:
         """Tell the queue what the origin has, and what it will never have."""
         try:
+            if not self._queue.carries_values:
+                await self._forget_older(lane, {dirty.key: versions[dirty.key] for dirty in verdict.done})
             await self._done(lane, verdict.done, [versions[dirty.key] for dirty in verdict.done])
             await self._bury(lane, verdict.dead, versions)
         except L2Unavailable:  # they are written again, which does no harm
             for dirty in [*verdict.done, *(dirty for dirty, _ in verdict.dead)]:
                 if lane.backlog.knows(dirty):
                     lane.backlog.back(dirty, self._node.clock.now() + _AGAIN_S)
+
+    async def _forget_older(self, lane: _Lane, applied: Mapping[bytes, int]) -> None:
+        """Invalidate what L2, on a server of its own, has from before the writes that the origin has now.
+
+        Whoever queued a write may have died, or not heard of it, before it brought the value to L2
+        (``test_value_that_never_reached_l2``).
+
+        Raises:
+            L2Unavailable: That cannot be told.
+        """
+        tier = self._node.l2_for(lane.namespace)
+        if tier is None or not applied:
+            return
+        entries = await tier.read(lane.name, list(applied))
+        older = [
+            key
+            for (key, version), entry in zip(applied.items(), entries, strict=True)
+            if entry and entry.version < version
+        ]
+        if older:
+            rest = self._node.execute(Batch(Operation.INVALIDATE, lane.name, older), lambda _: None)
+            if rest is not None:
+                await rest
 
     async def _done(self, lane: _Lane, batch: Sequence[Dirty], versions: Sequence[int]) -> None:
         by_shard: dict[int, list[tuple[Dirty, int]]] = {}

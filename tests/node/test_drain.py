@@ -17,7 +17,7 @@ from cachenode_api.reasons import Reason
 from cachenode_api.records import TAGGED
 from cachenode_api.tags import pack_tags
 from tests.support.behind import BEHIND, FakeSink, Site, policy
-from tests.support.cluster import put, run, view_of
+from tests.support.cluster import fetch, put, run, view_of
 
 KEY = b"k"
 AB = ("a", "b")
@@ -186,6 +186,24 @@ async def test_shard_is_given_back() -> None:
     await site.drain("a")
     await site.drain("b")
     assert site.waiting() == set()
+
+
+async def test_value_that_never_reached_l2() -> None:
+    """A write that was queued and whose writer heard nothing: what L2 has from before goes when the origin has it."""
+    site = Site(carries_values=False)
+    node = await site.node()
+    await put(node, KEY, b"1", namespace=BEHIND)
+    await site.drain()
+    site.queue.lose_reply = 1.0
+    assert (await put(node, KEY, b"2", namespace=BEHIND)).failures[0].reason is Reason.UNCERTAIN
+    site.queue.lose_reply = 0.0
+    (entry,) = await site.values.read(BEHIND, [KEY])
+    assert entry is not None
+    assert entry.value == b"1"
+    site.clock.advance(1.0)
+    await site.drain()
+    assert site.sink.value(KEY) == b"2"
+    assert await fetch(node, KEY, BEHIND) is None
 
 
 async def test_node_that_stops_gives_all_back() -> None:
