@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cachenode.adapters.epochs_redis import RedisEpochs
+from cachenode.adapters.event_feeds import EventChannel, EventFeed, EventStream
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.loaders import PluginLoader
 from cachenode.adapters.plugins import LOADERS, SINKS, find_plugin
@@ -26,11 +27,15 @@ from cachenode.node.origins import Origin
 from cachenode.node.seed_membership import SeedMembership
 from cachenode.node.write_behind import WriteBehind
 from cachenode.ports import PeerEvents
+from cachenode_api.keys import seat_of
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from cachenode.adapters.peer_links import PeerLinks
     from cachenode.config import NodeConfig
     from cachenode.config.origins import OriginConfig
+    from cachenode.node.events import Events
     from cachenode.node.placement import Placement
     from cachenode.node.service import Node
     from cachenode.ports import Clock, L2Store, PolicyStore, WriteQueue
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Membership",
     "make_drain",
+    "make_event_feeds",
     "make_l2",
     "make_membership",
     "make_origins",
@@ -48,6 +54,8 @@ __all__ = [
 ]
 
 _CONTROL_TIMEOUT_S = 1.0
+_FEED_TIMEOUT_S = 5.0
+"""Longer than a read that waits for events."""
 _WRITE_LIMITS = 4
 """A write to L2 may take so many times as long as a read (`RedisL2`)."""
 _SAFE_PUT_S = 2.5
@@ -192,6 +200,24 @@ def make_tokens(config: NodeConfig) -> tuple[TokenFile | None, str]:
     if not auth.tokens_file:
         return None, ""
     return TokenFile(auth.tokens_file), read_secret("auth.peer_token_file", auth.peer_token_file)
+
+
+def make_event_feeds(config: NodeConfig, events: Events, placement: Placement) -> list[EventFeed]:
+    """Return what reads events from Redis."""
+    url, settings = config.events_url(), config.events
+    feeds: list[EventFeed] = []
+
+    def client() -> Redis:
+        assert url is not None, "the configuration's checks ask for a URL"
+        return connect(url, timeout_s=_FEED_TIMEOUT_S, connect_timeout_s=_CONTROL_TIMEOUT_S, max_connections=2)
+
+    if settings.stream:
+        group, consumer = f"cachenode:{config.cluster.name}", config.node.id
+        feeds.append(EventStream(client(), settings.stream, events, group=group, consumer=consumer))
+    if settings.channel:
+        seat = seat_of(settings.channel)
+        feeds.append(EventChannel(client(), settings.channel, events, acts=lambda: placement.owns(seat)))
+    return feeds
 
 
 def make_membership(config: NodeConfig, placement: Placement, clock: Clock, links: PeerLinks) -> Membership:

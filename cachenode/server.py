@@ -45,6 +45,7 @@ from cachenode.adapters.tls import NodeTls
 from cachenode.adapters.webhook import SecretFile, Webhook
 from cachenode.assembly import (
     make_drain,
+    make_event_feeds,
     make_l2,
     make_membership,
     make_origins,
@@ -164,6 +165,8 @@ class Server:
         self._loops.start()
         if self._drain is not None:
             self._drain.start()
+        for feed in self._event_feeds:
+            feed.start()
         _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
 
     def _posts(self) -> dict[str, Callable[[web.Request], Awaitable[web.Response]]]:
@@ -232,6 +235,7 @@ class Server:
         )
         self._queue = make_queue(config)
         self._drain = None if self._queue is None else make_drain(config, self._node, self._queue, self._origins)
+        self._event_feeds = make_event_feeds(config, self._events, placement)
         self._membership = make_membership(config, placement, clock, self._links)
         self._live = LivePolicies(namespaces, clock, partial(live_policy, config), make_policies(config))
         self._links.events = self._membership
@@ -357,6 +361,8 @@ class Server:
         grace_s = self.config.limits.stop_grace_s
         _log.info("stopping", grace_s=grace_s)
         await self._set_health(ready=False)
+        for feed in self._event_feeds:
+            await _within(_STEP_S, feed.stop())
         if self._copies is not None:
             await _within(_STEP_S, self._copies.stop())
         await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet

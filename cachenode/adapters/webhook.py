@@ -10,7 +10,6 @@ restart. It is never shown nor logged.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
+from cachenode.core.events import parse_event
 from cachenode.core.signatures import Signatures, Verdict
 from cachenode.errors import ConfigError, EventRefused
 from cachenode_api.reasons import Reason
@@ -112,7 +112,7 @@ class Webhook:
         verdict = self._signatures.check(header, body, self._secrets.secrets(), self._wall())
         if verdict is not Verdict.GOOD:
             return self._refused(*_UNSIGNED[verdict])
-        event = _parsed(body)
+        event = parse_event(body)
         if event is None:
             return self._refused(400, 'body: must be a JSON object with "event", "fields" (an object) and "id"')
         try:
@@ -139,20 +139,6 @@ async def _read(request: web.Request, most: int) -> bytes | None:
         if len(body) > most:
             return None
     return body
-
-
-def _parsed(body: bytes) -> tuple[str, bytes, str] | None:
-    """Return name, fields and id of an event, None if the body is no such thing."""
-    try:
-        event = json.loads(body)
-        if not isinstance(event, dict) or not event.keys() <= {"event", "fields", "id"}:
-            return None
-        name, fields, event_id = event.get("event"), event.get("fields", {}), event.get("id", "")
-        if not isinstance(name, str) or not isinstance(fields, dict) or not isinstance(event_id, str):
-            return None
-        return name, json.dumps(fields).encode(), event_id
-    except (ValueError, RecursionError):
-        return None
 
 
 def _shown(name: str, published: Published) -> dict[str, Any]:

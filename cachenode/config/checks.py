@@ -48,6 +48,10 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     if config.events.webhook_secret_file and not config.node.http_listen:
         fields = (("events", "webhook_secret_file"), ("node", "http_listen"))
         yield Conflict(fields, "needs the HTTP port: node.http_listen")
+    for name in ("stream", "channel"):
+        if getattr(config.events, name) and config.events_url() is None:
+            text = "needs a Redis: events.url, l2.registry_url or l2.url"
+            yield Conflict((("events", name), ("events", "url"), ("l2", "url")), text)
     for text in event_problems(config.event):
         yield Conflict((EVENT,), text)
     yield from _write_behind(config)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cachenode.config.fields import Bytes, Count, Section
+from cachenode.config.fields import Bytes, Count, OptionalRedisUrl, Section
 from cachenode.core.events import MAX_RULES, EventRule, EventRules
 
 __all__ = ["EventConfig", "EventsConfig", "event_problems", "event_rules"]
@@ -39,6 +39,11 @@ class EventsConfig(Section):
     webhook_secret_file: str = Field(
         "", description='File with the secrets of POST /events on the HTTP port, one in each line; "": there is none'
     )
+    url: OptionalRedisUrl = Field(
+        "", description='URL of the Redis with stream and channel; "" means that of the registry, or of L2'
+    )
+    stream: str = Field("", max_length=512, description='Redis stream that events are read from; "": none')
+    channel: str = Field("", max_length=512, description='Redis channel that events are read from; "": none')
     max_payload_bytes: Bytes = Field(64 * 1024, ge=16, le=1024 * 1024, description="Largest payload of an event")
 
 

@@ -230,6 +230,11 @@ class NodeConfig(Section):
         url = self.l2.registry_url or self.l2.url
         return None if url == NO_URL else url
 
+    def events_url(self) -> str | None:
+        """Return the URL of the Redis that events are read from, or None if there is none."""
+        url = self.events.url or self.registry_url()
+        return None if url == NO_URL else url
+
     def l2_url(self) -> str | None:
         """Return the URL of L2, or None if there is none."""
         return None if self.l2.url == NO_URL else self.l2.url

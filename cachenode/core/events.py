@@ -30,7 +30,16 @@ from cachenode_api.reasons import Reason
 from cachenode_api.selectors import MAX_GLOB_BYTES, Selector, SelectorKind, make_selector
 from cachenode_api.tags import MAX_TAG_BYTES
 
-__all__ = ["MAX_EVENT_NAME", "MAX_RULES", "EventRule", "EventRules", "Invalidation", "Template", "check_event_name"]
+__all__ = [
+    "MAX_EVENT_NAME",
+    "MAX_RULES",
+    "EventRule",
+    "EventRules",
+    "Invalidation",
+    "Template",
+    "check_event_name",
+    "parse_event",
+]
 
 MAX_EVENT_NAME = 128
 MAX_RULES = 1_000
@@ -305,6 +314,20 @@ def check_event_name(name: str) -> None:
     """Raise EventRefused if no event can be called so."""
     if not _NAME.match(name):
         _refuse("name: must be 1 to 128 of A-Z a-z 0-9 _ . : / - and begin with a letter or digit")
+
+
+def parse_event(body: bytes) -> tuple[str, bytes, str] | None:
+    """Return name, fields and id of an event, None if the body is no such thing."""
+    try:
+        event = json.loads(body)
+        if not isinstance(event, dict) or not event.keys() <= {"event", "fields", "id"}:
+            return None
+        name, fields, event_id = event.get("event"), event.get("fields", {}), event.get("id", "")
+        if not isinstance(name, str) or not isinstance(fields, dict) or not isinstance(event_id, str):
+            return None
+        return name, json.dumps(fields).encode(), event_id
+    except (ValueError, RecursionError):
+        return None
 
 
 def _fields_of(payload: bytes, limit: int) -> Mapping[str, Any]:

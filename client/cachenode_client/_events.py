@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cachenode_client._channels import Channels
     from cachenode_client._checks import Mode
     from cachenode_client._engine import Engine
+    from cachenode_client._session import Session
 
 __all__ = ["EventInvalidation", "Published", "encoded_fields", "publish"]
 
@@ -105,7 +106,7 @@ async def publish(engine: Engine, request: pb.PublishEventRequest, timeout_s: fl
     while True:
         session = await engine.router.wait_route(seat_of(request.event_id[:8]), deadline - loop.time())
         try:
-            return await _tell(engine.router.channels, session.address, request, deadline - loop.time())
+            return await _tell(engine.router.channels, session, request, deadline - loop.time())
         except CacheError as error:
             left = deadline - loop.time()
             if not error.retryable or retry == len(_PAUSES_S) or left <= _PAUSES_S[retry]:
@@ -114,8 +115,8 @@ async def publish(engine: Engine, request: pb.PublishEventRequest, timeout_s: fl
         retry += 1
 
 
-async def _tell(channels: Channels, address: str, request: pb.PublishEventRequest, left_s: float) -> Published:
-    async with channels.open(address) as channel:
+async def _tell(channels: Channels, session: Session, request: pb.PublishEventRequest, left_s: float) -> Published:
+    async with channels.open(session.address, session.name, showing_token=True) as channel:
         stub: Any = cache_pb2_grpc.CacheServiceStub(channel)
         try:
             answer: pb.PublishEventResponse = await stub.PublishEvent(request, timeout=max(0.01, left_s))

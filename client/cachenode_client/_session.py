@@ -120,7 +120,7 @@ class Session:
         name: str = "",
     ) -> None:
         self.address = address
-        self._name = name
+        self.name = name
         self._channels = channels or Channels()
         self.node_id = ""
         self.incarnation = ""
@@ -285,7 +285,7 @@ class Session:
         """
         tasks: list[asyncio.Task[None]] = []
         metadata = self._channels.metadata()
-        channel = self._channels.open(self.address, self._name)
+        channel = self._channels.open(self.address, self.name)
         call = session_pb2_grpc.SessionServiceStub(channel).Session(metadata=metadata)
         try:
             tasks = [

@@ -69,7 +69,8 @@ async def test_event_is_done(server: Server) -> None:
     async with CacheClient(server.address, timeout_s=10) as cache:
         await cache.set("user:7", 1)
         assert await cache.get("user:7") == 1
-        status, document = await send(server, event(id="a"))
+        now = round(time.time())
+        status, document = await send(server, event(id="a"), at=now)
         assert (status, document) == (
             202,
             {
@@ -81,7 +82,7 @@ async def test_event_is_done(server: Server) -> None:
             },
         )
         assert await cache.get("user:7") is None
-    status, document = await send(server, event(id="a"), at=round(time.time()) - 1)
+    status, document = await send(server, event(id="a"), at=now - 1)
     assert (status, document["duplicate"]) == (202, True)
     assert {(each.source, each.outcome) for each in server.stats().events} == {
         ("webhook", "done"),
@@ -171,13 +172,13 @@ async def test_what_could_not_be_done_may_come_again(server: Server, monkeypatch
 
 async def test_secret_is_replaced_without_a_restart(server: Server, secret: Path) -> None:
     """While both are in the file both are good; a file that is bad for a moment changes nothing."""
-    later = b"the secret that is to come"
+    later, now = b"the secret that is to come", round(time.time())
     replace(secret, SECRET + b"\n" + later + b"\n", 1)
-    assert [(await send(server, event(), key=key))[0] for key in (SECRET, later)] == [202, 202]
+    assert [(await send(server, event(), key=key, at=now))[0] for key in (SECRET, later)] == [202, 202]
     replace(secret, b"short", 2)
-    assert (await send(server, event(), key=later, at=round(time.time()) - 1))[0] == 202
+    assert (await send(server, event(), key=later, at=now - 1))[0] == 202
     replace(secret, later, 3)
-    assert (await send(server, event(), at=round(time.time()) - 2))[0] == 401
+    assert (await send(server, event(), at=now - 2))[0] == 401
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n\n", b"too short\n"])

@@ -564,3 +564,13 @@ def test_webhook_needs_the_http_port() -> None:
     """A secret for a port that is off is a mistake."""
     (problem,) = problems(flags={"events.webhook_secret_file": "secret", "node.http_listen": ""})
     assert problem.startswith("events.webhook_secret_file: needs the HTTP port")
+
+
+@pytest.mark.parametrize("name", ["stream", "channel"])
+def test_feeds_of_events_need_a_redis(name: str) -> None:
+    """Their own, that of the registry, or that of L2."""
+    (problem,) = problems(flags={f"events.{name}": "x"})
+    assert problem.startswith(f"events.{name}: needs a Redis")
+    for field in ("events.url", "l2.url", "l2.registry_url"):
+        config = load(flags={f"events.{name}": "x", field: "redis://r:1/0"})
+        assert config.events_url() == "redis://r:1/0"

@@ -80,6 +80,10 @@ async def test_roles(tmp_path: Path) -> None:
             for other in (limited.get("k1", namespace="default"), limited.set("k1", 2, namespace="default")):
                 with pytest.raises(PermissionDenied):
                     await other
+            assert not (await writer.publish("nothing.known")).known
+            for publishing in (reader.publish("any"), limited.publish("any")):  # a rule may concern any namespace
+                with pytest.raises(PermissionDenied):
+                    await publishing
             with pytest.raises(PermissionDenied):
                 async with limited.watch(namespace="*"):
                     pass
