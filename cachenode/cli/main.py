@@ -23,6 +23,7 @@ from cachenode.cli.options import examples
 from cachenode.cli.serve import serve
 from cachenode.cli.stats import stats
 from cachenode.cli.token import token
+from cachenode.cli.top import top
 from cachenode.cli.view import view
 from cachenode.cli.watch import watch
 
@@ -167,6 +168,7 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=examples("cachenode bigkeys", "cachenode bigkeys -n images --limit 5 -o json | jq '.keys[].size'"),
 )(bigkeys)
+app.command("top", rich_help_panel=_LOOK, epilog=examples("cachenode top", "cachenode top --every 5 -o json"))(top)
 app.command(
     "doctor",
     rich_help_panel=_LOOK,
