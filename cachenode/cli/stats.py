@@ -97,6 +97,8 @@ def stats(
     _print_namespaces(screen, answers)
     if any(answer.origins for answer in answers.values() if answer is not None):
         _print_origins(screen, answers)
+    if any(_writes(origin) for answer in answers.values() if answer is not None for origin in answer.origins):
+        _print_sinks(screen, answers)
 
 
 def _document(name: str, answer: pb.GetStatsResponse | None) -> dict[str, Any]:
@@ -133,8 +135,7 @@ def _of_namespace(space: pb.NamespaceStats) -> dict[str, Any]:
 
 
 def _of_origin(origin: pb.OriginStats) -> dict[str, Any]:
-    names = ("name", "calls", "keys", "failures", "retries", "seconds", "busy", "waiting", "state")
-    return {name: getattr(origin, name) for name in names}
+    return {field.name: getattr(origin, field.name) for field in origin.DESCRIPTOR.fields}
 
 
 def _reads(*spaces: pb.NamespaceStats) -> tuple[int, int]:
@@ -213,6 +214,29 @@ def _print_origins(screen: Console, answers: Answers) -> None:
         name, former = origin.name if origin.name != former else "", origin.name
         state = _BREAKERS.get(origin.state, origin.state)
         table.add_row(name, node, *map(count, numbers), mean, count(origin.busy), count(origin.waiting), state)
+    screen.print(table)
+
+
+def _writes(origin: pb.OriginStats) -> int:
+    return origin.written + origin.write_failures + origin.uncertain_writes + origin.writes_waiting
+
+
+def _print_sinks(screen: Console, answers: Answers) -> None:
+    table = new_table()
+    for heading in ("sink", "node", "written", "failed", "uncertain", "calls", "again", "mean", "waiting", "breaker"):
+        left = heading in {"sink", "node", "breaker"}
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    rows = [(origin, node) for node, answer in answers.items() if answer is not None for origin in answer.origins]
+    former = ""
+    for origin, node in sorted(rows, key=lambda row: row[0].name):
+        if not _writes(origin):
+            continue
+        mean = f"{origin.write_seconds / origin.write_calls * 1_000:,.1f} ms" if origin.write_calls else "-"
+        ends = (origin.written, origin.write_failures, origin.uncertain_writes, origin.write_calls)
+        name, former = origin.name if origin.name != former else "", origin.name
+        state = _BREAKERS.get(origin.write_state, origin.write_state)
+        numbers = map(count, (*ends, origin.write_retries))
+        table.add_row(name, node, *numbers, mean, count(origin.writes_waiting), state)
     screen.print(table)
 
 

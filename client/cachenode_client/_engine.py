@@ -37,6 +37,7 @@ from cachenode_client.errors import (
     ClientClosed,
     InvalidArgument,
     Overloaded,
+    SinkFailed,
     ValueTooLarge,
 )
 
@@ -250,6 +251,7 @@ class Engine:
             deadline: When the call's time is over, on the loop's clock; None if it begins now.
             failure: Why the last try failed.
         """
+        doubt = _doubt(failure)
         if deadline is None:
             deadline = self.loop.time() + group[2]
         self._budget.record_call()
@@ -275,7 +277,10 @@ class Engine:
                     or self._closed
                     or not self._worth_it(group, retry + 1, deadline, error)
                 ):
+                    if doubt is not None and isinstance(error, SinkFailed):  # this try was not done: an earlier may be
+                        raise doubt from None
                     raise
+                doubt = doubt or _doubt(error)
                 retry += 1
                 await self._back_off(group, retry, deadline, error)
 
@@ -464,7 +469,9 @@ class Engine:
         async def again(index: int) -> None:
             value = encoded[index] if encoded is not None else None
             try:
-                results[index] = await self.persist(group, raws[index], value, ttl_ms, retry=0, deadline=deadline)
+                results[index] = await self.persist(
+                    group, raws[index], value, ttl_ms, retry=0, deadline=deadline, before=errors[index]
+                )
                 del errors[index]
             except CacheError as error:
                 errors[index] = error
@@ -494,6 +501,11 @@ def _end_batch(end: FlightEnd, part: list[int], future: asyncio.Future[ManyResul
     if any(end.ttls_ms):
         batch.ttls_ms = [end.ttls_ms[index] for index in part]
     return batch
+
+
+def _doubt(error: CacheError | None) -> CacheError | None:
+    """Return the failure of a try if the try may have been done all the same."""
+    return None if error is None or error.retryable else error
 
 
 def may_retry(operation: int, error: CacheError) -> bool:

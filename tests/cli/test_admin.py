@@ -44,6 +44,7 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
         space = pb.NamespaceStats(name="default", entries=2, used_bytes=2_048, l1_hits=6, l2_hits=3, misses=1, sets=2)
         space.invalidations, space.negative_hits = 5, 7
         database = pb.OriginStats(name="db", calls=4, keys=9, failures=1, seconds=0.5, waiting=2, state="open")
+        database.written, database.write_calls, database.write_seconds, database.write_state = 8, 2, 0.1, "half_open"
         return pb.GetStatsResponse(
             header=self.header(),
             uptime_s=61,
@@ -255,8 +256,12 @@ async def test_stats_are_added_up(capsys: pytest.CaptureFixture[str]) -> None:
     origins = [line.split() for line in lines if "left alone" in line]
     assert origins[0] == ["db", "node-0", "4", "9", "1", "0", "125.0", "ms", "0", "2", "left", "alone"]
     assert origins[1][0] == "node-1"
+    stats._print_sinks(screen, answers)
+    lines = capsys.readouterr().out.splitlines()
+    [sink] = [line.split() for line in lines if "node-0" in line]
+    assert sink[:9] == ["db", "node-0", "8", "0", "0", "2", "0", "50.0", "ms"]
     document = stats._document("node-0", answer)
-    assert document["origins"][0]["failures"] == 1
+    assert (document["origins"][0]["failures"], document["origins"][0]["written"]) == (1, 8)
     assert document["namespaces"][0]["hit_ratio"] == 0.9
     assert document["namespaces"][0]["invalidations"] == 5
     assert (document["near_holders"], document["invalidation_waits"], document["swept"]) == (21, 22, 23)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cachenode.server import Server
+from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER_BYTES
 from cachenode_client import (
     CacheClient,
@@ -635,3 +636,15 @@ async def test_records_are_not_mistaken_for_absent(scripted: ScriptedNode) -> No
         assert len(record(b"")) == HEADER_BYTES
         await scripted.reply(batch, records=[record(b""), b""])
         assert list(await call) == [b"", 2]
+
+
+@pytest.mark.parametrize("first", [Reason.UNCERTAIN, Reason.NOT_READY])
+async def test_refusal_after_a_try_that_may_be_done(scripted: ScriptedNode, first: Reason) -> None:
+    """The last try has changed nothing; that holds for the call only if no earlier one may have."""
+    async with CacheClient(scripted.address, timeout_s=10) as cache:
+        removing = asyncio.create_task(cache.delete("k"))
+        for reason in (first, Reason.SINK_FAILED):
+            await scripted.reply(await scripted.next_batch(), versions=[0], reasons=[reason], details=["text"])
+        with pytest.raises(CacheError) as caught:
+            await removing
+        assert caught.value.reason == ("uncertain" if first is Reason.UNCERTAIN else "sink_failed")

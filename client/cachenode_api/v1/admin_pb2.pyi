@@ -355,6 +355,14 @@ class OriginStats(google.protobuf.message.Message):
     BUSY_FIELD_NUMBER: builtins.int
     WAITING_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
+    WRITTEN_FIELD_NUMBER: builtins.int
+    WRITE_FAILURES_FIELD_NUMBER: builtins.int
+    UNCERTAIN_WRITES_FIELD_NUMBER: builtins.int
+    WRITE_CALLS_FIELD_NUMBER: builtins.int
+    WRITE_RETRIES_FIELD_NUMBER: builtins.int
+    WRITE_SECONDS_FIELD_NUMBER: builtins.int
+    WRITES_WAITING_FIELD_NUMBER: builtins.int
+    WRITE_STATE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name in the configuration."""
     calls: builtins.int
@@ -373,6 +381,22 @@ class OriginStats(google.protobuf.message.Message):
     """Keys that wait for a call."""
     state: builtins.str
     """State of the breaker: "closed" (healthy), "open" (left alone) or "half_open" (being tried)."""
+    written: builtins.int
+    """Writes that its sink has done."""
+    write_failures: builtins.int
+    """Writes that it has not done."""
+    uncertain_writes: builtins.int
+    """Writes of which that is not known."""
+    write_calls: builtins.int
+    """Calls of its sink."""
+    write_retries: builtins.int
+    """Calls of its sink made again after a failure."""
+    write_seconds: builtins.float
+    """Time in seconds spent in calls of its sink."""
+    writes_waiting: builtins.int
+    """Writes that wait for a call."""
+    write_state: builtins.str
+    """State of the sink's breaker, in the same words."""
     def __init__(
         self,
         *,
@@ -385,8 +409,16 @@ class OriginStats(google.protobuf.message.Message):
         busy: builtins.int = ...,
         waiting: builtins.int = ...,
         state: builtins.str = ...,
+        written: builtins.int = ...,
+        write_failures: builtins.int = ...,
+        uncertain_writes: builtins.int = ...,
+        write_calls: builtins.int = ...,
+        write_retries: builtins.int = ...,
+        write_seconds: builtins.float = ...,
+        writes_waiting: builtins.int = ...,
+        write_state: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["busy", b"busy", "calls", b"calls", "failures", b"failures", "keys", b"keys", "name", b"name", "retries", b"retries", "seconds", b"seconds", "state", b"state", "waiting", b"waiting"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy", b"busy", "calls", b"calls", "failures", b"failures", "keys", b"keys", "name", b"name", "retries", b"retries", "seconds", b"seconds", "state", b"state", "uncertain_writes", b"uncertain_writes", "waiting", b"waiting", "write_calls", b"write_calls", "write_failures", b"write_failures", "write_retries", b"write_retries", "write_seconds", b"write_seconds", "write_state", b"write_state", "writes_waiting", b"writes_waiting", "written", b"written"]) -> None: ...
 
 Global___OriginStats: typing_extensions.TypeAlias = OriginStats
 
