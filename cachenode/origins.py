@@ -30,9 +30,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from cachenode.errors import OriginError
-from cachenode_client import ABSENT, Loaded
+from cachenode_client import ABSENT, Loaded, Parent
 
-__all__ = ["ABSENT", "Loaded", "OriginError", "Write"]
+__all__ = ["ABSENT", "Loaded", "OriginError", "Parent", "Write"]
 
 
 class Write(NamedTuple):

@@ -35,8 +35,11 @@ _WITH_TOKENS = (_END_FLIGHTS | _BLOOMS) | {
     Operation.DISTRUST,
     Operation.REPLAY,
     Operation.HAND_OVER,
+    Operation.LINK,
 }
 _HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
+_WHOLE = frozenset({Operation.HAND_OVER, Operation.LINK})
+"""Between nodes, with all of their columns."""
 MAX_DETAIL = 200
 
 
@@ -57,27 +60,20 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
     count = len(keys)
     if not 0 < count <= max_keys:
         raise BadBatch(f"keys: {count:,} in one batch, must be 1 to {max_keys:,}")
-    if operation is Operation.GET:
-        batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
-        if message.slide:
-            batch.slide, batch.slide_ms = True, message.slide_ms
-        return batch
-    if operation is Operation.LEASE:
-        batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
-        batch.lease_s, batch.stand_in = message.lease_ms / 1_000, message.stand_in
-        batch.soft_timeout_s = message.soft_timeout_ms / 1_000
-        return batch
+    if operation.reads:
+        return _read_from_wire(message, operation, keys)
     values, flags, ttls_ms = list(message.values), list(message.flags), list(message.ttls_ms)
     tokens, details = list(message.tokens), list(message.details)
     if_versions, deltas = list(message.if_versions), list(message.deltas)
     for name, column, allowed in (
         ("values", values, (count if operation in _BRING_VALUES else 0,)),
-        ("flags", flags, (count,) if operation is Operation.HAND_OVER else (0, count)),
-        ("ttls_ms", ttls_ms, (count,) if operation is Operation.HAND_OVER else (0, 1, count)),
+        ("flags", flags, (count,) if operation in _WHOLE else (0, count)),
+        ("ttls_ms", ttls_ms, (count,) if operation in _WHOLE else (0, 1, count)),
         ("tokens", tokens, (count if operation in _WITH_TOKENS else 0,)),
         ("details", details, (0, count if operation is Operation.ABANDON else 0)),
         ("if_versions", if_versions, (0, 1, count) if operation is Operation.SET else (0,)),
         ("deltas", deltas, (1, count) if operation is Operation.INCR else (0,)),
+        ("depends_on", message.depends_on, _parents_allowed(operation, count)),
     ):
         if len(column) not in allowed:
             raise BadBatch(f"{name}: {len(column):,} for {count:,} keys")
@@ -97,10 +93,33 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         deltas=deltas,
         acknowledged=message.acknowledgement != pb.ACKNOWLEDGEMENT_OWNER,
         expire=message.mode == pb.INVALIDATION_MODE_EXPIRE,
+        depends_on=list(message.depends_on),
     )
+    if operation is Operation.LINK:
+        batch.epoch = message.epoch
     if operation in _HANDOVERS:
         batch.epoch, batch.position, batch.since_s = message.epoch, message.position, message.since_s
     return batch
+
+
+def _read_from_wire(message: pb.Batch, operation: Operation, keys: list[bytes]) -> Batch:
+    batch = Batch(operation, message.namespace or DEFAULT_NAMESPACE, keys, timeout_s=message.timeout_ms / 1_000)
+    if operation is Operation.GET:
+        if message.slide:
+            batch.slide, batch.slide_ms = True, message.slide_ms
+        return batch
+    batch.lease_s, batch.stand_in = message.lease_ms / 1_000, message.stand_in
+    batch.soft_timeout_s = message.soft_timeout_ms / 1_000
+    batch.depends_on = list(message.depends_on)
+    if len(batch.depends_on) not in {0, 1, len(keys)}:
+        raise BadBatch(f"depends_on: {len(batch.depends_on):,} for {len(keys):,} keys")
+    return batch
+
+
+def _parents_allowed(operation: Operation, count: int) -> tuple[int, ...]:
+    if operation is Operation.LINK:
+        return (count,)
+    return (0, 1, count) if operation in {Operation.SET, Operation.FULFILL} else (0,)
 
 
 def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
@@ -128,6 +147,7 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         since_s=batch.since_s,
         slide=batch.slide,
         slide_ms=batch.slide_ms,
+        depends_on=batch.depends_on,
     )
 
 

@@ -95,7 +95,7 @@ class PeerCopies:
             self._wanted[namespace, key] = now + KEEP_S
         session = self._sessions.get(owner)
         if session is not None and session.ready:
-            group: Group = (GET, namespace, _READ_S, False, 0, False)
+            group: Group = (GET, namespace, _READ_S, False, 0, False, b"")
             for key in keys:
                 waiter = asyncio.get_running_loop().create_future()
                 waiter.add_done_callback(_forget)  # what counts is what the session has kept by then

@@ -43,6 +43,8 @@ _MAX_KEYS = 100_000
 _MAX_BEATS = 16
 _RETIRE_S = 0.5
 _RETIRE_LOOKS = 10
+_WITH_TOKENS = frozenset({Operation.LEASE, Operation.LINK})
+"""Whose results have a token per key."""
 
 
 class LinkOwner(Protocol):
@@ -242,7 +244,7 @@ class Link:
             records=[b""] * count if gives_records else (),
             versions=() if gives_records else [0] * count,
             layers=[1] * count if gives_records else None,
-            tokens=[0] * count if batch.operation is Operation.LEASE else (),
+            tokens=[0] * count if batch.operation in _WITH_TOKENS else (),
         )
         request_id = next(self._ids)
         waiting = _Waiting(result, count, asyncio.get_running_loop().create_future())

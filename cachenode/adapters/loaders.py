@@ -21,7 +21,9 @@ from cachenode.adapters.plugins import PluginCall, close_plugin, iterate_in_thre
 from cachenode.core.entries import Loaded as Answer
 from cachenode.errors import ConfigError, OriginError
 from cachenode.origins import ABSENT, Loaded
+from cachenode_api.dependencies import canonical_parents
 from cachenode_api.errors import ContractError
+from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.records import TAGGED
 from cachenode_api.tags import canonical_tags, pack_tags
 from cachenode_client import CacheError
@@ -80,13 +82,14 @@ class PluginLoader:
         try:
             data, flags = self._codec.encode(loaded.value)
             tags = canonical_tags(loaded.tags)
+            canonical_parents(loaded.depends_on, DEFAULT_NAMESPACE)
         except (CacheError, ContractError) as error:
             return OriginError(f"what the loader returned cannot be stored: {error}", again=False)
         if tags:
             data, flags = pack_tags(tags) + data, flags | TAGGED
         if loaded.ttl_s is not None and not loaded.ttl_s > 0:
             return OriginError("what the loader returned cannot be stored: ttl_s must be above 0", again=False)
-        return Answer(data, flags, loaded.ttl_s, loaded.keep)
+        return Answer(data, flags, loaded.ttl_s, loaded.keep, tuple(loaded.depends_on))
 
     @property
     def enumerates(self) -> bool:

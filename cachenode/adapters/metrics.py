@@ -48,6 +48,8 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_not_admitted", "Loaded values that were handed out and not kept.", "not_admitted"),
     ("cachenode_quota_evictions", "Entries removed because their namespace was beyond its quota.", "quota_evictions"),
     ("cachenode_quota_refusals", "Values refused because their namespace was beyond its quota.", "quota_refusals"),
+    ("cachenode_cascades", "Changes of keys that others depended on.", "cascades"),
+    ("cachenode_cascaded_entries", "Entries removed because of what they depended on.", "cascaded_entries"),
 )
 _QUEUE_COUNTERS: _Table = (
     ("cachenode_writebehind_applied", "Queued writes that the origin has.", "queue_applied"),
@@ -62,6 +64,7 @@ _QUEUE_GAUGES: _Table = (
 _NAMESPACE_GAUGES: _Table = (
     ("cache_memory_bytes", "Cost of the entries in memory.", "used_bytes"),
     ("cache_keys_total", "Entries in memory.", "entries"),
+    ("cachenode_dependents", "Dependents of this node's keys that it knows.", "dependents"),
     ("cachenode_bloom_bytes", "Memory of the filter, beside that for entries.", "bloom_bytes"),
     ("cachenode_bloom_fill", "Part of the filter's bits that were set when it was put in use.", "bloom_fill"),
     ("cachenode_bloom_age_seconds", "Time since then; negative if never.", "bloom_age_s"),

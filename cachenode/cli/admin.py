@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ __all__ = [
     "ask_advice",
     "ask_big_keys",
     "ask_blooms",
+    "ask_dependents",
     "ask_events",
     "ask_explanations",
     "ask_hot_keys",
@@ -122,6 +123,22 @@ async def ask_advice(
     request, targets = pb.AdviseRequest(namespace=namespace), targets_of(asked)
     replies = await asyncio.gather(*(_answer_of(target, "Advise", request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_dependents(
+    asked: Asked, keys: Sequence[tuple[str, bytes]], timeout_s: float
+) -> Mapping[str, pb.DependentsResponse | None]:
+    """Return what depends on keys as each member knows it: the owner of each does. None for no answer.
+
+    Raises:
+        CliError: A node is of an older release.
+    """
+    request = pb.DependentsRequest(keys=[pb.KeyName(namespace=name, key=key) for name, key in keys])
+    targets = targets_of(asked)
+    replies = await asyncio.gather(
+        *(_answer_of(target, "Dependents", request, timeout_s) for target in targets.values())
+    )
+    return dict(zip(targets, replies, strict=True))
 
 
 async def ask_blooms(

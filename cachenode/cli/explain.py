@@ -110,6 +110,11 @@ def _of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
         "origin": answer.origin or None,
         "absent_s": round(answer.absent_s, 3) if answer.HasField("absent_s") else None,
         "loads_itself": answer.loads_itself,
+        "depends_on": [
+            {"namespace": each.parent.namespace, "key": shown(each.parent.key), "direct": each.direct}
+            for each in answer.depends_on
+        ],
+        "dependents": answer.dependents,
         "adaptive_ttl": _adaptive(answer) if answer.HasField("adaptive_ttl_s") else None,
         "admission": {"accesses": answer.accesses, "after": answer.admit_after} if answer.admit_after else None,
     }
@@ -153,7 +158,7 @@ def _print(key: str, namespace: str, asked: Asked, answers: Answers) -> None:
         copies = count(answer.near_holders) if answer.near_holders else "-"
         table.add_row(name, _role(name, answer), _l1(answer), _l2(answer), copies)
     screen.print(table)
-    for line in _notes(asked, answers):
+    for line in _notes(key, asked, answers):
         screen.print(line, markup=False, soft_wrap=True)
 
 
@@ -188,12 +193,13 @@ def _l2(answer: pb.ExplainResponse) -> str:
     return f"{_entry(answer.l2)}; [yellow]{why}[/]" if why else _entry(answer.l2)
 
 
-def _notes(asked: Asked, answers: Answers) -> Iterator[str]:
+def _notes(key: str, asked: Asked, answers: Answers) -> Iterator[str]:
     known = {name: answer for name, answer in answers.items() if answer is not None}
     held = [answer.l1 for answer in known.values()] + [answer.l2 for answer in known.values()]
     tags = sorted({tag for entry in held for tag in entry.tags})
     if tags:
         yield f"Tags: {', '.join(shown(tag.encode()) for tag in tags)}."
+    yield from _dependencies(key, known)
     yield from _barriers(known)
     origins = sorted({answer.origin for answer in known.values() if answer.origin})
     if origins:
@@ -215,6 +221,21 @@ def _admission_note(answer: pb.ExplainResponse) -> str:
     asked = f"asked for {count(answer.accesses)} {'time' if answer.accesses == 1 else 'times'} lately"
     why = f"{asked}, and values are kept from {count(answer.admit_after)} on"
     return f"A value loaded now would {'be kept' if kept else 'not be kept'}: {why}."
+
+
+def _dependencies(key: str, known: Mapping[str, pb.ExplainResponse]) -> Iterator[str]:
+    """Say what the value depends on, and how much depends on it."""
+    parents = {
+        (each.parent.namespace, each.parent.key): each.direct for answer in known.values() for each in answer.depends_on
+    }
+    for direct, over in ((True, ""), (False, ", over those,")):
+        names = sorted(f"{name}/{shown(parent)}" for (name, parent), kind in parents.items() if kind is direct)
+        if names:
+            yield f"Depends{over} on {', '.join(names)}."
+    dependents = sum(answer.dependents for answer in known.values())
+    if dependents:
+        entries = "1 entry depends" if dependents == 1 else f"{count(dependents)} entries depend"
+        yield f"{entries} on it: see `cachenode dependents {shown(key.encode())}`."
 
 
 def _adaptive_note(answer: pb.ExplainResponse) -> str:

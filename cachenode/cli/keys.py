@@ -115,6 +115,10 @@ def put(
         list[str] | None,
         typer.Option("--tag", metavar="TAG", help="File the value under a tag for `invalidate --tag`; repeatable."),
     ] = None,
+    depends_on: Annotated[
+        list[str] | None,
+        typer.Option("--depends-on", metavar="KEY", help="Remove the value when this key changes; repeatable."),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     namespace: Namespace = "default",
     timeout: Timeout = DEFAULT_TIMEOUT_S,
@@ -127,7 +131,7 @@ def put(
     content = _content(value, as_json=as_json, file=file)
     ttl_s = None if ttl is None else parse_duration(ttl)
     version = call(
-        lambda client: client.set(key, content, ttl_s=ttl_s, tags=tags or None),
+        lambda client: client.set(key, content, ttl_s=ttl_s, tags=tags or None, depends_on=depends_on or None),
         address=address,
         namespace=namespace,
         timeout_s=timeout,

@@ -12,6 +12,7 @@ from cachenode.cli.certs import certs
 from cachenode.cli.cluster import cluster
 from cachenode.cli.connection import TlsCa, TlsCert, TlsKey, TlsName, TokenFile, set_tls, set_token
 from cachenode.cli.demo import demo
+from cachenode.cli.dependents import dependents
 from cachenode.cli.docs import docs
 from cachenode.cli.doctor import doctor
 from cachenode.cli.errors import set_debug
@@ -136,6 +137,15 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=examples("cachenode watch", "cachenode watch -n carts -o json | jq -r '.keys[]'"),
 )(watch)
+app.command(
+    "dependents",
+    rich_help_panel=_LOOK,
+    epilog=examples(
+        "cachenode dependents user:7",
+        "cachenode dependents user:7 -n users --depth 1 -o json",
+        "cachenode dependents user:7 -o dot | dot -Tsvg > graph.svg",
+    ),
+)(dependents)
 app.command(
     "explain",
     rich_help_panel=_LOOK,

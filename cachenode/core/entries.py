@@ -43,6 +43,8 @@ class Operation(IntEnum):
     REPLAY = 13
     OFFER = 14
     HAND_OVER = 15
+    LINK = 16
+    CASCADE = 17
     BLOOM_BEGIN = 20
     BLOOM_TAKE = 21
     WARM = 22
@@ -55,7 +57,7 @@ class Operation(IntEnum):
     @property
     def gives_records(self) -> bool:
         """True if its results are records, False if they are versions."""
-        return self.reads or self is Operation.INCR
+        return self.reads or self is Operation.INCR or self is Operation.LINK
 
 
 class Layer(IntEnum):
@@ -94,13 +96,15 @@ class Loaded(NamedTuple):
     """What an origin has for a key. `ttl_s` is its life if the origin knows better than the namespace.
 
     `value` may begin with a block of tags, as the flags say (`cachenode_api.records`). What is not to be kept is handed
-    to those who wait for it, and loaded again for who asks next.
+    to those who wait for it, and loaded again for who asks next. `depends_on` are keys of the same namespace, or pairs
+    of a namespace and a key (`cachenode_api.dependencies.canonical_parents`).
     """
 
     value: bytes
     flags: int
     ttl_s: float | None = None
     keep: bool = True
+    depends_on: tuple[str | bytes | tuple[str, str | bytes], ...] = ()
 
 
 class L2Write(NamedTuple):
@@ -150,7 +154,8 @@ class Batch:
     asks cannot reach the keys' owner. `expire` says that what is declared untrue may be served for a while, marked as
     stale, where its namespace allows that. `near` never travels: the holder of copies who asks, if it is one.
     `slide` says of a GET that it renews the lives of what it finds, to `slide_ms`, 0 for what a write would give.
-    `epoch` belongs to OFFER and HAND_OVER, `position` and `since_s` to the latter.
+    `epoch` belongs to OFFER, HAND_OVER and LINK, `position` and `since_s` to HAND_OVER. `depends_on` has a block of
+    references per key, or one for all (`cachenode_api.dependencies`).
     """
 
     operation: Operation
@@ -175,6 +180,7 @@ class Batch:
     since_s: float = 0.0
     slide: bool = False
     slide_ms: int = 0
+    depends_on: Sequence[bytes] = ()
 
 
 class Failure(NamedTuple):
@@ -194,12 +200,13 @@ class BatchResult:
 
     Attributes:
         indices: Positions of the answered keys in the batch; None means all, in order.
-        records: GET, LEASE, INCR: a record per answered key, empty if absent.
+        records: GET, LEASE, INCR: a record per answered key, empty if absent. LINK: a block of what the key depends on.
         versions: Else: the version per answered key; 0 from DELETE and TOUCH means absent, from FULFILL not stored.
         failures: By position in `records` or `versions`.
         layers: GET: the layer per answered key; None means that all came from L1.
         now_s: GET: the clock against which the records' deadlines count.
-        tokens: LEASE: the token per answered key; 0 where the caller is not to load. None means all 0.
+        tokens: LEASE: the token per answered key; 0 where the caller is not to load. None means all 0. LINK: for how
+            many microseconds the key has not changed.
         near: GET, LEASE: the records may be copied: they are this node's own, and nothing is changing them.
         hot: GET of a peer: the keys are asked for so often that the peer had better keep a copy.
     """

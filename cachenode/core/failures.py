@@ -27,6 +27,7 @@ __all__ = [
     "UNCERTAIN",
     "UNKNOWN_NAMESPACE",
     "UNREACHABLE",
+    "bad_dependencies",
     "bad_selector",
     "failed",
     "load_failed",
@@ -99,6 +100,11 @@ def too_large(size: int, limit: int) -> Failure:
 
 def bad_selector(text: str) -> Failure:
     """Return the failure of an invalidation whose selector cannot be used."""
+    return Failure(Reason.INVALID_REQUEST, text)
+
+
+def bad_dependencies(text: str) -> Failure:
+    """Return the failure of an entry that cannot depend on what it is said to."""
     return Failure(Reason.INVALID_REQUEST, text)
 
 

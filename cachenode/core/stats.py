@@ -53,6 +53,9 @@ class NamespaceCounters:
     quota_refusals: int = 0
     admitted: int = 0
     not_admitted: int = 0
+    cascades: int = 0
+    cascaded_entries: int = 0
+    dependents: int = 0
     queue_waiting: int = -1
     queue_oldest_s: float = 0.0
     queue_applied: int = 0

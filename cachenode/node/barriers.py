@@ -153,7 +153,10 @@ class Barriers:
         for position, selector in zip(order.tokens, selectors, strict=True):
             self.note(namespace, position, selector, expire=order.expire)
         waiter = self._node.invalidations.bar(namespace, selectors, by)
-        return waiter if order.acknowledged else None
+        waiter = waiter if order.acknowledged else None
+        if namespace.dependents is not None:
+            return self._node.cascades.bar(namespace, selectors, waiter, order.acknowledged)
+        return waiter
 
     def note(self, namespace: Namespace, position: int, selector: Selector, *, expire: bool = False) -> None:
         """Put a barrier in force in this node's memory.

@@ -89,6 +89,8 @@ class Explanation:
         loads_itself: Whether the node loads the key now, from the origin.
         wanted: How much it is asked for, and the life that follows; None where that is not counted.
         admit_after: How often it must be asked for for a loaded value to be kept; 0 where that does not matter.
+        depends_on: Of the owner: what the value depends on, with whether it names that itself.
+        dependents: Of the owner: how many entries depend on the key.
     """
 
     owner: str
@@ -113,6 +115,8 @@ class Explanation:
     loads_itself: bool = False
     wanted: Wanted | None = None
     admit_after: int = 0
+    depends_on: tuple[tuple[bytes, bool], ...] = ()
+    dependents: int = 0
 
 
 async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
@@ -149,6 +153,12 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         loads_itself=any(flight.holder is node.read_through for flight in namespace.flights.about(key)),
         wanted=namespace.wanted(key, now),
         admit_after=namespace.policy.admit_after if namespace.policy.admit_after > 1 else 0,
+        depends_on=tuple(
+            (parent, at < link.direct)
+            for link in (namespace.links.of(key) if namespace.links is not None else ())
+            for at, parent in enumerate(link.parents)
+        ),
+        dependents=namespace.dependents.count(key) if namespace.dependents is not None else 0,
     )
 
 

@@ -50,7 +50,7 @@ from cachenode.core.settling import may_gain
 from cachenode.errors import PeerUnavailable
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS
+from cachenode_api.records import DEPENDENT, HEADER, HEADER_BYTES, NO_TTL_MS
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -287,6 +287,7 @@ class Handover:
             deadline = math.inf if ttl_ms == NO_TTL_MS else since + ttl_ms / 1_000
             taken = (
                 deadline > now
+                and not flags & DEPENDENT  # its parents' owners would not know where it is
                 and self._takes(namespace, key, version, now)
                 and not namespace.barred(key, value, flags, position)
                 and namespace.store.put(key, value, flags=flags, version=version, deadline=deadline, now=now)

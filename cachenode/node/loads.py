@@ -79,6 +79,8 @@ class Loads:
         """
         waiting: dict[Waiter, int] = {}
         look: Sequence[int] = list(left)
+        if batch.depends_on:
+            await self._node.linking.prepare(batch)
         try:
             while look or waiting:
                 if look:
@@ -286,6 +288,8 @@ class Loads:
                     namespace.renewals.note(
                         flight.key, versions[index], now, lives[index], load_s, present, stale_s=stale_s
                     )
+                if namespace.dependents is not None:
+                    self._node.cascades.loaded(namespace, flight.key)
                 _resolve(flight, loaded_record(batch, index, versions[index], now + lives[index]))
         finally:
             for flight in landing.values():

@@ -94,6 +94,8 @@ class Loops:
             self._warm.tick(now)
         node.loads.expire(now)
         node.invalidations.expire(now)
+        node.linking.expire(now)
+        node.cascades.expire(now)
         self._reap(now)
 
     async def _watch_load(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from cachenode.core.barriers import BarrierLog
 from cachenode.core.bloom import Bloom
 from cachenode.core.demand import Demand, Wanted
+from cachenode.core.dependencies import Dependents, Links
 from cachenode.core.entries import L2Entry
 from cachenode.core.expiries import Expiries
 from cachenode.core.fills import FillTokens
@@ -58,9 +59,12 @@ class Namespace:
         "at_sink",
         "barriers",
         "bloom",
+        "cascaded",
+        "cascades",
         "changing",
         "deletes",
         "demand",
+        "dependents",
         "expired",
         "expiries",
         "exposure",
@@ -71,6 +75,7 @@ class Namespace:
         "invalidations",
         "l1_hits",
         "l2_hits",
+        "links",
         "load_backoff",
         "load_failures",
         "load_waits",
@@ -132,6 +137,10 @@ class Namespace:
         self.expiries = Expiries(self.barriers)
         self.sweep = Sweep(store)
         self.exposure: Exposure[Any] = Exposure()
+        self.links: Links | None = None
+        """What entries of this node depend on; None until the first does."""
+        self.dependents: Dependents | None = None
+        """What depends on keys of this node; None until something does."""
         self.changing: dict[bytes, int] = {}
         """How many writes and removals of each key are under way that have been announced: see `Invalidations`."""
         self.writing: dict[bytes, int] = {}
@@ -140,16 +149,15 @@ class Namespace:
         """How many writes of each of these keys are under way, and the newest version that was done meanwhile."""
         self.settled: dict[bytes, asyncio.Future[None]] = {}
         """Resolved when no write of the key is under way any more; made by who waits for that."""
-        self.l1_hits = self.l2_hits = self.misses = 0
-        self.sets = self.deletes = 0
-        self.loads = self.load_waits = self.load_failures = 0
-        self.renewed = 0
+        self.l1_hits = self.l2_hits = self.misses = self.sets = self.deletes = 0
+        self.loads = self.load_waits = self.load_failures = self.renewed = 0
         self.negative_hits = 0
         self.invalidations = 0
         self.expired = 0
         """Values whose keys were expired; `Sweep.expired` counts those that selectors covered."""
         self.stand_in_loads = 0
         self.observed = Observed()
+        self.cascades = self.cascaded = 0
 
     def _first_looked_at(self) -> int:
         renewed = self.renewals is not None and (len(self.renewals) or Renewals.wanted(self.policy))
@@ -413,6 +421,10 @@ class Namespaces:
     def _fitting(self, policy: NamespacePolicy) -> NamespacePolicy:
         most = self.memory.max_bytes // _LARGEST_PART
         return replace(policy, max_value_bytes=min(policy.max_value_bytes, most))
+
+    def known(self, name: str) -> Namespace | None:
+        """Return the namespace if it is in use; none is made. An empty name means "default"."""
+        return self._by_name.get(name or DEFAULT_NAMESPACE)
 
     def _add(self, policy: NamespacePolicy) -> Namespace:
         policy = self._fitting(policy)

@@ -24,6 +24,7 @@ from cachenode.core.warming import stagger
 from cachenode.errors import L2Unavailable, OriginError
 from cachenode.node.filler import new_record
 from cachenode.node.loads import MAX_LEASE_S
+from cachenode_api.dependencies import canonical_parents, pack_references
 from cachenode_api.records import NO_TTL_MS
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class ReadThrough:
         end.operation, end.values, end.flags = Operation.FULFILL, [loaded.value], [loaded.flags]
         if priority is Priority.WARMING:
             loaded = loaded._replace(ttl_s=self._staggered(namespace, key, loaded.ttl_s))
+        if loaded.depends_on:
+            name = namespace.policy.name
+            end.depends_on = [pack_references(canonical_parents(loaded.depends_on, name))]
         if loaded.ttl_s is not None:
             end.ttls_ms = [_ttl_ms(loaded.ttl_s)]
         return new_record(self._entry(namespace, loaded), self._node.clock.now())

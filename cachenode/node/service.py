@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from cachenode.core.durations import Durations
@@ -32,10 +33,12 @@ from cachenode.core.versions import VersionSource
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.barriers import Barriers, again
 from cachenode.node.blooms import Blooms
+from cachenode.node.cascades import Cascades
 from cachenode.node.changes import Changes
 from cachenode.node.handover import Handover
 from cachenode.node.invalidations import Invalidations
 from cachenode.node.l2_tier import L2Tier
+from cachenode.node.linking import Linking
 from cachenode.node.loads import MAX_LEASE_S, Loads
 from cachenode.node.mover import Mover
 from cachenode.node.namespaces import Namespace, Namespaces
@@ -52,6 +55,7 @@ from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Copies, Peers
 from cachenode_api.keys import DEFAULT_NAMESPACE, seat_of
 from cachenode_api.reasons import Reason
+from cachenode_api.records import DEPENDENT
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
 from cachenode_api.view import Member, View
 
@@ -60,7 +64,7 @@ __all__ = ["Node", "Reply"]
 _HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
 _WAIT_LONG = frozenset({Operation.LEASE, Operation.WARM})
 _BLOOMS = frozenset({Operation.BLOOM_BEGIN, Operation.BLOOM_TAKE})
-_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY}) | _HANDOVERS | _BLOOMS
+_ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY, Operation.LINK}) | _HANDOVERS | _BLOOMS
 _ASK_AGAIN = frozenset({Reason.NOT_READY, Reason.DEADLINE_EXCEEDED, Reason.OVERLOADED})
 _REFUSALS = {Reason.NOT_OWNER: NOT_OWNER, Reason.SUPERSEDED: ORDER_TOO_LATE}
 _ASK_AGAIN_S = 0.02
@@ -136,6 +140,8 @@ class Node:
         self.write_behind: WriteBehind | None = None
         """Where writes wait for their origin; set by who builds the node, if a namespace writes behind."""
         self.write_through = WriteThrough(self)
+        self.linking = Linking(self)
+        self.cascades = Cascades(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
         if tier is not None:
             tier.judge = self._judge
@@ -179,7 +185,7 @@ class Node:
         if namespace is None:
             self._refuse(batch, reply, UNKNOWN_NAMESPACE)
             return None
-        if batch.operation in _ORDERS:
+        if batch.operation in _ORDERS or (batch.operation is Operation.CASCADE and not from_peer):
             return self._obey(batch, namespace, reply, from_peer)
         placement = self.placement
         fenced = placement.fenced(self.clock.now())
@@ -194,6 +200,7 @@ class Node:
         """Begin no more writes, and return when none of this node's own is under way: it is going to resign."""
         self.closing = True
         await self.writes.ended()
+        await self.cascades.ended(self._call_timeout_s)
 
     def _act(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         placement = self.placement
@@ -208,6 +215,11 @@ class Node:
             if tier is not None and tier.adopting:  # a node that has just come: better wait a moment than miss
                 return self._when(tier.adopted, batch, reply, from_peer, holder)
             return self._reads.begin(batch, namespace, reply, from_peer, holder)
+        return self._change(batch, namespace, reply, from_peer)
+
+    def _change(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
+        if batch.operation is Operation.CASCADE:
+            return self.linking.untie(batch, namespace, reply)
         part: Barriers | WarmLoads | Writes = self.writes
         if batch.operation is Operation.BARRIER:
             part = self.barriers
@@ -225,8 +237,9 @@ class Node:
             return self.barriers.begin(batch, namespace, reply, from_peer)
         if batch.operation in _HANDOVERS:
             return self.handover.begin(batch, namespace, reply)
-        if batch.operation in _BLOOMS:
-            return self.blooms.begin(batch, namespace, reply)
+        if batch.operation in _BLOOMS or batch.operation is Operation.LINK:
+            part = self.cascades if batch.operation is Operation.LINK else self.blooms
+            return part.begin(batch, namespace, reply)
         if batch.operation is Operation.REPLAY:
             return self.run_parts(batch, reply, [([0], self._replay(reply))])
         if self.tier is not None:
@@ -271,9 +284,17 @@ class Node:
     # The shared store: what it must not be believed about.
 
     def _judge(self, name: str, key: bytes, entry: L2Entry) -> L2Entry | None:
-        """Return what the barriers leave of an entry of the shared store whose write or load began before them."""
+        """Return what is to be believed of an entry of the shared store.
+
+        Nothing if a barrier covers it whose write or load began before, or if it depends on others and it is not known
+        whether they have changed.
+        """
         namespace = self.namespaces.get(name)
-        return entry if namespace is None else namespace.judge(key, entry, self.clock.now())
+        if namespace is None:
+            return entry
+        if entry.flags & DEPENDENT and not self.linking.vouches(namespace, key, entry.version):
+            return None
+        return namespace.judge(key, entry, self.clock.now())
 
     async def _tell_missed(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         keys, versions = [key for key, _ in missed], [version for _, version in missed]
@@ -444,6 +465,25 @@ class Node:
         """
         return await self._peers.forward(peer, batch)
 
+    async def send(self, member: str, batch: Batch) -> BatchResult:
+        """Let a member, which may be this node, do what nodes order each other.
+
+        Raises:
+            PeerUnavailable: As `Peers.forward`.
+        """
+        if member != self.placement.me.id:
+            return await self._peers.forward(member, batch)
+        count, gives_records = len(batch.keys), batch.operation.gives_records
+        whole = BatchResult(
+            records=[b""] * count if gives_records else (),
+            versions=() if gives_records else [0] * count,
+            tokens=[0] * count if gives_records else (),
+        )
+        rest = self.execute(batch, partial(_merge, whole), from_peer=True)
+        if rest is not None:
+            await rest
+        return whole
+
     async def run_parts(self, batch: Batch, reply: Reply, parts: Sequence[tuple[Sequence[int], Rest]]) -> None:
         """Run the parts of a batch side by side; one that is late is answered with the reason.
 
@@ -491,6 +531,17 @@ class Node:
         return f"<Node {self.placement.me.id} epoch={self.placement.epoch} used={self.namespaces.memory.used_bytes}>"
 
 
+def _merge(whole: BatchResult, part: BatchResult) -> None:
+    """Put a part of a batch's results in its place."""
+    columns = ((whole.records, part.records), (whole.versions, part.versions), (whole.tokens, part.tokens or ()))
+    for at, index in enumerate(range(len(whole.records or whole.versions)) if part.indices is None else part.indices):
+        for into, column in columns:
+            if column:
+                into[index] = column[at]  # type: ignore[index]  # a list
+        if at in part.failures:
+            whole.failures[index] = part.failures[at]
+
+
 def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
     """Return a batch of some keys of another."""
 
@@ -516,4 +567,5 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         slide=batch.slide,
         slide_ms=batch.slide_ms,
         expire=batch.expire,
+        depends_on=pick(batch.depends_on) if batch.depends_on else (),
     )

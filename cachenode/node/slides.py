@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult
 from cachenode.core.sliding import STEP
-from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS
+from cachenode_api.records import DEPENDENT, HEADER, HEADER_BYTES, NO_TTL_MS
 
 if TYPE_CHECKING:
     from cachenode.node.namespaces import Namespace
@@ -93,8 +93,8 @@ class SlidingReads:
         record = namespace.store.peek(key, now)
         if record is None or namespace.tombstones.covers(key, version, now):
             return None
-        _, _, there, deadline = HEADER.unpack_from(record)
-        if there != version:
+        _, flags, there, deadline = HEADER.unpack_from(record)
+        if there != version or flags & DEPENDENT:  # the owners of its parents know when it ends
             return None
         end = namespace.slides.end(key, version, deadline, ttl_s, now, partial(_present, namespace, now))
         if end <= deadline:

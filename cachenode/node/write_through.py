@@ -45,7 +45,7 @@ Interleavings, each forced by a test in ``tests/node/test_write_through.py``:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,13 @@ class WriteThrough:
             reply(result)
 
         await asyncio.gather(*(one(index) for index in list(left)))
+
+    async def ended(self, namespace: Namespace, keys: Iterable[bytes]) -> None:
+        """Return when the writes of some keys that are under way now have ended."""
+        name = namespace.policy.name
+        under_way = [task for key in keys if (task := self._last.get((name, key))) is not None]
+        if under_way:
+            await asyncio.wait(under_way)
 
     # Turns.
 

@@ -57,6 +57,7 @@ from cachenode.core.failures import (
 from cachenode.core.renewals import spread_ttl
 from cachenode.core.shedding import Work
 from cachenode.errors import PeerUnavailable
+from cachenode.node.cascades import CHANGES
 from cachenode.node.filler import fill, store_entry
 from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import MAX_KEY_BYTES
@@ -91,7 +92,9 @@ class Writes:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._under_way = 0
+        self._under_way: dict[int, None] = {}
+        """Numbers of the writes under way, the oldest first."""
+        self._begun = 0
         self._ended = asyncio.Event()
 
     async def ended(self) -> None:
@@ -101,13 +104,23 @@ class Writes:
             self._ended.clear()
             await self._ended.wait()
 
+    async def turned(self) -> None:
+        """Return when no write of this node's own keys is under way that is under way now."""
+        await asyncio.sleep(0)
+        last = self._begun
+        while self._under_way and next(iter(self._under_way)) <= last:
+            self._ended.clear()
+            await self._ended.wait()
+
     async def counted(self, rest: Coroutine[Any, Any, T]) -> T:
         """Await something that `ended` waits for."""
-        self._under_way += 1
+        self._begun += 1
+        number = self._begun
+        self._under_way[number] = None
         try:
             return await rest
         finally:
-            self._under_way -= 1
+            del self._under_way[number]
             self._ended.set()
 
     def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
@@ -132,11 +145,29 @@ class Writes:
             for failure in failures.values():
                 node.failures[failure.reason] += 1
             reply(failed(batch, failures))
-        parts = [(own, self.counted(rest))] if own and (rest := self._own(batch, namespace, own, reply)) else []
+        parts = [(own, rest)] if own and (rest := self._changed(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
         parts += [(indices, self.ask(owner, batch, indices, reply)) for owner, indices in away.items()]
         return node.run_parts(batch, reply, parts)
+
+    # This node's own keys: with what depends on them, with what they depend on, and then the write itself.
+
+    def _changed(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
+        if namespace.dependents is not None and batch.operation in CHANGES:
+            return self._node.cascades.change(batch, namespace, own, reply, epoch=self._node.placement.epoch)
+        return self.linked(batch, namespace, own, reply)
+
+    def linked(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
+        """Write keys of this node, linked to what they depend on; return the rest."""
+        if (batch.depends_on or namespace.links is not None) and self._node.linking.concerns(batch, namespace):
+            return self._node.linking.write(batch, namespace, own, reply)
+        return self.now(batch, namespace, own, reply)
+
+    def now(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
+        """Write keys of this node; return the rest."""
+        rest = self._own(batch, namespace, own, reply)
+        return self.counted(rest) if rest is not None else None
 
     def _own(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
         """Do what needs no waiting for this node's own keys; return the rest."""
@@ -213,6 +244,13 @@ class Writes:
 
     def ttls(self, batch: Batch, namespace: Namespace, indices: Collection[int]) -> list[float]:
         """Return the lives that a batch gives to some of its keys, in seconds."""
+        lives = self.longest(batch, namespace, indices)
+        if jitter := namespace.policy.ttl_jitter:
+            lives = [spread_ttl(ttl_s, jitter, random.random()) for ttl_s in lives]  # noqa: S311 - not a secret
+        return lives
+
+    def longest(self, batch: Batch, namespace: Namespace, indices: Collection[int]) -> list[float]:
+        """Return the same before they are spread."""
         default, column = namespace.policy.ttl_s, batch.ttls_ms
         if not column:
             lives = [default] * len(indices)
@@ -222,8 +260,6 @@ class Writes:
             lives = [_seconds(column[index], default) for index in indices]
         if namespace.demand is not None and namespace.demand.gives_ttls:
             lives = self._adapted(batch, namespace, indices, lives)
-        if jitter := namespace.policy.ttl_jitter:
-            lives = [spread_ttl(ttl_s, jitter, random.random()) for ttl_s in lives]  # noqa: S311 - not a secret
         return lives
 
     def _adapted(
@@ -431,7 +467,7 @@ class Writes:
     async def _through_l2(
         self, batch: Batch, namespace: Namespace, indices: list[int], reply: Reply, epoch: int
     ) -> None:
-        if self._node.placement.epoch != epoch and not self._keep_own(batch, indices, reply):
+        if self._node.placement.epoch != epoch and not self.keep_own(batch, indices, reply):
             return
         if batch.operation is Operation.SET:
             writes = self.new(batch, namespace, indices)
@@ -443,7 +479,7 @@ class Writes:
         else:
             reply(await self._delete(batch, namespace, indices))
 
-    def _keep_own(self, batch: Batch, left: list[int], reply: Reply) -> list[int]:
+    def keep_own(self, batch: Batch, left: list[int], reply: Reply) -> list[int]:
         """Refuse what has moved away since the batch came; return the rest.
 
         It would get a version of the new epoch, and L2 would refuse what the key's new owner writes

@@ -18,6 +18,7 @@ from cachenode.node.service import Node
 from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.advise import AdviseCalls
 from cachenode.rpc.blooms import BloomCalls
+from cachenode.rpc.dependents import DependentsCall, name_of
 from cachenode.rpc.key_lists import KeyListCalls
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.status import abort
@@ -36,7 +37,13 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class AdminService(
-    AdviseCalls, BloomCalls, KeyListCalls, WarmCalls, WriteBehindCalls, admin_pb2_grpc.AdminServiceServicer
+    AdviseCalls,
+    BloomCalls,
+    DependentsCall,
+    KeyListCalls,
+    WarmCalls,
+    WriteBehindCalls,
+    admin_pb2_grpc.AdminServiceServicer,
 ):
     """Serves the admin calls.
 
@@ -195,6 +202,8 @@ def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.Expl
         origin=found.origin,
         absent_s=found.absent_s,
         loads_itself=found.loads_itself,
+        depends_on=[pb.Dependency(parent=name_of(parent), direct=direct) for parent, direct in found.depends_on],
+        dependents=found.dependents,
         **_wanted(found.wanted),
     )
 

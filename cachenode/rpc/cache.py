@@ -16,11 +16,12 @@ from cachenode.node.events import Events
 from cachenode.node.service import Node
 from cachenode.rpc.status import abort
 from cachenode.wire import MAX_DETAIL, invalidation_to_wire
-from cachenode_api.errors import InvalidTags
+from cachenode_api.dependencies import Parent, canonical_parents, pack_references
+from cachenode_api.errors import ContractError, InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.metadata import INCARNATION_KEY, SEQUENCE_KEY
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, STALE, TAGGED
+from cachenode_api.records import DEPENDENT, HEADER, HEADER_BYTES, STALE, TAGGED
 from cachenode_api.selectors import EVERYTHING, SelectorKind
 from cachenode_api.tags import canonical_tags, pack_tags, tags_length
 from cachenode_api.v1 import cache_pb2 as pb
@@ -87,6 +88,7 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
             except InvalidTags as error:
                 await abort(context, Failure(Reason.INVALID_REQUEST, str(error)))
             batch.values, batch.flags = [tags + request.value], [request.flags | TAGGED]
+        batch.depends_on = await _parents(request.depends_on, batch, context)
         result = await self._one(batch, context)
         return pb.SetResponse(header=self._header(), version=result.versions[0])
 
@@ -113,6 +115,9 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
             flags=[item.flags for item in request.items],
             ttls_ms=[item.ttl_ms for item in request.items],
         )
+        if any(item.depends_on for item in request.items):
+            blocks = [await _parents(item.depends_on, batch, context) for item in request.items]
+            batch.depends_on = [block[0] if block else b"" for block in blocks]
         result = await self._many(batch, context)
         results = [
             pb.SetManyResponse.Result(version=result.versions[at], error=error_at(result, at))
@@ -212,6 +217,7 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         batch = Batch(
             Operation.LEASE, request.namespace or DEFAULT_NAMESPACE, [request.key], lease_s=request.lease_ms / 1_000
         )
+        batch.depends_on = await _parents(request.depends_on, batch, context)
         result = await self._one(batch, context)
         token = result.tokens[0] if result.tokens else 0
         response = pb.GetOrLeaseResponse(header=self._header(), token=token)
@@ -229,6 +235,7 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
             ttls_ms=[request.ttl_ms],
             tokens=[request.token],
         )
+        batch.depends_on = await _parents(request.depends_on, batch, context)
         result = await self._one(batch, context)
         return pb.FulfillResponse(header=self._header(), version=result.versions[0])
 
@@ -309,6 +316,17 @@ def _event_invalidation(each: Invalidation) -> pb.EventInvalidation:
     )
 
 
+async def _parents(parents: Sequence[pb.Parent], batch: Batch, context: Context) -> Sequence[bytes]:
+    """Return the block of what a value depends on, none if there is nothing."""
+    if not parents:
+        return ()
+    try:
+        named = [Parent(parent.namespace or batch.namespace, parent.key) for parent in parents]
+        return [pack_references(canonical_parents(named, batch.namespace))]
+    except ContractError as error:
+        await abort(context, Failure(Reason.INVALID_REQUEST, str(error)))
+
+
 def _selectors(request: pb.InvalidateRequest) -> tuple[list[bytes], list[int]]:
     """Return the texts and kinds of what an invalidation covers besides keys."""
     texts = [*request.prefixes, *request.patterns, *(tag.encode() for tag in request.tags)]
@@ -335,7 +353,7 @@ def fill_entry(entry: pb.Entry, record: bytes, now_s: float, layer: int) -> None
     entry.version = version
     entry.layer = layer  # type: ignore[assignment]  # an open enum is an int
     if flags:
-        entry.flags = flags & ~(STALE | TAGGED)
+        entry.flags = flags & ~(STALE | TAGGED | DEPENDENT)
         entry.stale = bool(flags & STALE)
     if deadline != math.inf:
         entry.ttl_ms = max(0, int((deadline - now_s) * 1_000))

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["ContractError", "InvalidKey", "InvalidNamespace", "InvalidSelector", "InvalidTags", "InvalidView"]
+__all__ = [
+    "ContractError",
+    "InvalidDependencies",
+    "InvalidKey",
+    "InvalidNamespace",
+    "InvalidSelector",
+    "InvalidTags",
+    "InvalidView",
+]
 
 
 class ContractError(ValueError):
     """Input that breaks the contract. Its text names the field and the limit, never a value."""
+
+
+class InvalidDependencies(ContractError):
+    """What an entry is said to depend on, if that is of a wrong type or too much, or not well formed."""
 
 
 class InvalidKey(ContractError):

@@ -17,7 +17,8 @@ half the memory of an object with fields, nothing for the garbage collector to v
 read.
 
 Flags: bits 0-7 the serializer, bits 8-11 the compression, bit 12 stale, bit 13: the value begins with a block of
-tags (`cachenode_api.tags`). The other bits are reserved and kept.
+tags (`cachenode_api.tags`), bit 14: the entry depends on others (`cachenode_api.dependencies`). The other bits are
+reserved and kept.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from struct import Struct
 __all__ = [
     "COMPRESSION_MASK",
     "COMPRESSION_SHIFT",
+    "DEPENDENT",
     "HEADER",
     "HEADER_BYTES",
     "INT_FLAGS",
@@ -44,6 +46,7 @@ COMPRESSION_SHIFT = 8
 COMPRESSION_MASK = 0xF << COMPRESSION_SHIFT
 STALE = 1 << 12
 TAGGED = 1 << 13
+DEPENDENT = 1 << 14
 
 INT_FLAGS = 2
 """Flags of a whole number, in ASCII decimal digits: the one kind of value that nodes read, to count."""

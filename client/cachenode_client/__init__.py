@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cachenode_api.transport  # noqa: F401 - before the first `import grpc`, which the next line brings
+from cachenode_api.dependencies import Parent
 from cachenode_client._channels import Tls
 from cachenode_client._client import CacheClient
 from cachenode_client._events import EventInvalidation, Published
@@ -56,6 +57,7 @@ __all__ = [
     "ManyFailed",
     "NodeError",
     "Overloaded",
+    "Parent",
     "PermissionDenied",
     "Published",
     "QuotaExceeded",

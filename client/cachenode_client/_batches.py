@@ -44,12 +44,13 @@ _LEASE_MASK = (1 << LEASE_BITS) - 1
 KEY_OVERHEAD = 24
 """Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
 
-Group = tuple[int, str, float, bool, int, bool]
+Group = tuple[int, str, float, bool, int, bool, bytes]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
 a number: of a LEASE the milliseconds it is to last, and above `LEASE_BITS` those of its soft timeout, of a SET the
 version to match, of an INCR what is added, of a GET the milliseconds of the life that it gives what it finds, 0 for
 none and `SLIDE` for the namespace's, of an INVALIDATE and BARRIER 1 to expire; and whether the owner's part is enough:
-copies elsewhere may be served for as long as their leases."""
+copies elsewhere may be served for as long as their leases; and the block of what the values depend on, of a SET, LEASE
+and FULFILL."""
 
 
 class Waiter(Protocol):
@@ -113,7 +114,7 @@ class PendingBatch:
         """Return the message, and take note that the batch is sent."""
         self.sent = True
         self.left = len(self.keys)
-        operation, namespace, timeout_s, _, number, owner_only = self.group
+        operation, namespace, timeout_s, _, number, owner_only, parents = self.group
         return pb.Batch(
             id=self.id,
             operation=operation,  # type: ignore[arg-type]
@@ -135,6 +136,7 @@ class PendingBatch:
             if operation in _INVALIDATE and number
             else pb.INVALIDATION_MODE_UNSPECIFIED,
             acknowledgement=pb.ACKNOWLEDGEMENT_OWNER if owner_only else pb.ACKNOWLEDGEMENT_UNSPECIFIED,
+            depends_on=[parents] if parents else (),
         )
 
     def take(self, reply: pb.Reply) -> bool:
@@ -303,7 +305,7 @@ class ManyBatch(PendingBatch):
 
 def give_back(group: Group, leases: Sequence[tuple[bytes, int]]) -> ManyBatch:
     """Return the batch that gives back leases whose callers are gone, so that others may load at once."""
-    batch = ManyBatch((ABANDON, group[1], 1.0, False, 0, False), _Nobody())
+    batch = ManyBatch((ABANDON, group[1], 1.0, False, 0, False, b""), _Nobody())
     batch.keys = [key for key, _ in leases]
     batch.tokens = [token for _, token in leases]
     return batch

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
+from cachenode_api.dependencies import Parent, canonical_parents, pack_references, parent_of, split_references
 from cachenode_api.errors import ContractError
 from cachenode_api.keys import MAX_KEY_BYTES, canonical_key, check_namespace
 from cachenode_api.records import NO_TTL_MS
@@ -15,6 +16,7 @@ from cachenode_client.errors import InvalidArgument, InvalidTtl, from_contract
 
 __all__ = [
     "Ack",
+    "DependsOn",
     "Key",
     "Mode",
     "check_any",
@@ -25,6 +27,7 @@ __all__ = [
     "checked_mode",
     "checked_namespace",
     "checked_near_cache",
+    "checked_parents",
     "checked_timeout",
     "checked_ttl",
     "checked_version",
@@ -33,6 +36,8 @@ __all__ = [
 ]
 
 Key = str | bytes
+DependsOn = Iterable[str | bytes | Parent | tuple[str, str | bytes]]
+"""What a value depends on: keys of its own namespace, or with that of another."""
 Ack = Literal["all", "owner"]
 """When a write that makes copies untrue is answered: once nobody serves them, or once the owner has done its part."""
 Mode = Literal["remove", "expire"]
@@ -69,6 +74,17 @@ def checked_keys(keys: Key | Iterable[Key] | None) -> list[bytes]:
     if isinstance(keys, (str, bytes)):
         return [checked_key(keys)]
     return list(dict.fromkeys(checked_key(key) for key in keys))
+
+
+def checked_parents(depends_on: DependsOn, namespace: str, others: bytes = b"") -> bytes:
+    """Return the block of what a value of a namespace depends on, empty for nothing; `others` is a block of more."""
+    try:
+        if others:
+            own = canonical_parents(depends_on, namespace)
+            depends_on = [*map(parent_of, split_references(others)), *map(parent_of, own)]
+        return pack_references(canonical_parents(depends_on, namespace))
+    except ContractError as error:
+        raise from_contract(error) from None
 
 
 def check_any(raws: list[bytes], texts: list[bytes]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ParamSpec, Self
 
 from cachenode_api.records import HEADER_BYTES
@@ -18,6 +19,7 @@ from cachenode_client._after_commit import AfterCommit, Pending
 from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH, Due, Group
 from cachenode_client._checks import (
     Ack,
+    DependsOn,
     Key,
     Mode,
     check_any,
@@ -246,6 +248,7 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         if_version: int | None = None,
         ack: Ack = "all",
         timeout_s: float | None = None,
@@ -258,6 +261,8 @@ class CacheClient(ClientCore):
             value: Anything that the client's serializer takes; None is a value like any other.
             ttl_s: Life in seconds; None for the namespace's default, infinite for no end.
             tags: Names under which it can be invalidated together with others; at most 32 of 128 bytes.
+            depends_on: Keys that the value is made from, at most 32, of the same namespace unless given as
+                ``Parent(namespace, key)``. When one of them is written, removed or invalidated the value is untrue.
             if_version: Store only if the present value has this version (see `lookup`); None for any.
             ack: "all": done means that no read which starts from then on, anywhere, finds an older value. "owner"
                 waits for nobody who has a copy: near caches may serve theirs for up to two seconds.
@@ -277,8 +282,15 @@ class CacheClient(ClientCore):
         ttl_ms = checked_ttl(ttl_s)
         encoded = self.encoded(value, tags)
         group = self._set_group
-        if timeout_s is not None or namespace is not None or if_version is not None or ack != "all":
-            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version), ack=ack)
+        if (
+            timeout_s is not None
+            or namespace is not None
+            or if_version is not None
+            or ack != "all"
+            or depends_on is not None
+        ):
+            number = checked_version(if_version)
+            group = self._group(SET, namespace, timeout_s, number=number, ack=ack, depends_on=depends_on)
         engine = self._engine
         try:
             if engine is None or engine.loop is not _running_loop():
@@ -382,6 +394,7 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> dict[K, int]:
@@ -393,7 +406,9 @@ class CacheClient(ClientCore):
         """
         ttl_ms = checked_ttl(ttl_s)
         originals, raws, encoded = many_values(self, values, tags)
-        results, errors = await self._started().many(self._group(SET, namespace, timeout_s), raws, encoded, ttl_ms)
+        results, errors = await self._started().many(
+            self._group(SET, namespace, timeout_s, depends_on=depends_on), raws, encoded, ttl_ms
+        )
         return self._stored_many(originals, results, errors)
 
     async def delete(
@@ -557,6 +572,7 @@ class CacheClient(ClientCore):
         default: Any = None,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         soft_timeout_s: float | None = None,
@@ -578,6 +594,8 @@ class CacheClient(ClientCore):
             default: Returned if the loader said `ABSENT`.
             ttl_s: Life of a loaded value in seconds; None for the namespace's default, infinite for no end.
             tags: Names under which a loaded value can be invalidated together with others.
+            depends_on: Keys that a loaded value is made from (see `set`). If one changes during the load, the value
+                is returned and not stored.
             timeout_s: Longest duration of this call, waiting for another's load included; None for 10 seconds.
             lease_s: After so long without a value another caller may load; None for as long as `timeout_s`.
             soft_timeout_s: Where there is a value past its TTL: how long to wait for the load of the new one before
@@ -595,7 +613,7 @@ class CacheClient(ClientCore):
             return self._near_value(entry)
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s, soft_timeout_s)
+        group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
         engine = self._started()
         end = engine.loop.time() + group[2]
         try:
@@ -630,6 +648,7 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -643,6 +662,7 @@ class CacheClient(ClientCore):
                 elsewhere was lost.
             ttl_s: As `get_or_load`, as all below.
             tags: The same for all keys.
+            depends_on: The same for all keys.
             timeout_s: Longest duration of this call.
             lease_s: After so long without a value another caller may load a key.
             namespace: Instead of the client's.
@@ -654,7 +674,7 @@ class CacheClient(ClientCore):
         """
         originals, raws = many_keys(dict.fromkeys(keys))
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s)
+        group = self._lease_group(namespace, timeout_s, lease_s, depends_on)
         engine = self._started()
         values, missing = self._near_many(originals, raws, namespace)
         originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
@@ -689,6 +709,7 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         soft_timeout_s: float | None = None,
@@ -701,6 +722,7 @@ class CacheClient(ClientCore):
                 do not distinguish results.
             ttl_s: As `get_or_load`, as all below.
             tags: The same for all results.
+            depends_on: Keys, with the function's parameters by name as in `key`: ``["user:{user_id}"]``.
             timeout_s: Longest duration of a call.
             lease_s: After so long without a value another caller may load.
             soft_timeout_s: How long to wait for a load where there is a value past its TTL.
@@ -717,19 +739,21 @@ class CacheClient(ClientCore):
         """
 
         def decorate(function: Callable[P, Any]) -> Cached[P]:
-            async def read(raw: str, loader: Loader) -> Any:
+            async def read(raw: str, loader: Loader, parents: DependsOn | None) -> Any:
                 return await self.get_or_load(
                     raw,
                     loader,
                     ttl_s=ttl_s,
                     tags=tags,
+                    depends_on=parents,
                     timeout_s=timeout_s,
                     lease_s=lease_s,
                     soft_timeout_s=soft_timeout_s,
                     namespace=namespace,
                 )
 
-            return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))
+            forget = partial(self.delete, namespace=namespace)
+            return Cached(function, key, read=read, forget=forget, depends_on=depends_on)
 
         return decorate
 

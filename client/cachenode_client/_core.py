@@ -18,12 +18,14 @@ from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, LEASE_BITS, 
 from cachenode_client._channels import Channels, Tls
 from cachenode_client._checks import (
     Ack,
+    DependsOn,
     Key,
     check_any,
     checked_ack,
     checked_key,
     checked_namespace,
     checked_near_cache,
+    checked_parents,
     checked_timeout,
     checked_ttl,
 )
@@ -109,8 +111,8 @@ class ClientCore:
         self._copies: Mapping[str | bytes, NearEntry] = (
             {} if self._near is None else self._near.entries(self._namespace)
         )
-        self._get_group: Group = (GET, self._namespace, self._timeout_s, False, 0, False)
-        self._set_group: Group = (SET, self._namespace, self._timeout_s, False, 0, False)
+        self._get_group: Group = (GET, self._namespace, self._timeout_s, False, 0, False, b"")
+        self._set_group: Group = (SET, self._namespace, self._timeout_s, False, 0, False, b"")
         self._closed = False
         self._forked = False
         self._stats = ClientStats()
@@ -136,14 +138,17 @@ class ClientCore:
         detailed: bool = False,
         number: int = 0,
         ack: Ack = "all",
+        depends_on: DependsOn | None = None,
     ) -> Group:
+        namespace = self._namespace if namespace is None else checked_namespace(namespace)
         return (
             operation,
-            self._namespace if namespace is None else checked_namespace(namespace),
+            namespace,
             self._timeout_s if timeout_s is None else checked_timeout(timeout_s),
             detailed,
             number,
             checked_ack(ack),
+            b"" if depends_on is None else checked_parents(depends_on, namespace),
         )
 
     # The near cache.
@@ -263,6 +268,7 @@ class ClientCore:
         namespace: str | None,
         timeout_s: float | None,
         lease_s: float | None,
+        depends_on: DependsOn | None,
         soft_timeout_s: float | None = None,
     ) -> Group:
         waits_s = LOAD_TIMEOUT_S if timeout_s is None else checked_timeout(timeout_s)
@@ -270,8 +276,8 @@ class ClientCore:
         number = max(1, lease_ms)
         if soft_timeout_s is not None:
             number |= round(1_000 * checked_timeout(soft_timeout_s, field="soft_timeout_s")) << LEASE_BITS
-        operation, namespace, *_ = self._group(LEASE, namespace, None)
-        return (operation, namespace, waits_s, False, number, False)
+        operation, namespace, *_, parents = self._group(LEASE, namespace, None, depends_on=depends_on)
+        return (operation, namespace, waits_s, False, number, False, parents)
 
     def _sort_out(
         self,
@@ -326,9 +332,12 @@ class ClientCore:
         found = [lead for lead in leads if loaded.get(lead[0], ABSENT) is not ABSENT]
         absent = [lead for lead in leads if loaded.get(lead[0], ABSENT) is ABSENT]
         ends = []
-        if found:
-            end = self._flight_end(FULFILL, group, found)
-            values = [loaded[key] for key, _, _ in found]
+        by_parents: dict[bytes, list[Lead[K]]] = {}
+        for lead in found:
+            by_parents.setdefault(_parents_of(loaded[lead[0]], group), []).append(lead)
+        for parents, some in by_parents.items():
+            end = self._flight_end(FULFILL, (*group[:-1], parents), some)
+            values = [loaded[key] for key, _, _ in some]
             end.encoded = [self._encoded_load(value, tags) for value in values]
             end.ttls_ms = [_life_of(value, ttl_ms) for value in values]
             ends.append(end)
@@ -354,7 +363,7 @@ class ClientCore:
         return end
 
     def _flight_end(self, operation: int, group: Group, leads: list[Lead[K]]) -> FlightEnd:
-        settled = (operation, group[1], self._timeout_s, False, 0, False)
+        settled = (operation, group[1], self._timeout_s, False, 0, False, group[-1] if operation == FULFILL else b"")
         return FlightEnd(settled, [raw for _, raw, _ in leads], [token for _, _, token in leads])
 
     def _ended(self, failures: dict[int, CacheError]) -> None:
@@ -486,6 +495,13 @@ def many_values(
 def is_stale(record: bytes) -> bool:
     """Return True if a record is marked: its value is past its TTL."""
     return bool(HEADER.unpack_from(record)[1] & STALE)
+
+
+def _parents_of(loaded: object, group: Group) -> bytes:
+    """Return the block of what a loaded value depends on: what it says itself, and what the call says."""
+    if not isinstance(loaded, Loaded) or not loaded.depends_on:
+        return group[-1]
+    return checked_parents(loaded.depends_on, group[1], group[-1])
 
 
 def _life_of(loaded: object, ttl_ms: int) -> int:

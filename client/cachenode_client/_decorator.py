@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from string import Formatter
 from typing import Any, Generic, ParamSpec
 
+from cachenode_client._checks import DependsOn, checked_parents
 from cachenode_client.errors import InvalidArgument
 
 __all__ = ["Cached"]
 
 P = ParamSpec("P")
+_Parent = str | bytes | tuple[str, str | bytes]
 
 
 class Cached(Generic[P]):
@@ -23,8 +25,9 @@ class Cached(Generic[P]):
     Args:
         function: Loads a value.
         template: The key, with the function's parameters by name.
-        read: Returns a key's value, and loads it with the given loader if there is none.
+        read: Returns a key's value, and loads it with the given loader, depending on the given keys, if there is none.
         forget: Removes a key's value.
+        depends_on: What the values depend on, keys with the function's parameters by name too.
 
     Raises:
         InvalidArgument: The template is not a format, or names something that is not a parameter.
@@ -37,8 +40,9 @@ class Cached(Generic[P]):
         function: Callable[P, Any],
         template: str,
         *,
-        read: Callable[[str, Callable[[], Any]], Any],
+        read: Callable[[str, Callable[[], Any], Sequence[_Parent] | None], Any],
         forget: Callable[[str], Any],
+        depends_on: DependsOn | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
@@ -46,17 +50,30 @@ class Cached(Generic[P]):
         self._signature = inspect.signature(function)
         self._read = read
         self._forget = forget
-        _check(template, self._signature)
+        _check("key", template, self._signature)
+        self._parents: list[_Parent] | None = None
+        if depends_on is not None:
+            checked_parents(depends_on := list(depends_on), "")
+            self._parents = depends_on
+            for parent in depends_on:
+                _check("depends_on", _text(parent), self._signature)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Return the function's result for these arguments, from the cache if it is there."""
-        return self._read(self.key(*args, **kwargs), functools.partial(self._function, *args, **kwargs))
+        arguments = self._arguments(*args, **kwargs)
+        parents = None if self._parents is None else [_filled(parent, arguments) for parent in self._parents]
+        return self._read(
+            self._template.format(**arguments), functools.partial(self._function, *args, **kwargs), parents
+        )
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key under which the result for these arguments is kept."""
+        return self._template.format(**self._arguments(*args, **kwargs))
+
+    def _arguments(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return self._template.format(**bound.arguments)
+        return bound.arguments
 
     def forget(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Remove the result for these arguments, as the client's `delete` does."""
@@ -80,13 +97,26 @@ class _Bound:
         return self.__call(*args, **kwargs)
 
 
-def _check(template: str, signature: inspect.Signature) -> None:
+def _text(parent: _Parent) -> str:
+    """Return a parent's template; bytes are a key as it is."""
+    key = parent[1] if isinstance(parent, tuple) else parent
+    return key if isinstance(key, str) else ""
+
+
+def _filled(parent: _Parent, arguments: dict[str, Any]) -> _Parent:
+    if isinstance(parent, tuple):
+        name, key = parent
+        return (name, key.format(**arguments)) if isinstance(key, str) else parent
+    return parent.format(**arguments) if isinstance(parent, str) else parent
+
+
+def _check(option: str, template: str, signature: inspect.Signature) -> None:
     try:
         fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise InvalidArgument(f"key: not a format ({error}); write a literal brace twice") from None
+        raise InvalidArgument(f"{option}: not a format ({error}); write a literal brace twice") from None
     for field in fields:
         name = field.split(".")[0].split("[")[0]
         if name not in signature.parameters:
             known = ", ".join(signature.parameters) or "none"
-            raise InvalidArgument(f"key: {{{field}}} is not a parameter of the function; they are: {known}")
+            raise InvalidArgument(f"{option}: {{{field}}} is not a parameter of the function; they are: {known}")

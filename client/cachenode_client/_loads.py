@@ -10,6 +10,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from cachenode_client._checks import DependsOn
 from cachenode_client.errors import CacheError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -54,12 +55,15 @@ class Loaded:
         ttl_s: Its life in seconds, before that of the call; None for that one, infinite for no end.
         tags: Names under which it can be invalidated together with others, besides those of the call.
         keep: False hands it to those who wait and stores it nowhere.
+        depends_on: Keys that it is made from, besides those of the call, of the same namespace unless given as
+            `Parent`: when one of them is written, removed or invalidated it is untrue.
     """
 
     value: object
     ttl_s: float | None = None
     tags: Iterable[str] = ()
     keep: bool = True
+    depends_on: DependsOn = ()
 
 
 Loader = Callable[[], Any] | Callable[[], Awaitable[Any]]

@@ -27,6 +27,7 @@ from cachenode_client._after_commit import BlockingAfterCommit, Pending
 from cachenode_client._batches import ABANDON, BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH, Due, Group
 from cachenode_client._checks import (
     Ack,
+    DependsOn,
     Key,
     Mode,
     check_any,
@@ -215,6 +216,7 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         if_version: int | None = None,
         ack: Ack = "all",
         timeout_s: float | None = None,
@@ -225,8 +227,15 @@ class CacheClient(ClientCore):
         ttl_ms = checked_ttl(ttl_s)
         encoded = self.encoded(value, tags)
         group = self._set_group
-        if timeout_s is not None or namespace is not None or if_version is not None or ack != "all":
-            group = self._group(SET, namespace, timeout_s, number=checked_version(if_version), ack=ack)
+        if (
+            timeout_s is not None
+            or namespace is not None
+            or if_version is not None
+            or ack != "all"
+            or depends_on is not None
+        ):
+            number = checked_version(if_version)
+            group = self._group(SET, namespace, timeout_s, number=number, ack=ack, depends_on=depends_on)
         try:
             version: int = self._call(group, raw, encoded, ttl_ms)
         except CacheError as error:
@@ -293,13 +302,14 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> dict[K, int]:
         """Store values and return the versions of the writes that were done (see the asyncio client)."""
         ttl_ms = checked_ttl(ttl_s)
         originals, raws, encoded = many_values(self, values, tags)
-        group = self._group(SET, namespace, timeout_s)
+        group = self._group(SET, namespace, timeout_s, depends_on=depends_on)
         results, errors = self._run(self._started().many(group, raws, encoded, ttl_ms), group[2])
         return self._stored_many(originals, results, errors)
 
@@ -388,6 +398,7 @@ class CacheClient(ClientCore):
         default: Any = None,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         soft_timeout_s: float | None = None,
@@ -402,7 +413,7 @@ class CacheClient(ClientCore):
             return self._near_value(entry)
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s, soft_timeout_s)
+        group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
         try:
             engine = self._started()
             if engine.router.route(raw) is None:
@@ -432,6 +443,7 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         namespace: str | None = None,
@@ -442,7 +454,7 @@ class CacheClient(ClientCore):
         """
         originals, raws = many_keys(dict.fromkeys(keys))
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s)
+        group = self._lease_group(namespace, timeout_s, lease_s, depends_on)
         engine = self._started()
         end = engine.loop.time() + group[2]
         values, missing = self._near_many(originals, raws, namespace)
@@ -529,6 +541,7 @@ class CacheClient(ClientCore):
         *,
         ttl_s: float | None = None,
         tags: Iterable[str] | None = None,
+        depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
         soft_timeout_s: float | None = None,
@@ -537,19 +550,21 @@ class CacheClient(ClientCore):
         """Return a decorator that keeps a function's results (see the asyncio client)."""
 
         def decorate(function: Callable[P, Any]) -> Cached[P]:
-            def read(raw: str, loader: Callable[[], Any]) -> Any:
+            def read(raw: str, loader: Callable[[], Any], parents: DependsOn | None) -> Any:
                 return self.get_or_load(
                     raw,
                     loader,
                     ttl_s=ttl_s,
                     tags=tags,
+                    depends_on=parents,
                     timeout_s=timeout_s,
                     lease_s=lease_s,
                     soft_timeout_s=soft_timeout_s,
                     namespace=namespace,
                 )
 
-            return Cached(function, key, read=read, forget=lambda raw: self.delete(raw, namespace=namespace))
+            forget = partial(self.delete, namespace=namespace)
+            return Cached(function, key, read=read, forget=forget, depends_on=depends_on)
 
         return decorate
 

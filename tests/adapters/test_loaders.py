@@ -56,7 +56,7 @@ async def test_what_there_is_besides_values() -> None:
     assert (list(tags), Codec().decode(value, tagged.flags & ~TAGGED)) == ([b"a", b"b"], {"n": 1})
 
 
-@pytest.mark.parametrize("key", [b"odd", b"ended", b"bad tag"])
+@pytest.mark.parametrize("key", [b"odd", b"ended", b"bad tag", b"bad parent"])
 async def test_value_that_cannot_be_stored(key: bytes) -> None:
     """It is the loader's defect, not an outage; the text does not repeat the value."""
     [error] = await answers(loaders.load, key)

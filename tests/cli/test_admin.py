@@ -75,6 +75,9 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
         ]
         return pb.BigKeysResponse(header=self.header(), keys=keys[: request.limit])
 
+    async def Dependents(self, request: Any, context: Any) -> pb.DependentsResponse:  # noqa: N802 - the wire's name
+        return pb.DependentsResponse(header=self.header())
+
     async def BloomStatus(self, request: Any, context: Any) -> pb.BloomStatusResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":
             await context.abort(grpc.StatusCode.NOT_FOUND, "namespace: the node has none of this name")

@@ -23,6 +23,7 @@ OTHERS = {
     "Invalidated",
     "Loaded",
     "Lookup",
+    "Parent",
     "Published",
     "Reset",
     "Serializer",

@@ -28,7 +28,7 @@ from cachenode_client.errors import from_reason
 from tests.support.eventually import eventually
 from tests.support.scripted_node import ScriptedNode, record
 
-READ: Group = (GET, "default", 5.0, False, 0, False)
+READ: Group = (GET, "default", 5.0, False, 0, False, b"")
 
 
 def new_session() -> Session:
@@ -176,7 +176,7 @@ async def test_batches_stay_below_the_nodes_frame() -> None:
     session._greeted(ServerHello(node_id="node-0", incarnation="1", max_frame_bytes=64 << 10))
     for number in range(200):
         session.join(READ, b"%01000d" % number, waiter())
-        session.submit((SET, "default", 5.0, False, 0, False), b"k", waiter(), value=b"x" * 20_000)
+        session.submit((SET, "default", 5.0, False, 0, False, b""), b"k", waiter(), value=b"x" * 20_000)
     sizes = []
     while session._queue:
         sizes.append(session._compose().ByteSize())
@@ -351,7 +351,7 @@ async def test_retries_are_bounded(scripted: ScriptedNode) -> None:
 
 def each_batch(count: int, *, ttls: bool = False) -> EachBatch:
     """Return a batch of sets, with the TTL column left out or whole."""
-    batch = EachBatch((SET, "default", 5.0, False, 0, False))
+    batch = EachBatch((SET, "default", 5.0, False, 0, False, b""))
     for at in range(count):
         batch.keys.append(b"k%d" % at)
         batch.values.append(b"v%d" % at)

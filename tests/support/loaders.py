@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cachenode.origins import ABSENT, Loaded
+from cachenode.origins import ABSENT, Loaded, Parent
 
 __all__ = ["Database", "Fragile", "Listing", "count", "fail", "load", "load_in_thread", "load_many"]
 
@@ -25,6 +25,8 @@ async def load(key: str) -> object:
         "odd": object(),
         "ended": Loaded(1, ttl_s=0),
         "bad tag": Loaded(1, tags=[""]),
+        "bad parent": Loaded(1, depends_on="a single string"),
+        "dependent": Loaded("v", depends_on=["p", Parent("users", "u")]),
     }
     return values.get(key, f"value of {key!r}")
 

@@ -46,7 +46,7 @@ COLUMNS: dict[Operation, dict[str, Any]] = {
     Operation.INCR: {"deltas": [-(2**63) + 1]},
     Operation.TOUCH: {"ttls_ms": [9]},
     Operation.LEASE: {"lease_s": 2.5},
-    Operation.FULFILL: {"values": [b"1", b"2"], "tokens": [6, 2**64 - 1]},
+    Operation.FULFILL: {"values": [b"1", b"2"], "tokens": [6, 2**64 - 1], "depends_on": [b"\x03\x00n/a"]},
     Operation.ABANDON: {"tokens": [6, 7], "details": ["", "ValueError"]},
     Operation.INVALIDATE: {"acknowledged": False},
     Operation.BARRIER: {"flags": [1, 3]},
@@ -65,6 +65,13 @@ COLUMNS: dict[Operation, dict[str, Any]] = {
         "position": 2**64 - 1,
         "since_s": 9.5,
     },
+    Operation.LINK: {
+        "flags": [0, 4],
+        "ttls_ms": [5, 2**64 - 1],
+        "tokens": [6, 2**64 - 1],
+        "epoch": 8,
+        "depends_on": [b"n/a", b"n/b"],
+    },
 }
 
 
@@ -80,7 +87,7 @@ def test_batch_there_and_back(operation: Operation) -> None:
     fields = ("operation", "namespace", "timeout_s", "lease_s", "acknowledged", "epoch", "position", "since_s")
     for field in (*fields, "slide", "slide_ms"):
         assert getattr(arrived, field) == getattr(batch, field)
-    for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details", "if_versions", "deltas"):
+    for column in ("keys", "values", "flags", "ttls_ms", "tokens", "details", "if_versions", "deltas", "depends_on"):
         assert list(getattr(arrived, column)) == list(getattr(batch, column))
 
 

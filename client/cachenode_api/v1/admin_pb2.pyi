@@ -469,6 +469,9 @@ class NamespaceStats(google.protobuf.message.Message):
     STALE_READS_FIELD_NUMBER: builtins.int
     NEGATIVE_HITS_FIELD_NUMBER: builtins.int
     SOFT_TIMEOUTS_FIELD_NUMBER: builtins.int
+    CASCADES_FIELD_NUMBER: builtins.int
+    CASCADED_ENTRIES_FIELD_NUMBER: builtins.int
+    DEPENDENTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -551,6 +554,12 @@ class NamespaceStats(google.protobuf.message.Message):
     """Reads that were told at once that the origin has nothing."""
     soft_timeouts: builtins.int
     """Reads that were given a value past its TTL because its load took longer than the soft timeout."""
+    cascades: builtins.int
+    """Changes of keys that others depended on."""
+    cascaded_entries: builtins.int
+    """Entries removed because what they depended on has changed."""
+    dependents: builtins.int
+    """Dependents of this node's keys that it knows."""
     def __init__(
         self,
         *,
@@ -595,10 +604,122 @@ class NamespaceStats(google.protobuf.message.Message):
         stale_reads: builtins.int = ...,
         negative_hits: builtins.int = ...,
         soft_timeouts: builtins.int = ...,
+        cascades: builtins.int = ...,
+        cascaded_entries: builtins.int = ...,
+        dependents: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "soft_timeouts", b"soft_timeouts", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes", "warm_failures", b"warm_failures", "warmed", b"warmed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "cascaded_entries", b"cascaded_entries", "cascades", b"cascades", "deletes", b"deletes", "dependents", b"dependents", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "soft_timeouts", b"soft_timeouts", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes", "warm_failures", b"warm_failures", "warmed", b"warmed"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
+
+@typing.final
+class KeyName(google.protobuf.message.Message):
+    """The name of a key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Its namespace."""
+    key: builtins.bytes
+    """The key."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace"]) -> None: ...
+
+Global___KeyName: typing_extensions.TypeAlias = KeyName
+
+@typing.final
+class Dependency(google.protobuf.message.Message):
+    """A key that depends on another."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    DEPENDENT_FIELD_NUMBER: builtins.int
+    DIRECT_FIELD_NUMBER: builtins.int
+    TTL_MS_FIELD_NUMBER: builtins.int
+    direct: builtins.bool
+    """True if it names the parent itself, false if it depends on it over others."""
+    ttl_ms: builtins.int
+    """The longest that it may still live; not set if it does not expire."""
+    @property
+    def parent(self) -> Global___KeyName:
+        """What is depended on."""
+
+    @property
+    def dependent(self) -> Global___KeyName:
+        """What depends on it; not set where that is clear."""
+
+    def __init__(
+        self,
+        *,
+        parent: Global___KeyName | None = ...,
+        dependent: Global___KeyName | None = ...,
+        direct: builtins.bool = ...,
+        ttl_ms: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "dependent", b"dependent", "parent", b"parent", "ttl_ms", b"ttl_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "dependent", b"dependent", "direct", b"direct", "parent", b"parent", "ttl_ms", b"ttl_ms"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_ttl_ms", b"_ttl_ms"]) -> typing.Literal["ttl_ms"] | None: ...
+
+Global___Dependency: typing_extensions.TypeAlias = Dependency
+
+@typing.final
+class DependentsRequest(google.protobuf.message.Message):
+    """Asks what depends on keys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: builtins.int
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___KeyName]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        keys: collections.abc.Iterable[Global___KeyName] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["keys", b"keys"]) -> None: ...
+
+Global___DependentsRequest: typing_extensions.TypeAlias = DependentsRequest
+
+@typing.final
+class DependentsResponse(google.protobuf.message.Message):
+    """What depends on the keys of the request that this node owns."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    DEPENDENCIES_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    more: builtins.bool
+    """True if there are more than 10,000, of which the first are given."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def dependencies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Dependency]:
+        """By parent, and then by name. A dependent that was evicted or has expired is listed for as long as its life could last."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        dependencies: collections.abc.Iterable[Global___Dependency] | None = ...,
+        more: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dependencies", b"dependencies", "header", b"header", "more", b"more"]) -> None: ...
+
+Global___DependentsResponse: typing_extensions.TypeAlias = DependentsResponse
 
 @typing.final
 class WarmRequest(google.protobuf.message.Message):
@@ -1177,6 +1298,8 @@ class ExplainResponse(google.protobuf.message.Message):
     WRITING_FIELD_NUMBER: builtins.int
     CHANGING_FIELD_NUMBER: builtins.int
     TOMBSTONE_FIELD_NUMBER: builtins.int
+    DEPENDS_ON_FIELD_NUMBER: builtins.int
+    DEPENDENTS_FIELD_NUMBER: builtins.int
     ADAPTIVE_TTL_S_FIELD_NUMBER: builtins.int
     ACCESSES_FIELD_NUMBER: builtins.int
     SINCE_ACCESS_S_FIELD_NUMBER: builtins.int
@@ -1215,6 +1338,8 @@ class ExplainResponse(google.protobuf.message.Message):
     """Writes and removals under way."""
     tombstone: builtins.int
     """Version under which the key was removed lately; 0 if it was not."""
+    dependents: builtins.int
+    """Of the owner: how many entries depend on the key."""
     adaptive_ttl_s: builtins.float
     """Life that a value which brings none would get by how much the key is asked for; not set where lives do not follow that."""
     accesses: builtins.int
@@ -1253,6 +1378,10 @@ class ExplainResponse(google.protobuf.message.Message):
     def loads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LoadUnderWay]:
         """Loads under way."""
 
+    @property
+    def depends_on(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Dependency]:
+        """Of the owner: what the value depends on, itself and over others."""
+
     def __init__(
         self,
         *,
@@ -1274,6 +1403,8 @@ class ExplainResponse(google.protobuf.message.Message):
         writing: builtins.int = ...,
         changing: builtins.int = ...,
         tombstone: builtins.int = ...,
+        depends_on: collections.abc.Iterable[Global___Dependency] | None = ...,
+        dependents: builtins.int = ...,
         adaptive_ttl_s: builtins.float | None = ...,
         accesses: builtins.int = ...,
         since_access_s: builtins.float | None = ...,
@@ -1285,7 +1416,7 @@ class ExplainResponse(google.protobuf.message.Message):
         loads_itself: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "adaptive_ttl_s", b"adaptive_ttl_s", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s", "since_access_s", b"since_access_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "admit_after", b"admit_after", "barriers", b"barriers", "changing", b"changing", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "loads_itself", b"loads_itself", "near_holders", b"near_holders", "origin", b"origin", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "admit_after", b"admit_after", "barriers", b"barriers", "changing", b"changing", "dependents", b"dependents", "depends_on", b"depends_on", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "loads_itself", b"loads_itself", "near_holders", b"near_holders", "origin", b"origin", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_absent_s", b"_absent_s"]) -> typing.Literal["absent_s"] | None: ...
     @typing.overload

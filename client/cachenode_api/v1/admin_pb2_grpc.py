@@ -65,6 +65,11 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysResponse.FromString,
                 _registered_method=True)
+        self.Dependents = channel.unary_unary(
+                '/cachenode.v1.AdminService/Dependents',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.DependentsRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DependentsResponse.FromString,
+                _registered_method=True)
         self.BloomStatus = channel.unary_unary(
                 '/cachenode.v1.AdminService/BloomStatus',
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.BloomStatusRequest.SerializeToString,
@@ -173,6 +178,13 @@ class AdminServiceServicer(object):
 
     def BigKeys(self, request, context):
         """The largest values in the memory of this node, found by a walk through it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Dependents(self, request, context):
+        """What depends on keys that this node owns, as far as it knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,6 +316,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.BigKeys,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.BigKeysResponse.SerializeToString,
+            ),
+            'Dependents': grpc.unary_unary_rpc_method_handler(
+                    servicer.Dependents,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DependentsRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.DependentsResponse.SerializeToString,
             ),
             'BloomStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.BloomStatus,
@@ -534,6 +551,33 @@ class AdminService(object):
             '/cachenode.v1.AdminService/BigKeys',
             cachenode__api_dot_v1_dot_admin__pb2.BigKeysRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.BigKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Dependents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/Dependents',
+            cachenode__api_dot_v1_dot_admin__pb2.DependentsRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.DependentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -121,6 +121,22 @@ _AdminServiceBigKeysType = typing_extensions.TypeVar(
     ],
 )
 
+_AdminServiceDependentsType = typing_extensions.TypeVar(
+    '_AdminServiceDependentsType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DependentsRequest,
+        cachenode_api.v1.admin_pb2.DependentsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DependentsRequest,
+        cachenode_api.v1.admin_pb2.DependentsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DependentsRequest,
+        cachenode_api.v1.admin_pb2.DependentsResponse,
+    ],
+)
+
 _AdminServiceBloomStatusType = typing_extensions.TypeVar(
     '_AdminServiceBloomStatusType',
     grpc.UnaryUnaryMultiCallable[
@@ -329,7 +345,7 @@ _AdminServiceDropDeadLettersType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceDependentsType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -357,6 +373,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.BigKeysRequest,
             cachenode_api.v1.admin_pb2.BigKeysResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.DependentsRequest,
+            cachenode_api.v1.admin_pb2.DependentsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.BloomStatusRequest,
@@ -439,6 +459,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.BigKeysResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.DependentsRequest,
+            cachenode_api.v1.admin_pb2.DependentsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.BloomStatusRequest,
             cachenode_api.v1.admin_pb2.BloomStatusResponse,
         ],
@@ -510,6 +534,9 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
     BigKeys: _AdminServiceBigKeysType
     """The largest values in the memory of this node, found by a walk through it."""
 
+    Dependents: _AdminServiceDependentsType
+    """What depends on keys that this node owns, as far as it knows."""
+
     BloomStatus: _AdminServiceBloomStatusType
     """The state of the Bloom filters on the node."""
 
@@ -578,6 +605,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.BigKeysRequest,
         cachenode_api.v1.admin_pb2.BigKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.DependentsRequest,
+        cachenode_api.v1.admin_pb2.DependentsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.BloomStatusRequest,
@@ -683,6 +714,14 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.BigKeysResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.BigKeysResponse]]:
         """The largest values in the memory of this node, found by a walk through it."""
+
+    @abc.abstractmethod
+    def Dependents(
+        self,
+        request: cachenode_api.v1.admin_pb2.DependentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.DependentsResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.DependentsResponse]]:
+        """What depends on keys that this node owns, as far as it knows."""
 
     @abc.abstractmethod
     def BloomStatus(

@@ -86,6 +86,28 @@ class KeyError(google.protobuf.message.Message):
 Global___KeyError: typing_extensions.TypeAlias = KeyError
 
 @typing.final
+class Parent(google.protobuf.message.Message):
+    """A key that a value depends on; it need not be in the cache."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Empty means that of the value."""
+    key: builtins.bytes
+    """1 to 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace"]) -> None: ...
+
+Global___Parent: typing_extensions.TypeAlias = Parent
+
+@typing.final
 class GetRequest(google.protobuf.message.Message):
     """Asks for one value."""
 
@@ -232,6 +254,7 @@ class SetRequest(google.protobuf.message.Message):
     IF_VERSION_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
+    DEPENDS_ON_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     key: builtins.bytes
@@ -252,6 +275,10 @@ class SetRequest(google.protobuf.message.Message):
     def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names under which the value can be invalidated together with others: at most 32, 1 to 128 bytes each."""
 
+    @property
+    def depends_on(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Parent]:
+        """What the value depends on: if one of these keys is written, removed or invalidated, the value is untrue. At most 32."""
+
     def __init__(
         self,
         *,
@@ -263,8 +290,9 @@ class SetRequest(google.protobuf.message.Message):
         if_version: builtins.int = ...,
         tags: collections.abc.Iterable[builtins.str] | None = ...,
         acknowledgement: cachenode_api.v1.common_pb2.Acknowledgement.ValueType = ...,
+        depends_on: collections.abc.Iterable[Global___Parent] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "flags", b"flags", "if_version", b"if_version", "key", b"key", "namespace", b"namespace", "tags", b"tags", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "depends_on", b"depends_on", "flags", b"flags", "if_version", b"if_version", "key", b"key", "namespace", b"namespace", "tags", b"tags", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
 
 Global___SetRequest: typing_extensions.TypeAlias = SetRequest
 
@@ -368,6 +396,7 @@ class SetManyRequest(google.protobuf.message.Message):
         VALUE_FIELD_NUMBER: builtins.int
         FLAGS_FIELD_NUMBER: builtins.int
         TTL_MS_FIELD_NUMBER: builtins.int
+        DEPENDS_ON_FIELD_NUMBER: builtins.int
         key: builtins.bytes
         """1 to 1,024 bytes."""
         value: builtins.bytes
@@ -376,6 +405,10 @@ class SetManyRequest(google.protobuf.message.Message):
         """Kept with the value and returned with it."""
         ttl_ms: builtins.int
         """Life in milliseconds; 0 means the namespace's default."""
+        @property
+        def depends_on(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Parent]:
+            """What the value depends on, as in SetRequest."""
+
         def __init__(
             self,
             *,
@@ -383,8 +416,9 @@ class SetManyRequest(google.protobuf.message.Message):
             value: builtins.bytes = ...,
             flags: builtins.int = ...,
             ttl_ms: builtins.int = ...,
+            depends_on: collections.abc.Iterable[Global___Parent] | None = ...,
         ) -> None: ...
-        def ClearField(self, field_name: typing.Literal["flags", b"flags", "key", b"key", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
+        def ClearField(self, field_name: typing.Literal["depends_on", b"depends_on", "flags", b"flags", "key", b"key", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
 
     NAMESPACE_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
@@ -812,6 +846,7 @@ class GetOrLeaseRequest(google.protobuf.message.Message):
     NAMESPACE_FIELD_NUMBER: builtins.int
     KEY_FIELD_NUMBER: builtins.int
     LEASE_MS_FIELD_NUMBER: builtins.int
+    DEPENDS_ON_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     key: builtins.bytes
@@ -820,14 +855,19 @@ class GetOrLeaseRequest(google.protobuf.message.Message):
     """How long the right to load is to last, 60,000 at most; 0 means 5,000. When it is over another caller may load: there
     is no session here whose end would tell that a caller is gone, so make it short.
     """
+    @property
+    def depends_on(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Parent]:
+        """What the value is likely to depend on: changes of these keys are noted from now on, so that a first load can be kept."""
+
     def __init__(
         self,
         *,
         namespace: builtins.str = ...,
         key: builtins.bytes = ...,
         lease_ms: builtins.int = ...,
+        depends_on: collections.abc.Iterable[Global___Parent] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key", b"key", "lease_ms", b"lease_ms", "namespace", b"namespace"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["depends_on", b"depends_on", "key", b"key", "lease_ms", b"lease_ms", "namespace", b"namespace"]) -> None: ...
 
 Global___GetOrLeaseRequest: typing_extensions.TypeAlias = GetOrLeaseRequest
 
@@ -876,6 +916,7 @@ class FulfillRequest(google.protobuf.message.Message):
     VALUE_FIELD_NUMBER: builtins.int
     FLAGS_FIELD_NUMBER: builtins.int
     TTL_MS_FIELD_NUMBER: builtins.int
+    DEPENDS_ON_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Empty means "default"."""
     key: builtins.bytes
@@ -888,6 +929,10 @@ class FulfillRequest(google.protobuf.message.Message):
     """Kept with the value and returned with it."""
     ttl_ms: builtins.int
     """Life in milliseconds; 0 means the namespace's default."""
+    @property
+    def depends_on(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Parent]:
+        """What the value depends on: if one of these keys is written, removed or invalidated, the value is untrue. At most 32."""
+
     def __init__(
         self,
         *,
@@ -897,8 +942,9 @@ class FulfillRequest(google.protobuf.message.Message):
         value: builtins.bytes = ...,
         flags: builtins.int = ...,
         ttl_ms: builtins.int = ...,
+        depends_on: collections.abc.Iterable[Global___Parent] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["flags", b"flags", "key", b"key", "namespace", b"namespace", "token", b"token", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["depends_on", b"depends_on", "flags", b"flags", "key", b"key", "namespace", b"namespace", "token", b"token", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
 
 Global___FulfillRequest: typing_extensions.TypeAlias = FulfillRequest
 

@@ -65,6 +65,14 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Between nodes only: entries of keys that their new owner has gained, with their versions in tokens. The result's
     version is 0 for what is not taken.
     """
+    OPERATION_LINK: _Operation.ValueType  # 16
+    """Between nodes only: somebody depends on these keys. depends_on holds who, tokens a version lower than its own,
+    ttls_ms its life, flags: 1 if this was said to a former owner before, 2 if changes are merely to be remembered from
+    now on, 4 if it depends on the key over others. The result's records are blocks of what the keys themselves depend
+    on, its tokens for how many microseconds they have not changed, or the dependent has been known.
+    """
+    OPERATION_CASCADE: _Operation.ValueType  # 17
+    """Between nodes only: what these keys depend on has changed, so they are untrue."""
     OPERATION_BLOOM_BEGIN: _Operation.ValueType  # 20
     """Between nodes only: begin a fresh Bloom filter for the rebuild whose number is in tokens; the value says how large."""
     OPERATION_BLOOM_TAKE: _Operation.ValueType  # 21
@@ -115,6 +123,14 @@ OPERATION_HAND_OVER: Operation.ValueType  # 15
 """Between nodes only: entries of keys that their new owner has gained, with their versions in tokens. The result's
 version is 0 for what is not taken.
 """
+OPERATION_LINK: Operation.ValueType  # 16
+"""Between nodes only: somebody depends on these keys. depends_on holds who, tokens a version lower than its own,
+ttls_ms its life, flags: 1 if this was said to a former owner before, 2 if changes are merely to be remembered from
+now on, 4 if it depends on the key over others. The result's records are blocks of what the keys themselves depend
+on, its tokens for how many microseconds they have not changed, or the dependent has been known.
+"""
+OPERATION_CASCADE: Operation.ValueType  # 17
+"""Between nodes only: what these keys depend on has changed, so they are untrue."""
 OPERATION_BLOOM_BEGIN: Operation.ValueType  # 20
 """Between nodes only: begin a fresh Bloom filter for the rebuild whose number is in tokens; the value says how large."""
 OPERATION_BLOOM_TAKE: Operation.ValueType  # 21
@@ -467,6 +483,7 @@ class Batch(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     POSITION_FIELD_NUMBER: builtins.int
     SINCE_S_FIELD_NUMBER: builtins.int
+    DEPENDS_ON_FIELD_NUMBER: builtins.int
     MODE_FIELD_NUMBER: builtins.int
     SLIDE_FIELD_NUMBER: builtins.int
     SLIDE_MS_FIELD_NUMBER: builtins.int
@@ -545,6 +562,13 @@ class Batch(google.protobuf.message.Message):
     def deltas(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """INCR: what is added, one per key or one for all."""
 
+    @property
+    def depends_on(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SET, FULFILL, LEASE: what the value depends on: 32 keys at most, as a block of references per key, or one for all;
+        none at all if it depends on nothing. A reference is namespace/key, and stands after its length in two bytes,
+        little-endian (see cachenode_api.dependencies). In a LEASE it is what is likely. LINK: a reference per key.
+        """
+
     def __init__(
         self,
         *,
@@ -566,12 +590,13 @@ class Batch(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         position: builtins.int = ...,
         since_s: builtins.float = ...,
+        depends_on: collections.abc.Iterable[builtins.bytes] | None = ...,
         mode: Global___InvalidationMode.ValueType = ...,
         slide: builtins.bool = ...,
         slide_ms: builtins.int = ...,
         soft_timeout_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "depends_on", b"depends_on", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
@@ -637,7 +662,7 @@ class Reply(google.protobuf.message.Message):
 
     @property
     def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """LEASE: per answered key the token of the right to load, 0 for who is not to load; none means that all are 0. A key may
+        """LINK: see there. LEASE: per answered key the token of the right to load, 0 for who is not to load; none means that all are 0. A key may
         have both a record and a token: then the value is good, and is to be loaded anew.
         """
 
