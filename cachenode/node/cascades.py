@@ -301,9 +301,9 @@ class Cascades:
             giving_up: Whether the edges are to go as well.
         """
         stamps = {key: {each: edge.stamp for each, edge in dependents.edges(key).items()} for key in parents}
-        left: dict[str, set[bytes]] = {}
-        for name, key in map(parent_of, {dependent for some in stamps.values() for dependent in some}):
-            left.setdefault(name, set()).add(key)
+        left: dict[str, dict[bytes, None]] = {}
+        for name, key in map(parent_of, dict.fromkeys(dependent for some in stamps.values() for dependent in some)):
+            left.setdefault(name, {})[key] = None
         while left:
             await asyncio.gather(*(self._order(name, keys, acknowledged) for name, keys in left.items()))
             left = {name: keys for name, keys in left.items() if keys}
@@ -312,7 +312,7 @@ class Cascades:
         for key in parents:
             dependents.cascaded(key, stamps[key], gone=giving_up)
 
-    async def _order(self, name: str, keys: set[bytes], acknowledged: bool) -> None:
+    async def _order(self, name: str, keys: dict[bytes, None], acknowledged: bool) -> None:
         """Order keys removed at their owners; take those out that are."""
         shares: dict[str, list[bytes]] = {}
         for key in keys:
@@ -330,7 +330,9 @@ class Cascades:
                 result = await self._node.send(owner, batch)
             except PeerUnavailable:
                 continue
-            keys.difference_update(key for at, key in enumerate(some) if _is_done(result.failures.get(at)))
+            for at, key in enumerate(some):
+                if _is_done(result.failures.get(at)):
+                    del keys[key]
 
     def loaded(self, namespace: Namespace, key: bytes) -> None:
         """Take note of the tags of what has been loaded for a key."""

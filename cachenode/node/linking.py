@@ -19,7 +19,8 @@ Interleavings, each forced by a test in ``tests/node/test_linking.py``:
    stored (``test_parent_that_changes_while_its_dependent_is_written``).
 2. A parent changes while a dependent is loaded, which nobody knows yet: its owner remembers
    (``test_parent_that_changes_during_a_load``), or began to remember too late
-   (``test_load_from_before_changes_were_noted_is_not_kept``).
+   (``test_load_from_before_changes_were_noted_is_not_kept``). Who has joined the load may have done so after the
+   change, and looks again (``test_who_joins_a_load_after_a_change_looks_again``; the simulation found this).
 3. A parent moves: its new owner knows the dependents before it acts (``test_parent_that_moves_keeps_its_dependents``).
 4. The owner of a dependent is lost: its successor does not believe L2 (``test_dependent_in_l2_of_a_lost_owner``).
 5. The parent's owner cannot be reached: nothing is stored (``test_owner_of_a_parent_out_of_reach``).
@@ -205,7 +206,7 @@ class Linking:
         """Return what a key is to depend on, itself left out: that would make it untrue whenever it is written."""
         key, me = batch.keys[index], reference_of(namespace.policy.name, batch.keys[index])
         if not batch.depends_on:  # a TOUCH: its links must live as long
-            return [parent for parent in self._parents_before(namespace, key) if parent != me]
+            return sorted(self._parents_before(namespace, key) - {me})
         block = batch.depends_on[0 if len(batch.depends_on) == 1 else index]
         return [parent for parent in dict.fromkeys(split_references(block, MAX_PARENTS)) if parent != me]
 
@@ -234,8 +235,10 @@ class Linking:
             links.settle(key, link, 0)
             raise
         fresh = flight is None or all(self._fresh(want.parent, one, flight.began) for want, one in told.items())
-        if flight is not None and not fresh and flight.attached:
-            namespace.flights.detach(key)
+        if flight is not None and not fresh:
+            if flight.attached:
+                namespace.flights.detach(key)
+            node.loads.send_round(flight)
         return link
 
     def _fresh(self, parent: bytes, told: _Told, began: float) -> bool:
@@ -249,9 +252,10 @@ class Linking:
     async def prepare(self, batch: Batch) -> None:
         """Have the owners of what a load is going to depend on remember changes, before it begins."""
         try:
-            parents = {parent for block in batch.depends_on for parent in split_references(block, MAX_PARENTS)}
+            blocks = [split_references(block, MAX_PARENTS) for block in batch.depends_on]
         except InvalidDependencies:
             return  # the write says so
+        parents = dict.fromkeys(parent for block in blocks for parent in block)
         link = Link((), 0, 0.0)
         missing = [
             _Want(parent, parent, link, PREPARE)
@@ -408,19 +412,19 @@ class Linking:
         try:
             await self._tell(wants)
         except (PeerUnavailable, InvalidDependencies):
-            await self._drop(namespace, {parent_of(want.dependent)[1] for want in wants})
+            await self._drop(namespace, list(dict.fromkeys(parent_of(want.dependent)[1] for want in wants)))
 
     def _owner_under(self, parent: bytes, ring: Ring, view: View) -> Member | None:
         return view.by_id.get(ring.owner(parent_of(parent)[1]) or "")
 
-    async def _drop(self, namespace: Namespace, keys: set[bytes]) -> None:
+    async def _drop(self, namespace: Namespace, keys: Sequence[bytes]) -> None:
         """Drop entries of this node: it is not known any more whether what they depend on has changed."""
         for key in keys:
             self._links(namespace).untie(key)
             namespace.void(key)
             namespace.store.remove(key)
-        waiter = self._node.invalidations.announce(namespace, list(keys))
-        self._node.invalidations.record(namespace, list(keys))
+        waiter = self._node.invalidations.announce(namespace, keys)
+        self._node.invalidations.record(namespace, keys)
         if waiter is not None:
             await waiter
 

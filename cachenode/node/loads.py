@@ -374,6 +374,14 @@ class Loads:
         namespace.flights.end(flight)
         _resolve(flight, outcome)
 
+    def send_round(self, flight: Flight[Waiter]) -> None:
+        """Send those round who wait for a flight, except the reader for whom this node itself has begun it."""
+        asked_first = 1 if flight.holder is self._node.read_through else 0
+        waiting, flight.waiting = flight.waiting[asked_first:], flight.waiting[:asked_first]
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
     # Ends without a value.
 
     async def ask(self, lender: str, batch: Batch, index: int, holder: Hashable) -> BatchResult:

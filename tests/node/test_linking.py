@@ -73,11 +73,21 @@ async def test_parent_that_changes_during_a_load() -> None:
     clock.advance(1.0)
     await put(b, PARENT, b"new")
     clock.advance(1.0)
-    waiting = asyncio.create_task(run(b, Batch(Operation.LEASE, "default", [CHILD]), holder="other"))
-    assert not await settled(waiting)
     assert (await fulfil(a, CHILD, b"made of the old", token, PARENT)).versions == [0]
-    assert (await waiting).records[0].endswith(b"made of the old"), "who asked before is served"
     assert await fetch(a, CHILD) is None
+
+
+async def test_who_joins_a_load_after_a_change_looks_again() -> None:
+    """Nobody knew that the load would depend on what has changed: it is not handed to who may have asked later."""
+    a, b, clock = pair()
+    token = await lease(a, CHILD, PARENT)
+    clock.advance(1.0)
+    await put(b, PARENT, b"new")
+    waiting = asyncio.create_task(lease(b, CHILD))
+    assert not await settled(waiting)
+    clock.advance(1.0)
+    assert (await fulfil(a, CHILD, b"made of the old", token, PARENT)).versions == [0]
+    assert await waiting, "it is to load itself"
 
 
 async def test_load_of_a_known_dependent_ends_with_a_change() -> None:

@@ -80,7 +80,7 @@ def check(history: History, *, keeps: bool = False, calm: bool = False) -> list[
             found += _origin_reads(key, ops)
         elif key[0] == "n":
             found += _counts(key, ops, keeps=keeps)
-        elif key[0] not in "rw":  # those have checkers of their own
+        elif key[0] not in "rwd":  # those have checkers of their own
             found += _cache_reads(key, ops)
             found += version_order(key, ops)
         if key[0] == "t":
@@ -304,7 +304,7 @@ def _loads(history: History, *, calm: bool) -> Iterator[Violation]:
     for load in history.loads:
         by_key[load.key].append(load)
     for key, loads in by_key.items():
-        if key[0] == "r":
+        if key[0] in "rd":
             continue
         excuses = [op for op in history.ops if op.kind is Kind.REMOVE and _detaches(op, key)]
         for load, following in pairwise(loads):

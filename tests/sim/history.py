@@ -117,6 +117,8 @@ class History:
     ops: list[Op] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     faults: list[tuple[float, float]] = field(default_factory=list)
+    made: dict[str, float] = field(default_factory=dict)
+    """When a load of each value began (`tests.sim.dependents`)."""
 
     def disturbed(self, began: float, ended: float) -> bool:
         """Return True if anything was broken between two times."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from tests.sim.checker import Violation, check
+from tests.sim.dependents import check_dependents
 from tests.sim.faults import Fault, Nemesis, schedule
 from tests.sim.history import History, Kind, Op
 from tests.sim.loop import Deadlock, Host
@@ -81,6 +82,8 @@ _THROUGH = Mix(keys={"r": 5}, weights={"r": 1}, write_pause_s=0.25, load_s=0.06,
 """Values that the nodes load."""
 _WRITTEN = Mix(keys={"w": 4}, weights={"w": 1}, write_pause_s=0.15, read_timeouts_s=(0.4, 1.0, 3.0))
 """Values whose writes go through to a table."""
+_DEPENDENTS = Mix(keys={"p": 2, "d": 3}, weights={"p": 3, "d": 5}, load_s=0.1, slow_load_s=0.6)
+_RELINKED = replace(_DEPENDENTS, write_pause_s=0.5)
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
 _OFTEN = {"ttl_s": 0.6, "stale_s": 1.5, "refresh_ahead": 0.5, "xfetch_beta": 0.0}
 
@@ -102,6 +105,7 @@ PROFILES = {
         Profile("through_calm", mix=_THROUGH, spikes=0.02, delay_s=0.001),
         Profile("through", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01),
         Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
+        Profile("dependents", _ALL, count=(4, 10), mix=_DEPENDENTS, spikes=0.01),
     )
 }
 
@@ -139,6 +143,8 @@ AIMED = {
         Profile("forsaken", {"forsake": 1}, count=(2, 4), mix=_PATIENT, strike_s=5.0),
         Profile("written_calm", mix=_WRITTEN),
         Profile("written_evict", {"evict": 10}, count=(30, 60), mix=_WRITTEN, strike_s=8.0),
+        Profile("cascades", mix=_DEPENDENTS, spikes=0.05, delay_s=0.002),
+        Profile("relinks", {"restart": 4, "slow": 2}, count=(4, 9), mix=_RELINKED, spikes=0.02),
         Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )
@@ -313,6 +319,7 @@ def run_seed(
     violations = check(history, keeps=profile.keeps, calm=calm)
     violations += check_through(history, world.origin, policy, calm=calm)
     violations += check_written(history, world.table)
+    violations += check_dependents(history)
     return Outcome(
         seed,
         profile.name,

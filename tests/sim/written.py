@@ -105,42 +105,42 @@ class Access:
 
 async def read(client: Client, key: str) -> None:
     """Read a key, in one of the ways there are."""
-    timeout_s, calls = client._rng.choice(client._mix.read_timeouts_s), client._client
-    if client._rng.random() < 0.2:
-        keys = [each for each in client._keys if each[0] == "w"]
-        ops = [client._op(Kind.READ, "get_many", each, timeout_s) for each in keys]
-        found = await client._do(ops, calls.get_many(keys, timeout_s=timeout_s, namespace=WRITTEN))
+    timeout_s, calls = client.rng.choice(client.mix.read_timeouts_s), client.cache
+    if client.rng.random() < 0.2:
+        keys = [each for each in client.keys if each[0] == "w"]
+        ops = [client.op(Kind.READ, "get_many", each, timeout_s) for each in keys]
+        found = await client.do(ops, calls.get_many(keys, timeout_s=timeout_s, namespace=WRITTEN))
         for op in ops:
             op.value = (found or {}).get(op.key)
     else:
-        op = client._op(Kind.READ, "get", key, timeout_s)
-        op.value = await client._do([op], calls.get(key, timeout_s=timeout_s, namespace=WRITTEN))
+        op = client.op(Kind.READ, "get", key, timeout_s)
+        op.value = await client.do([op], calls.get(key, timeout_s=timeout_s, namespace=WRITTEN))
 
 
 async def write(client: Client, key: str) -> None:
     """Write, remove or invalidate a key; or touch it."""
-    dice, timeout_s, calls = client._rng.random(), client._timeout(), client._client
+    dice, timeout_s, calls = client.rng.random(), client._timeout(), client.cache
     more: dict[str, Any] = {"timeout_s": timeout_s, "namespace": WRITTEN}
     if dice < 0.6:
-        value = client._value(key)
-        op = client._op(Kind.WRITE, "set", key, timeout_s, value=value)
-        op.version = await client._do([op], calls.set(key, value, **more)) or 0
+        value = client.value(key)
+        op = client.op(Kind.WRITE, "set", key, timeout_s, value=value)
+        op.version = await client.do([op], calls.set(key, value, **more)) or 0
     elif dice < 0.7:
-        value, how = client._value(key), client._rng.choice(("add", "replace"))
-        op = client._op(Kind.WRITE, how, key, timeout_s, value=value)
-        op.version = await client._do([op], getattr(calls, how)(key, value, **more)) or 0
+        value, how = client.value(key), client.rng.choice(("add", "replace"))
+        op = client.op(Kind.WRITE, how, key, timeout_s, value=value)
+        op.version = await client.do([op], getattr(calls, how)(key, value, **more)) or 0
         if op.done and not op.version:  # the condition did not hold
             op.kind, op.error = Kind.TOUCH, "condition"
     elif dice < 0.8:
-        op = client._op(Kind.REMOVE, "delete", key, timeout_s)
-        await client._do([op], calls.delete(key, **more))
+        op = client.op(Kind.REMOVE, "delete", key, timeout_s)
+        await client.do([op], calls.delete(key, **more))
     elif dice < 0.9:
-        op = client._op(Kind.TOUCH, "touch", key, timeout_s)
-        await client._do([op], calls.touch(key, ttl_s=30.0, **more))
+        op = client.op(Kind.TOUCH, "touch", key, timeout_s)
+        await client.do([op], calls.touch(key, ttl_s=30.0, **more))
     else:
-        op = client._op(Kind.TOUCH, "invalidate", key, timeout_s)
-        which = {"keys": key} if client._rng.random() < 0.5 else {"prefix": "w:"}
-        await client._do([op], calls.invalidate(**which, **more))
+        op = client.op(Kind.TOUCH, "invalidate", key, timeout_s)
+        which = {"keys": key} if client.rng.random() < 0.5 else {"prefix": "w:"}
+        await client.do([op], calls.invalidate(**which, **more))
 
 
 # What they must see.
