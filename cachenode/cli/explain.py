@@ -166,7 +166,7 @@ def _role(name: str, answer: pb.ExplainResponse) -> str:
     if not answer.ready:
         return "[yellow]not in the view: refuses calls[/]"
     if answer.fenced:
-        return "[red]lease over: finds and writes nothing[/]"
+        return "[red]lease over: keeps and writes nothing[/]"
     if answer.gained:
         return "[yellow]owner, not settled: reads go to L2, writes wait[/]"
     return "[green]owner[/]" if answer.owner == name else f"passes on to {answer.owner}"

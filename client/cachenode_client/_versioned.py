@@ -145,6 +145,7 @@ class Versioned(_Derived):
         tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
     ) -> Any:
         """Return a derived value; if there is none of this version it is loaded, once in the whole cluster."""
         return await self._client.get_or_load(
@@ -155,6 +156,7 @@ class Versioned(_Derived):
             tags=tags,
             timeout_s=timeout_s,
             lease_s=lease_s,
+            soft_timeout_s=soft_timeout_s,
             namespace=self.namespace,
         )
 
@@ -227,6 +229,7 @@ class BlockingVersioned(_Derived):
         tags: Iterable[str] | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
     ) -> Any:
         """Return a derived value; if there is none of this version it is loaded, once in the whole cluster."""
         return self._client.get_or_load(
@@ -237,6 +240,7 @@ class BlockingVersioned(_Derived):
             tags=tags,
             timeout_s=timeout_s,
             lease_s=lease_s,
+            soft_timeout_s=soft_timeout_s,
             namespace=self.namespace,
         )
 

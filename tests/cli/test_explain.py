@@ -66,7 +66,7 @@ def test_roles(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"passes on to {OWNER}" in text
     assert any(line.split()[:2] == [OWNER, "owner"] for line in text.splitlines())
     assert "not settled: reads go to L2, writes wait" in printed(capsys, answer(OWNER, gained=True))
-    assert "lease over: finds and writes nothing" in printed(capsys, answer(OWNER, fenced=True))
+    assert "lease over: keeps and writes nothing" in printed(capsys, answer(OWNER, fenced=True))
     assert "not in the view" in printed(capsys, answer(OWNER, ready=False))
     assert "different views" in printed(capsys, answer(OWNER), answer(OTHER, epoch=4))
 

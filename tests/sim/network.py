@@ -476,8 +476,8 @@ class _Channel:
         request_serializer: Callable[[Any], bytes],
         response_deserializer: Callable[[bytes], Any],
         **_: Any,
-    ) -> Callable[[], _ClientEnd]:
-        def call() -> _ClientEnd:
+    ) -> Callable[..., _ClientEnd]:
+        def call(**_: Any) -> _ClientEnd:
             stream = Stream(self._network, self._host, self._address, method)
             end = stream.call = _ClientEnd(stream, request_serializer, response_deserializer)
             stream.down.parse = response_deserializer

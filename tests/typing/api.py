@@ -132,12 +132,12 @@ async def asyncio_client() -> None:
         assert_type(await cache.get_many({b"a", b"b"}), dict[bytes, Any])
         numbers = {"a": 1, "b": 2}  # A Mapping[str | bytes, ...] parameter would refuse this: mappings are invariant.
         assert_type(await cache.set_many(numbers, ttl_s=5), dict[str, int])
-        assert_type(await cache.get_or_load("k", load_async, ttl_s=5, lease_s=1), Any)
+        assert_type(await cache.get_or_load("k", load_async, ttl_s=5, lease_s=1, soft_timeout_s=0.1), Any)
         assert_type(await cache.get_or_load("k", load_sync, default=1), Any)
         assert_type(await cache.get_or_load("k", lambda: Loaded(1, ttl_s=5, tags=["a"], keep=False)), Any)
         assert_type(await cache.get_or_load_many(texts, load_many), dict[str, Any])
         assert_type(await cache.get_or_load_many([b"a"], load_many_async), dict[bytes, Any])
-        kept = cache.cached("user:{number}", ttl_s=5)(load_user)
+        kept = cache.cached("user:{number}", ttl_s=5, soft_timeout_s=0.1)(load_user)
         assert_type(await kept(5), Any)
         assert_type(kept.key(number=5), str)
         kept("five")  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ def blocking_client() -> None:
         assert_type(cache.get_many(texts), dict[str, Any])
         numbers = {"a": 1}
         assert_type(cache.set_many(numbers), dict[str, int])
-        assert_type(cache.get_or_load("k", load_sync), Any)
+        assert_type(cache.get_or_load("k", load_sync, soft_timeout_s=0.1), Any)
         assert_type(cache.get_or_load_many(texts, load_many), dict[str, Any])
         assert_type(cache.cached("user:{number}")(load_user).key(5), str)
         assert_type(cache.view(), View)
