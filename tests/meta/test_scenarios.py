@@ -25,7 +25,6 @@ NOT_COVERED = {
     35: "Sentinel is not spoken yet, so no replica takes over; durability replicated fails writes that none has.",
     36: "Sentinel is not spoken yet, so a node never has two servers of which one is not the master any more.",
     37: "Redis Cluster is not spoken yet.",
-    50: "There is no warming yet.",
 }
 """Scenarios of which something is missing in cachenode itself."""
 _NAMED = re.compile(r"\bScenarios? (\d+(?:(?:, | and |, and | to |-)\d+)*)")
