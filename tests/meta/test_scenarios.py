@@ -20,7 +20,6 @@ from tests.support.syntax import parse
 TESTS = Path(__file__).parents[1]
 LIST = {*range(1, 51)}
 NOT_COVERED = {
-    16: "Nodes write to no origin yet, so an owner cannot die between its commit and the invalidation.",
     34: "L2 is one server: Sentinel is not spoken yet. Its death and return are scenario 33, its slowness scenario 39.",
     35: "Sentinel is not spoken yet, so no replica takes over; durability replicated fails writes that none has.",
     36: "Sentinel is not spoken yet, so a node never has two servers of which one is not the master any more.",

@@ -275,7 +275,7 @@ async def test_invalidation_is_not_the_origins() -> None:
 
 
 async def test_owner_that_dies_half_way() -> None:
-    """The sink has committed and L2 has not heard: the next owner finds no older value there."""
+    """The sink has committed and L2 has not heard: the next owner finds no older value there. Scenario 16."""
     rig = Rig("a", "b", l2=True)
     (key,) = owned_by(rig.view, "a")
     node_a, node_b = rig.nodes.values()
