@@ -25,7 +25,7 @@ ENVIRON = {name: value for name, value in os.environ.items() if not name.startsw
     "PYTHONPATH": PATHS,
     "PYTHONUNBUFFERED": "1",
 }
-RUN_S = 60.0
+RUN_S = 100.0
 PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 """What a reader can start; the others are modules of these."""
 

@@ -37,7 +37,7 @@ AWAITED: set[str] = set()
 every_page = pytest.mark.parametrize("name", sorted(PAGES))
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_HEREDOC = re.compile(r"^\$ cat > (\S+)(?: <<'END')?\n(.*?)(?=^END$|^\$ |\Z)", re.DOTALL | re.MULTILINE)
+_HEREDOC = re.compile(r"^\$ cat > (\S+)(?: <<'(\w+)')?\n(.*?)(?=^\2$|^\$ |\Z)", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"\bcachenode (?:--\w+ )?([a-z][a-z-]*)((?: +[^|;&>)`\n]+)?)")
@@ -54,7 +54,7 @@ def blocks(text: str, kind: str) -> Iterator[str]:
         if language == kind:
             yield content
         if language == "console":
-            yield from (inner for file, inner in _HEREDOC.findall(content) if _language(file) == kind)
+            yield from (inner for file, _, inner in _HEREDOC.findall(content) if _language(file) == kind)
 
 
 def _language(file: str) -> str:
