@@ -8,8 +8,8 @@ high by its error at most.
 Counts fade with a half-life. Instead of making all of them smaller, each new one counts for more (forward decay:
 Cormode, Shkapenyuk, Srivastava, Xu, ICDE 2009); only when the numbers become large all are brought down at once.
 
-A sample is the key of one read in so many. What is counted of a key, as a part of all that is counted, is about its
-part of the reads; how many those are is counted beside it.
+A sample is the key of one read in so many, and stands for all reads since the last sample. So what is counted of a key,
+as a part of all that is counted, is about its part of the reads, also while one in more or fewer of them is looked at.
 """
 
 from __future__ import annotations
@@ -45,14 +45,13 @@ class HeavyHitters(Generic[K]):
         half_life_s: After so long a sample counts half.
     """
 
-    __slots__ = ("_base", "_began", "_counts", "_errors", "_half_life_s", "_reads", "_room", "_total")
+    __slots__ = ("_base", "_began", "_counts", "_errors", "_half_life_s", "_reads", "_room")
 
     def __init__(self, room: int = 128, *, half_life_s: float = 30.0) -> None:
         self._room = room
         self._half_life_s = half_life_s
         self._counts: dict[K, float] = {}
         self._errors: dict[K, float] = {}
-        self._total = 0.0
         self._reads = 0.0
         self._base = 0.0
         self._began: float | None = None
@@ -71,20 +70,18 @@ class HeavyHitters(Generic[K]):
         if growth > _MOST_GROWTH:
             self._fade(growth, now)
             growth = 1.0
-        self._total += growth
         self._reads += reads * growth
         counts = self._counts
         if key not in counts and len(counts) >= self._room:
             least = min(counts, key=counts.__getitem__)
             self._errors.pop(least, None)
             counts[key] = self._errors[key] = counts.pop(least)
-        counts[key] = counts.get(key, 0.0) + growth
+        counts[key] = counts.get(key, 0.0) + reads * growth
 
     def _fade(self, growth: float, now: float) -> None:
         self._base = now
         self._counts = {key: count / growth for key, count in self._counts.items()}
         self._errors = {key: error / growth for key, error in self._errors.items()}
-        self._total /= growth
         self._reads /= growth
 
     def reads_per_s(self, now: float) -> float:
@@ -103,8 +100,8 @@ class HeavyHitters(Generic[K]):
         return [self._hitter(key, rate) for key in hottest]
 
     def _hitter(self, key: K, rate: float) -> Hitter[K]:
-        share = self._counts[key] / self._total
-        return Hitter(key, share, self._errors.get(key, 0.0) / self._total, share * rate)
+        share = self._counts[key] / self._reads
+        return Hitter(key, share, self._errors.get(key, 0.0) / self._reads, share * rate)
 
     def __len__(self) -> int:
         return len(self._counts)

@@ -38,11 +38,10 @@ from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 from cachenode_api.records import STALE, TAGGED
 from cachenode_api.tags import split_tags
 
-__all__ = ["SAMPLE_EVERY", "Namespace", "Namespaces"]
+__all__ = ["Namespace", "Namespaces"]
 
 MAX_IMPLICIT = 1_000
-SAMPLE_EVERY = 256
-"""Reads of which one is sampled: that costs some ten microseconds, so less than a tenth of one for each read."""
+_FIRST_SAMPLE = 32
 _LARGEST_PART = 4
 """A value may take at most this part of the memory budget."""
 
@@ -128,7 +127,7 @@ class Namespace:
         self.slides = Slides(policy.max_life_s)
         self.policy_version = 0
         """Of the newest change of its policy while the cluster runs."""
-        self.sample_at, self.sampled_at = SAMPLE_EVERY // 2, 0
+        self.sample_at, self.sampled_at = _FIRST_SAMPLE, 0
         """The read that is sampled next (`Reads`), by hits in memory with misses counted off, and the last one."""
         self.look_at = self._first_looked_at()
         """A batch that brings more hits than this is looked at (`Reads`); -1, and `looks`: each is, for policies."""

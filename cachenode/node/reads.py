@@ -22,7 +22,6 @@ from cachenode.core.origin_limits import Priority
 from cachenode.core.shedding import Work
 from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.filler import fill, new_record
-from cachenode.node.namespaces import SAMPLE_EVERY
 from cachenode.node.soft_timeouts import await_loads, to_await
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
@@ -36,6 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Reads"]
 
+_SAMPLE_EVERY_S = 0.005
+"""Time between samples, about: each costs some ten microseconds, so all of them a few thousandths of a second."""
+_LEAST_GAP = 64
+_MOST_GAP = 65_536
+_MOST_SAMPLES = 8
 _PASS_THROUGH = frozenset({Reason.NOT_OWNER, Reason.NOT_READY})
 
 
@@ -47,6 +51,9 @@ class Reads:
         self._hot_keys = HotKeys(hot_reads_per_s)
         self.hitters: HeavyHitters[tuple[str, bytes]] = HeavyHitters()
         self._draw = random.randrange
+        self._sampled_at = 0.0
+        self._gap = _LEAST_GAP
+        """Reads between samples, on the average: the more there are, the fewer of them are looked at."""
 
     def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         """Answer what is in memory; return the rest (see `Node.execute`)."""
@@ -91,7 +98,11 @@ class Reads:
 
     def _sample(self, namespace: Namespace, keys: Sequence[bytes], read: int, now: float) -> None:
         """Count keys of a batch, at random, for the list of those that are read most: of a large batch several."""
-        reads, samples = namespace.next_sample(read, self._draw(2 * SAMPLE_EVERY)), 1 + len(keys) // SAMPLE_EVERY
+        quick = now - self._sampled_at < _SAMPLE_EVERY_S
+        self._sampled_at, gap = now, max(_LEAST_GAP, min(self._gap * 2 if quick else self._gap // 2, _MOST_GAP))
+        self._gap = gap
+        samples = min(_MOST_SAMPLES, 1 + len(keys) // gap)
+        reads = namespace.next_sample(read, self._draw(2 * gap))
         for _ in range(samples):
             key = keys[self._draw(len(keys))] if len(keys) > 1 else keys[0]
             if self._node.placement.owns(key):
