@@ -470,7 +470,7 @@ class Engine:
             value = encoded[index] if encoded is not None else None
             try:
                 results[index] = await self.persist(
-                    group, raws[index], value, ttl_ms, retry=0, deadline=deadline, before=errors[index]
+                    group, raws[index], value, ttl_ms, retry=0, deadline=deadline, failure=errors[index]
                 )
                 del errors[index]
             except CacheError as error:
