@@ -27,12 +27,18 @@ refresh_ahead = 0.25
 [namespaces.airports]
 origin = "airports"
 negative_ttl_s = 60
+
+[[event]]
+name = "country.renamed"
+invalidates = ["country:{{code}}"]
+namespace = "pages"
 """
 _TTL_S = 1.5
 _HOT = "EDDF"
 _HOT_S = 6.0
 _CALLERS = 50
 _PAUSE_S = 0.002
+_COUNTRY, _PAGES = "FR", 30
 _STRANGERS = 200
 _FLOOD = 10_000
 
@@ -74,7 +80,7 @@ async def play(address: str, directory: Path) -> tuple[Act, ...]:
         address: Of the cluster, whose nodes run with the configuration of `write_config`.
         directory: Where that is.
     """
-    acts: Sequence[Callable[[str, Path], Awaitable[Act]]] = (_refresh, _flood)
+    acts: Sequence[Callable[[str, Path], Awaitable[Act]]] = (_refresh, _cascade, _flood)
     return tuple([await act(address, _ledger(directory)) for act in acts])
 
 
@@ -105,6 +111,39 @@ async def _refresh(address: str, ledger: Path) -> Act:
         ),
         tuple(problems),
         {"reads": len(waits), "loads": made, "slowest_ms": round(1e3 * slowest_s, 2)},
+    )
+
+
+async def _cascade(address: str, _ledger: Path) -> Act:
+    """Tell that a country has another name: what was made of it goes, and what was made of that."""
+    pages = [f"page:{number}" for number in range(_PAGES)]
+    async with CacheClient(address, namespace="pages") as cache, CacheClient(address, namespace="pages") as reader:
+        await cache.set(f"country:{_COUNTRY}", "the old name")
+        await cache.set("country:IT", "another name")
+        await cache.set_many(dict.fromkeys(pages, "an airport's page"), depends_on=[f"country:{_COUNTRY}"])
+        await cache.set("list:europe", "a list of pages", depends_on=pages)
+        await cache.set("list:alps", "another list", depends_on=["country:IT"])
+        keys = [f"country:{_COUNTRY}", *pages, "list:europe", "country:IT", "list:alps"]
+        before = len(await reader.get_many(keys))
+        began = time.monotonic()
+        published = await cache.publish("country.renamed", {"code": _COUNTRY})
+        took_s = time.monotonic() - began
+        left = await reader.get_many(keys)
+    problems = []
+    if before != len(keys):
+        problems.append(f"Only {before} of {len(keys)} values were there before the event.")
+    if set(left) != {"country:IT", "list:alps"}:
+        problems.append(f"After the event {len(left)} values were left, which should have been 2.")
+    named = len(published.invalidations)
+    return Act(
+        "cascade",
+        "An event cascades through what was made of a value",
+        (
+            f'"country.renamed" names {named} key; {_PAGES} pages were made of it, and a list of those.',
+            f"{before - len(left)} of {before} values were untrue after {1e3 * took_s:.1f} ms, in near caches too.",
+        ),
+        tuple(problems),
+        {"before": before, "left": len(left), "took_ms": round(1e3 * took_s, 2)},
     )
 
 

@@ -28,4 +28,5 @@ async def test_a_node_is_killed_and_no_request_fails() -> None:
     acts = {act.name: act.figures for act in report.acts}
     assert 0 < acts["refresh"]["loads"] < 20
     assert acts["refresh"]["reads"] > 1_000
+    assert (acts["cascade"]["before"], acts["cascade"]["left"]) == (34, 2)
     assert acts["negative_flood"]["loads"] == 200
