@@ -11,8 +11,9 @@ which begins after all nodes have begun: it lists the origin and L2. So a filter
 A rebuild goes into a fresh filter, `begun` on every node, while the one in use goes on answering; writes are added to
 both. When the lists are complete every node gets them, unites them with its own writes and puts the result in use.
 
-What else ends "not there": an invalidation of a key adds it (the origin has changed); a barrier that covers a key is
-newer than the filter, so the filter says nothing about it until the next rebuild; one by tag may cover any key.
+What else ends "not there": a removal or invalidation of a key adds it (the origin has changed); a barrier that covers
+a key is newer than the filter, so the filter says nothing about it until the next rebuild; one by tag may cover any
+key.
 
 Interleavings, each forced by a test in ``tests/node/test_bloom.py``:
 
@@ -191,7 +192,7 @@ class Bloom:
         return max(self._expected, int(listed * _ROOM))
 
     def add(self, key: bytes) -> None:
-        """A key is written, or declared untrue: it may have a value from now on."""
+        """A key is written, removed or declared untrue: the origin may have a value for it from now on."""
         if self._present is not None:
             self._present.keys.add(key)
         if self._fresh is not None:

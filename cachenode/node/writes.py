@@ -73,8 +73,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Writes"]
 
-_NEWS_OF_NOTHING = frozenset({Operation.DELETE, Operation.ABANDON})
-"""After these a key is no likelier to have a value."""
 _NOTHING = (0, 0, 0, 0.0)
 T = TypeVar("T")
 _ADD = frozenset({Operation.SET, Operation.INCR})
@@ -173,7 +171,7 @@ class Writes:
         """Do what needs no waiting for this node's own keys; return the rest."""
         loads = self._node.loads
         if namespace.bloom is not None:  # also what is declared untrue: the origin has changed
-            for index in own if batch.operation not in _NEWS_OF_NOTHING else ():
+            for index in own if batch.operation is not Operation.ABANDON else ():
                 namespace.bloom.add(batch.keys[index])
         if batch.operation in (Operation.FULFILL, Operation.ABANDON):
             end = loads.land if batch.operation is Operation.FULFILL else loads.abandon

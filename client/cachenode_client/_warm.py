@@ -223,13 +223,13 @@ class _Run:
     async def _ask_one(self, address: str, method: str, request: Any) -> Any:
         """Return a node's answer, None if it gives none."""
         try:
-            async with self._engine.router.channels.open(address) as channel:
+            async with self._engine.router.channels.open(address, showing_token=True) as channel:
                 return await getattr(admin_pb2_grpc.AdminServiceStub(channel), method)(request, timeout=_ANSWER_S)
         except (aio.AioRpcError, CacheUnavailable):
             return None
 
     async def _call(self, ask: WarmAsk) -> AsyncGenerator[pb.WarmProgress, None]:
-        async with self._engine.router.channels.open(self._next()) as channel:
+        async with self._engine.router.channels.open(self._next(), showing_token=True) as channel:
             call = admin_pb2_grpc.AdminServiceStub(channel).Warm(
                 pb.WarmRequest(
                     namespace=ask.namespace,

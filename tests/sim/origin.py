@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,16 @@ class Reader:
             for run in runs:
                 run.ended = world.loop.now
         return {run.key: _found(run) for run in runs}
+
+    async def keys(self) -> AsyncIterator[str]:
+        """Yield the keys that have a value, taking time."""
+        world, origin = self._world, self._world.origin
+        for key in sorted(origin.values):
+            await world.pause(self._load_s * origin.slow / 4)
+            if origin.down:
+                raise OriginDown
+            if not is_absent(origin.read(key)):
+                yield key
 
     def _begin(self, key: str, now: float) -> Load:
         """Take note of a load; what may be tried again was asked for when its first attempt was."""

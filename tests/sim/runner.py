@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 from tests.sim.checker import Violation, check
 from tests.sim.dependents import check_dependents
@@ -61,7 +62,7 @@ class Profile:
     mix: Mix = field(default_factory=Mix)
     nodes: int = 3
     l2: bool = True
-    through: dict[str, float] = field(default_factory=dict)
+    through: dict[str, Any] = field(default_factory=dict)
 
 
 _STREAMS = {"break_stream": 8, "slow": 2, "evict": 1}
@@ -84,7 +85,10 @@ _WRITTEN = Mix(keys={"w": 4}, weights={"w": 1}, write_pause_s=0.15, read_timeout
 """Values whose writes go through to a table."""
 _DEPENDENTS = Mix(keys={"p": 2, "d": 3}, weights={"p": 3, "d": 5}, load_s=0.1, slow_load_s=0.6)
 _RELINKED = replace(_DEPENDENTS, write_pause_s=0.5)
+_FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.1)
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
+_FILTERED = {"bloom": True, "bloom_keys": 1_000, "bloom_rebuild": "1s"}
+"""A filter that is rebuilt all the time: keys come and go beside it."""
 _OFTEN = {"ttl_s": 0.6, "stale_s": 1.5, "refresh_ahead": 0.5, "xfetch_beta": 0.0}
 
 PROFILES = {
@@ -104,6 +108,7 @@ PROFILES = {
         Profile("storm", _ALL, count=(15, 30), spikes=0.03),
         Profile("through_calm", mix=_THROUGH, spikes=0.02, delay_s=0.001),
         Profile("through", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01),
+        Profile("bloom", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01, through=_FILTERED),
         Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
         Profile("dependents", _ALL, count=(4, 10), mix=_DEPENDENTS, spikes=0.01),
     )
@@ -145,6 +150,8 @@ AIMED = {
         Profile("written_evict", {"evict": 10}, count=(30, 60), mix=_WRITTEN, strike_s=8.0),
         Profile("cascades", mix=_DEPENDENTS, spikes=0.05, delay_s=0.002),
         Profile("relinks", {"restart": 4, "slow": 2}, count=(4, 9), mix=_RELINKED, spikes=0.02),
+        Profile("bloom_moves", {"restart": 4, "crash": 2, "evict": 4}, mix=_FILTERED_MIX, through=_FILTERED),
+        Profile("bloom_calm", {"evict": 4}, mix=_FILTERED_MIX, through=_FILTERED, delay_s=0.002, spikes=0.02),
         Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )

@@ -190,6 +190,7 @@ class World:
         server = Server(config)
         node = self.nodes[machine] = Node(host, server)
         await self.loop.spawn(host, server.start())
+        server.node.wall = lambda: self.loop.now
         server._placement.listeners.append(lambda _former, view: self._viewed(machine, view))
         return node
 
