@@ -346,13 +346,20 @@ class Writes:
             writes = [write for write in found if write is not None]
             stored = self._store(namespace, range(len(writes)), writes, [True] * len(writes))
             return _with_gaps(indices, found, stored)
-        if batch.expire and namespace.policy.stale_s:
+        if self._expires(batch, namespace):
             return self._expire_in_memory(batch, namespace, indices)
         versions = []
         for index in indices:
             version = self._node.versions.next()
             versions.append(version if self._forget(batch, namespace, batch.keys[index]) else 0)
         return BatchResult(indices=indices, versions=versions)
+
+    def _expires(self, batch: Batch, namespace: Namespace) -> bool:
+        """Return True if an invalidation of keys leaves values to be served.
+
+        Not where writes are queued for an origin: the queue knows what it carries by its version in L2.
+        """
+        return batch.expire and namespace.policy.stale_s > 0 and self._node.behind(namespace) is None
 
     def _expire_in_memory(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
         found = self._expired(namespace, [batch.keys[index] for index in indices])
@@ -367,7 +374,8 @@ class Writes:
         now, position = self._node.clock.now(), namespace.barriers.position
         found: list[L2Write | None] = []
         for key in keys:
-            record = None if key in namespace.writing else self._node.present(namespace, key, now)
+            under_way = key in namespace.writing or key in namespace.at_sink
+            record = None if under_way else self._node.present(namespace, key, now)
             _, flags, there, deadline = HEADER.unpack_from(record) if record is not None else _NOTHING
             if record is None or namespace.tombstones.covers(key, there, now):
                 found.append(None)
@@ -472,7 +480,7 @@ class Writes:
             reply(await self._set(batch, namespace, indices, writes))
         elif batch.operation is Operation.TOUCH:
             reply(await self._touch(batch, namespace, indices))
-        elif batch.expire and namespace.policy.stale_s:
+        elif self._expires(batch, namespace):
             reply(await self._expire(batch, namespace, indices))
         else:
             reply(await self._delete(batch, namespace, indices))

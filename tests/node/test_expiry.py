@@ -185,6 +185,29 @@ async def test_expiring_what_is_being_written_removes_it() -> None:
     assert await cluster.read() == (b"", False, 0)
 
 
+@pytest.mark.parametrize("l2", [True, False])
+async def test_expiring_what_a_sink_is_being_given_removes_it(l2: bool) -> None:
+    """A write on its way to the origin was ordered before the expiry: what it stores must not come after."""
+    cluster = Cluster("a", l2=l2)
+    await cluster.put()
+    namespace = cluster.owner.namespaces.get("n")
+    assert namespace is not None
+    namespace.at_sink.add(K)
+    await cluster.expire()
+    assert await cluster.read() == (b"", False, 0)
+
+
+async def test_keys_whose_writes_are_queued_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue for an origin knows a value by its version, so that is not replaced; selectors replace none."""
+    cluster = Cluster("a")
+    await cluster.put()
+    monkeypatch.setattr(cluster.owner, "behind", lambda _namespace: object())
+    await cluster.expire(PREFIX, b"k")
+    assert (await cluster.read())[:2] == (b"old", True)
+    await cluster.expire()
+    assert await cluster.read() == (b"", False, 0)
+
+
 async def test_selector_expires_what_is_being_written() -> None:
     """A value on its way to L2 as a selector is expired is served from there, marked, and not from memory."""
     cluster = Cluster("a")
