@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenode.core.events import MAX_FIELDS, EventRule, EventRules, Template, check_event_name
+from cachenode.core.events import MAX_FIELDS, EventRule, EventRules, Template, check_event_name, parse_event
 from cachenode.errors import EventRefused
 from cachenode_api.reasons import Reason
 from cachenode_api.selectors import Selector
@@ -190,3 +190,22 @@ def test_all_problems_of_a_rule_at_once() -> None:
     assert EventRule.parse("e")[1] == ["invalidates: must name at least one pattern (or tags at least one tag)"]
     assert EventRule.parse("e", ["a"] * 33)[1] == ["invalidates: more than 32 patterns and tags"]
     assert repr(Template("a:{b}")) == "<Template 'a:{b}'>"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"event": "e"}', ("e", b"{}", "")),
+        (b'{"event": "e", "fields": {"a": 1}, "id": "x"}', ("e", b'{"a": 1}', "x")),
+        (b"{", None),
+        (b"\xff", None),
+        (b"[" * 60_000, None),
+        (b'{"event": "e", "more": 1}', None),
+        (b"{}", None),
+        (b'{"event": "e", "fields": 1}', None),
+        (b'{"event": "e", "id": 1}', None),
+    ],
+)
+def test_events_as_one_document(body: bytes, expected: tuple[str, bytes, str] | None) -> None:
+    """What the webhook and a channel bring: name, fields and id, and nothing else."""
+    assert parse_event(body) == expected

@@ -110,6 +110,8 @@ def test_empty_store_needs_no_walk() -> None:
     swept.sweep.bar(prefix(b"k"), 2)
     assert not swept.sweep.active
     assert swept.sweep.step(10, 0.0) == 0
+    swept.sweep.expire(prefix(b"k"), 3, 5.0, 0.0)
+    assert not swept.sweep.active
 
 
 def test_store_emptied_during_a_walk() -> None:

@@ -189,3 +189,26 @@ async def test_refusals_are_counted() -> None:
     with pytest.raises(EventRefused) as error:
         await cluster.publish("elsewhere")
     assert error.value.reason is Reason.UNKNOWN_NAMESPACE
+
+
+async def test_same_event_does_not_wait_for_ever() -> None:
+    """Who comes with the id of an event that is under way waits as long as he may."""
+    cluster = Cluster()
+    await cluster.put(b"user:7")
+    session = NearSession(cluster.owner(b"user:7"))
+    await session.read(b"user:7")
+    first = asyncio.create_task(cluster.publish("user.deleted", event_id="1", userId=7))
+    await settled(first)
+    with pytest.raises(EventRefused) as error:
+        await cluster.events["a"].publish("user.deleted", b"{}", "api", event_id="1", timeout_s=0.01)
+    assert error.value.reason is Reason.DEADLINE_EXCEEDED
+    session.acknowledge()
+    assert not (await first).duplicate
+
+
+async def test_oldest_ids_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of ids is bounded."""
+    monkeypatch.setattr("cachenode.node.events._REMEMBERED", 2)
+    cluster = Cluster()
+    done = [await cluster.publish("user.deleted", event_id=one, userId=7) for one in ("1", "2", "3", "3", "2", "1")]
+    assert [each.duplicate for each in done] == [False, False, False, True, True, False]
