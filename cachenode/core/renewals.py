@@ -12,8 +12,9 @@ the right to load it anew; all others are given the value. The due time is the e
   so all that is left to do is to let values of one age fall due at different times, dear ones earlier.
 
 A renewal that fails leaves the value as it is (stale-if-error), and pauses the key's loads for a while
-(`cachenode.core.load_backoff`). What is not known here any more, because it was written by somebody, came from L2 or
-from a former owner, is not due before its life ends. That costs its next caller one load.
+(`cachenode.core.load_backoff`). What was written by somebody is not due before its life ends: that costs its next
+caller one load. What was loaded and came here from L2, or from a former owner, says by its flags that its life was
+extended: it is due at its soft end, and not before (`Reads`).
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ class Loads:
             ended, stale_s = self._node.clock.now(), namespace.policy.stale_s
             stored = BatchResult()
             if store:
-                stored = await writes.store(batch, namespace, store, began, [lives[index] + stale_s for index in store])
+                stored = await writes.store(batch, namespace, store, began, [lives[index] for index in store], stale_s)
             for at, index in enumerate(store):
                 if at in stored.failures:
                     failures[index] = stored.failures[at]

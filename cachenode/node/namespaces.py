@@ -35,7 +35,7 @@ from cachenode.node.origins import Origin
 from cachenode_api.advise import Measured
 from cachenode_api.errors import InvalidNamespace, InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
-from cachenode_api.records import STALE, TAGGED
+from cachenode_api.records import EXTENDED, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 __all__ = ["Namespace", "Namespaces"]
@@ -267,7 +267,9 @@ class Namespace:
         return self.barriers.covers(key, tags, position) or self.expiries.until(key, tags, position) is not None
 
     def judge(self, key: bytes, entry: L2Entry, now: float) -> L2Entry | None:
-        """Return what may be served of an entry of L2: marked as stale if it was expired, None if it is untrue."""
+        """Return what may be served of an entry of L2: marked if it is stale or was expired, None if it is untrue."""
+        if entry.flags & EXTENDED and entry.ttl_s <= self.policy.stale_s:
+            entry = entry._replace(flags=entry.flags | STALE)
         if entry.position >= self.barriers.position:
             return entry
         try:

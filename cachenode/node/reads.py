@@ -10,6 +10,7 @@ it is absent there too, or L2 cannot say, a LEASE goes to who stands in for the 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from cachenode.node.filler import fill, new_record
 from cachenode.node.soft_timeouts import await_loads, to_await
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, STALE
+from cachenode_api.records import EXTENDED, HEADER, HEADER_BYTES, STALE
 
 if TYPE_CHECKING:
     from cachenode.core.renewals import Renewals
@@ -132,6 +133,8 @@ class Reads:
             key = batch.keys[index]
             slot, flags, version, deadline = HEADER.unpack_from(record)
             due_at, soft_end = (now, now) if flags & STALE else renewals.ends(key, version)
+            if flags & EXTENDED and math.isinf(soft_end):  # it was loaded by another owner, or comes from L2
+                due_at = soft_end = deadline - namespace.policy.stale_s
             due = due_at <= now and (leasing or reading_through)
             if due and (token := self._node.loads.renew(batch, namespace, key, holder, now)):
                 if reading_through:

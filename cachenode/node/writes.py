@@ -62,7 +62,7 @@ from cachenode.node.filler import fill, store_entry
 from cachenode_api.errors import InvalidTags
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER, HEADER_BYTES, NO_TTL_MS, NOT_KEPT_MS, STALE, TAGGED
+from cachenode_api.records import EXTENDED, HEADER, HEADER_BYTES, NO_TTL_MS, NOT_KEPT_MS, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
 if TYPE_CHECKING:
@@ -286,7 +286,13 @@ class Writes:
         ]
 
     async def store(
-        self, batch: Batch, namespace: Namespace, indices: Sequence[int], position: int, lives: Sequence[float]
+        self,
+        batch: Batch,
+        namespace: Namespace,
+        indices: Sequence[int],
+        position: int,
+        lives: Sequence[float],
+        stale_s: float,
     ) -> BatchResult:
         """Store values of a batch that were loaded since a position of the barriers; return their results.
 
@@ -295,9 +301,13 @@ class Writes:
             namespace: Its namespace.
             indices: Which of its values.
             position: Of the barriers.
-            lives: Seconds until each is gone, the time for which it is served stale included.
+            lives: Seconds until the TTL of each is over.
+            stale_s: For how long they are served after that. Then each says so itself: whoever gets it from L2, or from
+                a former owner, has to know (``test_stale_value_from_l2_is_marked``).
         """
-        writes = self._versioned(batch, namespace, indices, position, lives)
+        writes = self._versioned(batch, namespace, indices, position, [ttl_s + stale_s for ttl_s in lives])
+        if stale_s:
+            writes = [write._replace(flags=write.flags | EXTENDED) for write in writes]
         return await self.put_in_cache(batch, namespace, indices, writes)
 
     async def put(self, batch: Batch, namespace: Namespace, index: int, write: L2Write) -> BatchResult:
@@ -465,7 +475,9 @@ class Writes:
                 writes.append(None)
                 continue
             version = self._node.versions.next()
-            writes.append(L2Write(key, record[HEADER_BYTES:], flags, version, ttl_s, namespace.barriers.position))
+            writes.append(
+                L2Write(key, record[HEADER_BYTES:], flags & ~EXTENDED, version, ttl_s, namespace.barriers.position)
+            )
         return writes
 
     # With L2.

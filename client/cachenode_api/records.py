@@ -29,6 +29,7 @@ __all__ = [
     "COMPRESSION_MASK",
     "COMPRESSION_SHIFT",
     "DEPENDENT",
+    "EXTENDED",
     "HEADER",
     "HEADER_BYTES",
     "INT_FLAGS",
@@ -47,6 +48,8 @@ COMPRESSION_MASK = 0xF << COMPRESSION_SHIFT
 STALE = 1 << 12
 TAGGED = 1 << 13
 DEPENDENT = 1 << 14
+EXTENDED = 1 << 15
+"""The life of a loaded value includes the time for which its namespace serves it past its TTL."""
 
 INT_FLAGS = 2
 """Flags of a whole number, in ASCII decimal digits: the one kind of value that nodes read, to count."""

@@ -20,6 +20,7 @@ from cachenode_api.ring import Ring
 from cachenode_api.selectors import SelectorKind
 from tests.support.clock import ManualClock
 from tests.support.cluster import DirectPeers, HeldL2, fetch, new_node, owned_by, run, view_of
+from tests.support.eventually import eventually
 from tests.support.origin import ScriptedLoader, origin_of
 
 K = b"k"
@@ -417,3 +418,41 @@ async def test_key_is_explained() -> None:
     assert (found.absent_s, found.loads_itself) == (3.0, False)
     await rig.write(Operation.SET, b"v")
     assert (await explain(rig.node, space, K)).absent_s is None
+
+
+@pytest.mark.parametrize("evicted_first", [True, False])
+async def test_stale_value_from_l2_is_marked(evicted_first: bool) -> None:
+    """Whoever did not load it knows when its TTL is over: from then on it is marked, and loaded anew.
+
+    In L2 it lives for `stale_s` longer; a touch gives it a life without that.
+    """
+    rig = Rig(l2=True, stale_s=100.0)
+    space = rig.node.namespaces.get("n")
+    assert space is not None
+    rig.loader.put(K, b"old")
+
+    def forget() -> None:
+        space.store.remove(K)
+        space.renewals._due.clear()
+
+    async def read() -> tuple[bytes, bool]:
+        [record] = (await run(rig.node, Batch(Operation.GET, "n", [K]))).records
+        return record[HEADER_BYTES:], bool(HEADER.unpack_from(record)[1] & STALE)
+
+    assert await rig.get() == [b"old"]
+    if evicted_first:
+        forget()
+        assert await read() == (b"old", False)
+    rig.clock.advance(TTL_S + 1)
+    if not evicted_first:
+        forget()
+    rig.loader.put(K, b"new")
+    rig.loader.gate.clear()
+    assert await read() == (b"old", True)
+    assert await read() == (b"old", True)
+    rig.loader.gate.set()
+    await eventually(lambda: not len(space.flights))
+    assert await read() == (b"new", False)
+    await run(rig.node, Batch(Operation.TOUCH, "n", [K], ttls_ms=[50_000]))
+    forget()
+    assert await read() == (b"new", False)
