@@ -85,10 +85,11 @@ _WRITTEN = Mix(keys={"w": 4}, weights={"w": 1}, write_pause_s=0.15, read_timeout
 """Values whose writes go through to a table."""
 _DEPENDENTS = Mix(keys={"p": 2, "d": 3}, weights={"p": 3, "d": 5}, load_s=0.1, slow_load_s=0.6)
 _RELINKED = replace(_DEPENDENTS, write_pause_s=0.5)
-_FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.1)
+_FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.3)
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
 _FILTERED = {"bloom": True, "bloom_keys": 1_000, "bloom_rebuild": "1s"}
 """A filter that is rebuilt all the time: keys come and go beside it."""
+_KEPT_FILTER = _FILTERED | {"bloom_rebuild": "1d"}
 _OFTEN = {"ttl_s": 0.6, "stale_s": 1.5, "refresh_ahead": 0.5, "xfetch_beta": 0.0}
 
 PROFILES = {
@@ -150,7 +151,7 @@ AIMED = {
         Profile("written_evict", {"evict": 10}, count=(30, 60), mix=_WRITTEN, strike_s=8.0),
         Profile("cascades", mix=_DEPENDENTS, spikes=0.05, delay_s=0.002),
         Profile("relinks", {"restart": 4, "slow": 2}, count=(4, 9), mix=_RELINKED, spikes=0.02),
-        Profile("bloom_moves", {"restart": 4, "crash": 2, "evict": 4}, mix=_FILTERED_MIX, through=_FILTERED),
+        Profile("bloom_moves", {"restart": 1}, count=(5, 8), mix=_FILTERED_MIX, through=_KEPT_FILTER),
         Profile("bloom_calm", {"evict": 4}, mix=_FILTERED_MIX, through=_FILTERED, delay_s=0.002, spikes=0.02),
         Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),

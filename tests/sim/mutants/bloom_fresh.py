@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from cachenode.core.bloom import Bloom
+from cachenode.core.bloom import Bloom, Rebuilds
 from tests.sim.mutants.frame import Mutant, swap
 
 
@@ -15,6 +15,7 @@ def _add(self: Bloom, key: bytes) -> None:
 
 def apply(stack: ExitStack) -> None:
     swap(stack, Bloom, "add", _add)
+    swap(stack, Rebuilds, "_REST", 0.0)  # so that there are many
 
 
 MUTANT = Mutant(apply, "bloom_calm")
