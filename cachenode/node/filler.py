@@ -90,7 +90,10 @@ def _keep(
     now = node.clock.now()
     settle, owns = namespace.fills.settle, node.may_keep
     records, layers, sure = [], [], namespace.changing.keys().isdisjoint(keys)
-    for key, token, entry in zip(keys, tokens, entries, strict=True):
+    for key, token, found in zip(keys, tokens, entries, strict=True):
+        entry = found
+        if found is not None and namespace.writing and namespace.outdone(key, found.version):
+            entry = None  # a reader has had a later one out of the write-behind queue
         may_store = settle(key, token)  # then nothing was stored here since the key was missed
         current = None if may_store else node.present(namespace, key, now)
         if current is not None:

@@ -242,6 +242,12 @@ class Namespace:
         """Return True if a later write was done while one of this version was under way."""
         return key in self._writes and self._writes[key][1] > version
 
+    def seen(self, key: bytes, version: int) -> None:
+        """A reader gets a write that is under way: none that is older, and under way too, may appear after it."""
+        if key in self._writes:
+            under_way, done = self._writes[key]
+            self._writes[key] = under_way, max(done, version)
+
     def written(self, key: bytes, version: int) -> None:
         """A write of the key is no longer under way."""
         left, done = self._writes[key]

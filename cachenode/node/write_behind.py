@@ -16,7 +16,10 @@ Interleavings, each forced by a test in ``tests/node/test_write_behind.py``:
    (``test_load_during_a_write_does_not_overtake_it``).
 3. The answer of the queue is lost: the write may be queued, so it is neither acknowledged nor refused, and what memory
    has of the key goes (``test_lost_answer_is_uncertain``).
-4. A removal is refused because the queue is full: nothing was done, so conditions must still see the value
+4. Two writes of a key are queued, and neither is in memory yet. A reader gets the later one out of the queue, and then
+   the earlier one is done: it must not appear in memory (``test_reads_do_not_go_back_behind_the_queue``; the
+   simulation found this).
+5. A removal is refused because the queue is full: nothing was done, so conditions must still see the value
    (``test_refused_removal_leaves_the_value``).
 """
 
@@ -147,6 +150,9 @@ class WriteBehind:
             self._breaker.failed(self._node.clock.now())
             raise
         self._breaker.succeeded(self._node.clock.now())
+        for write in found if namespace.writing else ():
+            if write is not None:
+                namespace.seen(write.key, write.version)
         return found
 
     async def dirty(self, namespace: Namespace, keys: Sequence[bytes]) -> set[bytes] | None:

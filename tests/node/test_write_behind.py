@@ -236,6 +236,31 @@ async def test_load_during_a_write_does_not_overtake_it() -> None:
     assert site.memory.records[BEHIND][KEY].value == b"new"
 
 
+async def test_reads_do_not_go_back_behind_the_queue() -> None:
+    """Who has read a queued write that is not in memory yet does not find the one before it there afterwards."""
+    site = Site(carries_values=False)
+    node = await site.node(origins=origin_of(site, ScriptedLoader()))
+    gates = [asyncio.Event(), asyncio.Event()]
+    inner, calls = site.l2.write, iter(gates)
+
+    async def held(*arguments: object) -> object:
+        await next(calls).wait()
+        return await inner(*arguments)  # type: ignore[arg-type]
+
+    site.l2.write = held  # type: ignore[method-assign, assignment]
+    first, second = (asyncio.create_task(put(node, KEY, value, namespace=BEHIND)) for value in (b"1", b"2"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert site.memory.records[BEHIND][KEY].value == b"2"
+    assert await fetch(node, KEY, BEHIND) == b"2"
+    gates[0].set()
+    assert not (await first).failures
+    assert await fetch(node, KEY, BEHIND) == b"2"
+    gates[1].set()
+    assert not (await second).failures
+    assert await fetch(node, KEY, BEHIND) == b"2"
+
+
 async def test_caller_does_not_renew() -> None:
     """No caller loads a value anew that is still there: it might bring what the origin had before a queued write."""
     site = Site()

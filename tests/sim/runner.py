@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from tests.sim.behind import check_behind
 from tests.sim.checker import Violation, check
 from tests.sim.dependents import check_dependents
 from tests.sim.faults import Fault, Nemesis, schedule
@@ -86,6 +87,9 @@ _WRITTEN = Mix(keys={"w": 4}, weights={"w": 1}, write_pause_s=0.15, read_timeout
 _DEPENDENTS = Mix(keys={"p": 2, "d": 3}, weights={"p": 3, "d": 5}, load_s=0.1, slow_load_s=0.6)
 _RELINKED = replace(_DEPENDENTS, write_pause_s=0.5)
 _FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.3)
+_FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.1)
+_BEHIND = replace(_WRITTEN, keys={"b": 4}, weights={"b": 1})
+"""Values whose writes reach a table later."""
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
 _FILTERED = {"bloom": True, "bloom_keys": 1_000, "bloom_rebuild": "1s"}
 """A filter that is rebuilt all the time: keys come and go beside it."""
@@ -110,6 +114,7 @@ PROFILES = {
         Profile("through_calm", mix=_THROUGH, spikes=0.02, delay_s=0.001),
         Profile("through", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01),
         Profile("bloom", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01, through=_FILTERED),
+        Profile("behind", _ALL | {"origin_outage": 6, "evict": 6}, count=(5, 12), mix=_BEHIND, spikes=0.01),
         Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
         Profile("dependents", _ALL, count=(4, 10), mix=_DEPENDENTS, spikes=0.01),
     )
@@ -147,6 +152,8 @@ AIMED = {
         Profile("clock_steps", {"clock_step": 1}, count=(1, 3), mix=_PATIENT, strike_s=5.0),
         Profile("failovers", {"l2_failover": 1, "evict": 4}, count=(20, 40), mix=_SELDOM, strike_s=5.0),
         Profile("forsaken", {"forsake": 1}, count=(2, 4), mix=_PATIENT, strike_s=5.0),
+        Profile("behind_calm", mix=_BEHIND),
+        Profile("behind_evict", {"evict": 10, "origin_outage": 4}, count=(20, 40), mix=_BEHIND, strike_s=8.0),
         Profile("written_calm", mix=_WRITTEN),
         Profile("written_evict", {"evict": 10}, count=(30, 60), mix=_WRITTEN, strike_s=8.0),
         Profile("cascades", mix=_DEPENDENTS, spikes=0.05, delay_s=0.002),
@@ -288,6 +295,8 @@ class _Run:
                 world.defect(f"{client.name} did not come to an end")
             for error in client.failures():
                 world.defect(f"{client.name} failed: {type(error).__name__}: {error}")
+        if not await world.drained():
+            world.defect("writes still wait for the table")
 
 
 def run_seed(
@@ -312,7 +321,8 @@ def run_seed(
     planned = schedule(seed, profile.weights, count=count, from_s=_WARM_S, to_s=_WARM_S + profile.strike_s)
     faults = planned if keep is None else [planned[at] for at in keep]
     policy = through_policy(seed) | profile.through
-    world = World(seed, nodes=profile.nodes, tracing=tracing, l2=profile.l2, through=policy)
+    behind = "b" in profile.mix.keys
+    world = World(seed, nodes=profile.nodes, tracing=tracing, l2=profile.l2, through=policy, behind=behind)
     run = _Run(seed, profile, world, faults)
     with ExitStack() as stack:
         stack.enter_context(simulated(world, seed))
@@ -328,6 +338,7 @@ def run_seed(
     violations += check_through(history, world.origin, policy, calm=calm)
     violations += check_written(history, world.table)
     violations += check_dependents(history)
+    violations += check_behind(history, world.rows)
     return Outcome(
         seed,
         profile.name,

@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cachenode.adapters.batching import TurnBatcher
 from cachenode.adapters.l2_memory import MemoryL2
+from cachenode.adapters.queue_memory import MemoryQueue
 from cachenode.adapters.registry_memory import MemoryRegistry
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.errors import RegistryError
@@ -95,6 +96,7 @@ class RedisServer:
         self.store._slots = _Undoable(self._undo)
         self.store._barriers = _Undoable(self._undo)
         self._undo.clear()
+        self.queue = MemoryQueue(self.clock)
         self.registry = MemoryRegistry(self.clock, seed=lambda: _RING_SEED)
         self.epochs = 0
 

@@ -10,6 +10,7 @@ Families of keys, by the first letter:
 - ``v`` keys that are only replaced under the version that was read;
 - ``w`` keys whose writes go through to a table (`tests.sim.written`);
 - ``d`` keys that depend on others, and ``p`` those others (`tests.sim.dependents`);
+- ``b`` keys whose writes reach another one later (`tests.sim.behind`);
 - ``r`` keys that the nodes load (read-through): committed to the origin, and then invalidated, or set, or neither.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 from cachenode_client import CacheClient
 from cachenode_client.errors import CacheError, ManyFailed
-from tests.sim import written
+from tests.sim import behind, written
 from tests.sim.dependents import read_dependent, write_dependent, write_parent
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Host
@@ -193,6 +194,9 @@ class Client:
     async def _read_one(self, key: str) -> None:
         if key[0] in "os":
             await self._load_one(key)
+            return
+        if key[0] == "b":
+            await behind.read(self, key)
             return
         if key[0] in "rw":
             await (self._read_through(key) if key[0] == "r" else written.read(self, key))
@@ -389,6 +393,7 @@ class Client:
             await self._invalidate(key)
 
     _write_w = written.write
+    _write_b = behind.write
 
     async def _write_n(self, key: str) -> None:
         timeout_s = self._timeout()

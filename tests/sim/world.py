@@ -33,6 +33,7 @@ from cachenode.server import Server
 from cachenode_api.ring import Ring
 from cachenode_api.view import View
 from cachenode_client._near import NearCache
+from tests.sim.behind import BEHIND, BEHIND_ORIGIN, BEHIND_POLICY, QueueLink
 from tests.sim.loop import HOST, Host, SimLoop
 from tests.sim.network import Network
 from tests.sim.order import fix_order
@@ -70,6 +71,7 @@ class World:
         tracing: Note every message too.
         l2: Whether the nodes share a store.
         through: The settings of the namespace whose values the nodes load, and its origin's soft timeout.
+        behind: Whether a namespace writes behind.
 
     Attributes:
         origin: The database.
@@ -89,7 +91,11 @@ class World:
         tracing: bool = False,
         l2: bool = True,
         through: Mapping[str, Any] | None = None,
+        behind: bool = False,
     ) -> None:
+        self.rows = Table()
+        """What is written behind."""
+        self._behind = behind
         self.loop = SimLoop()
         self.loop.set_exception_handler(self._loop_error)
         self.rng = Random(f"{seed} world")
@@ -116,7 +122,7 @@ class World:
         self._closing = False
         self._clocks: dict[str, tuple[float, float]] = {}
         self.redis: dict[str, RedisServer] = {}
-        self.ways = {"l2": Faults(), "registry": Faults()}
+        self.ways = {"l2": Faults(), "registry": Faults(), "queue": Faults()}
 
     # Hosts.
 
@@ -149,16 +155,17 @@ class World:
         self.loop.call_later(seconds, _resolve, done)
         await done
 
-    def access(self) -> Access:
-        """Return what a node's process reads and writes the table with."""
+    def access(self, table: Table) -> Access:
+        """Return what a node's process reads and writes a table with."""
         self._accesses += 1
-        return Access(self, Random(f"{self._seed} access {self._accesses}"))
+        dice = Random(f"{self._seed} access {self._accesses}")
+        return Access(self, table, dice, refuses=table is self.table)
 
     # Nodes.
 
     def begin(self) -> None:
         """Start the Redis servers. To be called within the loop."""
-        for name in ("l2", "registry"):
+        for name in ("l2", "registry", "queue") if self._behind else ("l2", "registry"):
             self.redis[name] = RedisServer(self.host(name))
 
     async def start_node(self, machine: str) -> Node:
@@ -173,6 +180,7 @@ class World:
                     "default": {"refresh_ahead": 0.9},
                     THROUGH: self._through,
                     WRITTEN: WRITTEN_POLICY,
+                    **({BEHIND: BEHIND_POLICY} if self._behind else {}),
                 },
                 "origins": {
                     "db": {
@@ -183,8 +191,14 @@ class World:
                         "soft_timeout_s": self._soft_timeout_s,
                     },
                     "table": WRITTEN_ORIGIN,
+                    **({"rows": BEHIND_ORIGIN} if self._behind else {}),
                 },
-                "l2": {"url": self._l2_url, "registry_url": "redis://registry:6379"},
+                "writebehind": {"attempts": 1_000, "retry_max_s": 1.0},
+                "l2": {
+                    "url": self._l2_url,
+                    "registry_url": "redis://registry:6379",
+                    "queue_url": "redis://queue:6379" if self._behind else "",
+                },
             }
         )
         server = Server(config)
@@ -224,6 +238,15 @@ class World:
         """Let a process vanish, and its streams with it."""
         self.loop.kill(host)
         self.network.host_gone(host, silently=silently)
+
+    async def drained(self, within_s: float = 60.0) -> bool:
+        """Return True once nothing waits to be written behind, False if that takes too long."""
+        end = self.loop.now + within_s
+        while self._behind and self.redis["queue"].queue.records.get(BEHIND):
+            if self.loop.now > end:
+                return False
+            await self.pause(0.1)
+        return True
 
     async def joined(self, machines: list[str], within_s: float = 30.0) -> bool:
         """Return True once these nodes are in one view, False if that takes too long."""
@@ -337,8 +360,8 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         return HostClock(host)
 
     def plugin(name: str, _options: Mapping[str, Any], _group: str) -> object:
-        if name == "table":
-            return world.access()
+        if name in ("table", "rows"):
+            return world.access(world.table if name == "table" else world.rows)
         host = HOST.get()
         assert host is not None, "a node belongs to a host"
         return world.reader(host)
@@ -352,6 +375,7 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         (cachenode.server, "make_policies", lambda _config: None),
         (cachenode.assembly, "connect", connect),
         (cachenode.assembly, "RedisL2", L2Link),
+        (cachenode.assembly, "RedisQueue", QueueLink),
         (cachenode.assembly, "find_plugin", plugin),
         (cachenode.adapters.peer_links, "aio", world.network),
         (cachenode.node.placement, "Ring", _ring_of),

@@ -69,17 +69,21 @@ class Access:
 
     Args:
         world: Where it runs.
+        table: Which.
+        refuses: Whether it refuses some writes for good.
         rng: Its dice.
     """
 
-    def __init__(self, world: World, rng: Random) -> None:
+    def __init__(self, world: World, table: Table, rng: Random, *, refuses: bool = True) -> None:
         self._world = world
+        self._table = table
+        self._refuses = refuses
         self._rng = rng
 
     async def load_many(self, keys: list[str]) -> dict[str, object]:
         """Return what the table has, at a moment in between."""
         await self._world.pause(self._rng.random() * 0.02)
-        found = {key: self._world.table.read(key) for key in keys}
+        found = {key: self._table.read(key) for key in keys}
         await self._world.pause(self._rng.random() * (0.5 if self._rng.random() < 0.2 else 0.02))
         return found
 
@@ -88,7 +92,7 @@ class Access:
         world, rng = self._world, self._rng
         if world.origin.down or rng.random() < 0.03:
             await world.pause(rng.random() * 0.05)
-            raise OriginError("refused", again=rng.random() < 0.5)
+            raise OriginError("refused", again=rng.random() < 0.5 or not self._refuses)
         arrives_s = rng.random() * (_TIMEOUT_S * 0.7 if rng.random() < 0.2 else 0.02)
         world.loop.spawn(None, self._arrive(arrives_s, writes))
         await world.pause(arrives_s * 1.2 + rng.random() * (0.5 if rng.random() < 0.2 else 0.02))
@@ -97,7 +101,7 @@ class Access:
 
     async def _arrive(self, seconds: float, writes: list[Write]) -> None:
         await self._world.pause(seconds)
-        self._world.table.commit(writes, self._world.loop.now)
+        self._table.commit(writes, self._world.loop.now)
 
 
 # What clients do.
