@@ -87,7 +87,6 @@ _WRITTEN = Mix(keys={"w": 4}, weights={"w": 1}, write_pause_s=0.15, read_timeout
 _DEPENDENTS = Mix(keys={"p": 2, "d": 3}, weights={"p": 3, "d": 5}, load_s=0.1, slow_load_s=0.6)
 _RELINKED = replace(_DEPENDENTS, write_pause_s=0.5)
 _FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.3)
-_FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.1)
 _BEHIND = replace(_WRITTEN, keys={"b": 4}, weights={"b": 1})
 """Values whose writes reach a table later."""
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
