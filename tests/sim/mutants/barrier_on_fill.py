@@ -9,7 +9,7 @@ from tests.sim.mutants.frame import Mutant, swap
 
 
 def apply(stack: ExitStack) -> None:
-    swap(stack, Node, "_covered", lambda *_: False)
+    swap(stack, Node, "_judge", lambda _node, _name, _key, entry: entry)
 
 
 MUTANT = Mutant(apply, "calm")
