@@ -185,7 +185,7 @@ class Node:
         if namespace is None:
             self._refuse(batch, reply, UNKNOWN_NAMESPACE)
             return None
-        if batch.operation in _ORDERS or (batch.operation is Operation.CASCADE and not from_peer):
+        if batch.operation in _ORDERS:
             return self._obey(batch, namespace, reply, from_peer)
         placement = self.placement
         fenced = placement.fenced(self.clock.now())
@@ -219,7 +219,9 @@ class Node:
 
     def _change(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
         if batch.operation is Operation.CASCADE:
-            return self.linking.untie(batch, namespace, reply)
+            if from_peer:
+                return self.linking.untie(batch, namespace, reply)
+            return self._obey(batch, namespace, reply, from_peer)
         part: Barriers | WarmLoads | Writes = self.writes
         if batch.operation is Operation.BARRIER:
             part = self.barriers

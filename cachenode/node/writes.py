@@ -143,7 +143,9 @@ class Writes:
             for failure in failures.values():
                 node.failures[failure.reason] += 1
             reply(failed(batch, failures))
-        parts = [(own, rest)] if own and (rest := self._changed(batch, namespace, own, reply)) else []
+        alone = namespace.dependents is None and namespace.links is None and not batch.depends_on
+        write = self.now if alone else self._changed
+        parts = [(own, rest)] if own and (rest := write(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
         parts += [(indices, self.ask(owner, batch, indices, reply)) for owner, indices in away.items()]
