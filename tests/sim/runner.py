@@ -22,7 +22,7 @@ from tests.sim.origin import Reader
 from tests.sim.through import check_through, through_policy
 from tests.sim.workload import Client, Mix
 from tests.sim.world import World, simulated
-from tests.sim.written import check_written
+from tests.sim.written import at_rest, check_written
 
 __all__ = ["AIMED", "PROFILES", "Outcome", "Profile", "brief", "profile_of", "report", "run_seed", "shrink"]
 
@@ -296,6 +296,8 @@ class _Run:
                 world.defect(f"{client.name} failed: {type(error).__name__}: {error}")
         if not await world.drained():
             world.defect("writes still wait for the table")
+        if "w" in self._profile.mix.keys:
+            await world.loop.spawn(world.host("rest"), at_rest(world, self.history, self._profile.mix.keys["w"]))
 
 
 def run_seed(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cachenode.origins import Write
 from tests.sim.checker import check
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Deadlock, Host, SimLoop
@@ -16,6 +17,7 @@ from tests.sim.network import Network, _Pipe
 from tests.sim.origin import Origin
 from tests.sim.stores import RedisServer
 from tests.sim.through import check_through
+from tests.sim.written import AT_REST, Table, check_written
 
 _HOST = Host("test")
 
@@ -278,3 +280,26 @@ def test_failover_loses_the_last_writes() -> None:
 
     loop.run_until_complete(loop.spawn(None, main()))
     loop.close()
+
+
+def test_what_is_not_at_the_table_is_found() -> None:
+    """Write-through: what is read was written to the table before, is not older than it, and at rest the same."""
+    first, second = (op(Kind.WRITE, "w:0", at, at + 1, value, version=at) for at, value in ((1, "x"), (3, "y")))
+
+    def found(*reads: Op, rows: tuple[str, ...] = ("x", "y"), removed: tuple[Op, ...] = ()) -> list[str]:
+        table = Table()
+        for at, value in enumerate(rows):
+            table.commit([Write("w:0", value, at + 1)], 1.5 + 2 * at)
+        history = History(ops=[first, second, *removed, *reads])
+        return [violation.clause for violation in check_written(history, table)]
+
+    def get(value: str | None, began: float, **more: Any) -> Op:
+        return op(Kind.READ, "w:0", began, began + 0.1, value, **more)
+
+    assert found(get("x", 3.2), get("y", 4.5), get("y", 9, how=AT_REST)) == []
+    assert found(get("x", 4.5)) == ["C3"]
+    assert found(get(None, 4.5)) == ["C3"]
+    assert found(get(None, 4.5), removed=(op(Kind.REMOVE, "w:0", 3.5, math.inf),)) == []
+    assert found(get("y", 3.2)) == ["origin first"]
+    assert found(rows=("x",)) == ["C3"], "the table lacks what was acknowledged"
+    assert found(get("x", 3.2, how=AT_REST)) == ["at rest"]

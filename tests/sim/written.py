@@ -6,6 +6,7 @@ table when the process is dead; the table keeps versions, and refuses what comes
 - **C3** A read that began after a write or removal was acknowledged returns what it wrote, or something that is not
   surely older; nothing only if the key may have been removed. The same of the table itself, at the end.
 - **C1** Versions of a key rise.
+- **at rest** When nobody writes any more the cache says what the table has.
 - **origin first** What is read has been at the table before; so what the table has refused is never read.
 """
 
@@ -18,16 +19,28 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from cachenode.origins import ABSENT, OriginError, Write
+from cachenode_client import CacheClient
 from tests.sim.checker import Newest, Violation, stale, version_order
-from tests.sim.history import History, Kind, Op
+from tests.sim.history import History, Kind, Op, Outcome
 
 if TYPE_CHECKING:
     from tests.sim.workload import Client
     from tests.sim.world import World
 
-__all__ = ["WRITTEN", "WRITTEN_ORIGIN", "WRITTEN_POLICY", "Access", "Table", "check_written", "read", "write"]
+__all__ = [
+    "WRITTEN",
+    "WRITTEN_ORIGIN",
+    "WRITTEN_POLICY",
+    "Access",
+    "Table",
+    "at_rest",
+    "check_written",
+    "read",
+    "write",
+]
 
 WRITTEN = "written"
+AT_REST = "get at rest"
 _TIMEOUT_S = 0.8
 WRITTEN_ORIGIN = {
     "loader": "table",
@@ -147,6 +160,18 @@ async def write(client: Client, key: str) -> None:
         await client.do([op], calls.invalidate(**which, **more))
 
 
+async def at_rest(world: World, history: History, count: int) -> None:
+    """Read all keys when nobody writes any more, and what was on its way has arrived."""
+    await world.pause(3 * _TIMEOUT_S)
+    host = world.host("rest")
+    async with CacheClient(world.address, client_name="rest", namespace=WRITTEN) as client:
+        for key in (f"w:{at}" for at in range(count)):
+            op = Op("rest", Kind.READ, AT_REST, key, world.loop.now, 5.0, host=host)
+            history.ops.append(op)
+            op.value = await client.get(key, timeout_s=5.0)
+            op.ended, op.outcome = world.loop.now, Outcome.OK
+
+
 # What they must see.
 
 
@@ -169,6 +194,10 @@ def check_written(history: History, table: Table) -> list[Violation]:
         reads = [op for op in ops if op.kind is Kind.READ and op.done]
         found += _reads(key, [*reads, last], [op for op in ops if op.kind in {Kind.WRITE, Kind.REMOVE}])
         found += version_order(key, ops)
+        for each in reads:
+            if each.how == AT_REST and each.value != last.value:
+                text = f"{each}\n    but the table has {last.value}"
+                found.append(Violation("at rest", text, each.ended, each.began, key, [each]))
         for each in reads:
             if each.value is not None and table.arrived.get(each.value, math.inf) > each.ended:
                 text = f"{each}\n    is not what the table has, or had"
