@@ -160,6 +160,7 @@ AIMED = {
         Profile("bloom_moves", {"restart": 1}, count=(5, 8), mix=_FILTERED_MIX, through=_KEPT_FILTER),
         Profile("bloom_calm", {"evict": 4}, mix=_FILTERED_MIX, through=_FILTERED, delay_s=0.002, spikes=0.02),
         Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
+        Profile("expiries", {"evict": 1}, count=(40, 60), mix=_REFRESHED, through=_OFTEN, strike_s=8.0),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
     )
 }

@@ -21,4 +21,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Namespace, "judge", _unmarked)
 
 
-MUTANT = Mutant(apply, "through", ("C3",))
+MUTANT = Mutant(apply, "expiries", ("C3",))
