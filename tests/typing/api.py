@@ -23,6 +23,7 @@ from cachenode_client import (
     Loaded,
     Lookup,
     ManyFailed,
+    Parent,
     Published,
     Reset,
     Serializer,
@@ -168,6 +169,12 @@ def blocking_client() -> None:
         assert_type(cache.get("k"), Any)
         assert_type(cache.lookup("k"), Lookup)
         assert_type(cache.set("k", 1, ttl_s=5), int)
+        assert_type(
+            cache.get_or_load(
+                "k", lambda: Loaded(1, depends_on=["a"]), depends_on=["b", b"c", Parent("n", "d"), ("n", b"e")]
+            ),
+            Any,
+        )
         assert_type(cache.add("k", 1), int)
         assert_type(cache.replace("k", 1), int)
         assert_type(cache.incr("n", 5), int)
@@ -243,6 +250,7 @@ async def wrong_use(cache: CacheClient) -> None:
     await cache.get(5)  # type: ignore[arg-type]
     await cache.set("k")  # type: ignore[call-arg]
     await cache.set("k", 1, 60)  # type: ignore[call-arg]
+    await cache.set("k", 1, depends_on=7)  # type: ignore[arg-type]
     await cache.set("k", 1, ttl_s="60")  # type: ignore[arg-type]
     await cache.get_many([1])  # type: ignore[type-var]
 
