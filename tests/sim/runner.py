@@ -86,13 +86,16 @@ _WRITTEN = Mix(keys={"w": 4}, weights={"w": 1}, write_pause_s=0.15, read_timeout
 """Values whose writes go through to a table."""
 _DEPENDENTS = Mix(keys={"p": 2, "d": 3}, weights={"p": 3, "d": 5}, load_s=0.1, slow_load_s=0.6)
 _RELINKED = replace(_DEPENDENTS, write_pause_s=0.5)
-_FILTERED_MIX = replace(_THROUGH, keys={"r": 12}, write_pause_s=0.3)
 _BEHIND = replace(_WRITTEN, keys={"b": 4}, weights={"b": 1})
 """Values whose writes reach a table later."""
+_FILTERED_MIX = replace(_THROUGH, keys={"r": 60}, write_pause_s=1.2, load_s=0.2)
+"""Most keys get their first value during the run, and their second long after it."""
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
 _FILTERED = {"bloom": True, "bloom_keys": 1_000, "bloom_rebuild": "1s"}
 """A filter that is rebuilt all the time: keys come and go beside it."""
-_KEPT_FILTER = _FILTERED | {"bloom_rebuild": "1d"}
+_SHORT = {"ttl_s": 0.6, "stale_s": 0.0, "refresh_ahead": 0.0, "xfetch_beta": 0.0, "negative_ttl_s": 0.5}
+"""Nothing but the filter stands between a reader and the origin for long."""
+_KEPT_FILTER = _FILTERED | _SHORT | {"bloom_rebuild": "1d"}
 _OFTEN = {"ttl_s": 0.6, "stale_s": 1.5, "refresh_ahead": 0.5, "xfetch_beta": 0.0}
 
 PROFILES = {
@@ -112,8 +115,8 @@ PROFILES = {
         Profile("storm", _ALL, count=(15, 30), spikes=0.03),
         Profile("through_calm", mix=_THROUGH, spikes=0.02, delay_s=0.001),
         Profile("through", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01),
-        Profile("bloom", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01, through=_FILTERED),
         Profile("behind", _ALL | {"origin_outage": 6, "evict": 6}, count=(5, 12), mix=_BEHIND, spikes=0.01),
+        Profile("bloom", _ALL | _ORIGINS, count=(5, 12), mix=_FILTERED_MIX, spikes=0.01, through=_FILTERED),
         Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
         Profile("dependents", _ALL, count=(4, 10), mix=_DEPENDENTS, spikes=0.01),
     )
@@ -158,7 +161,7 @@ AIMED = {
         Profile("cascades", mix=_DEPENDENTS, spikes=0.05, delay_s=0.002),
         Profile("relinks", {"restart": 4, "slow": 2}, count=(4, 9), mix=_RELINKED, spikes=0.02),
         Profile("bloom_moves", {"restart": 1}, count=(5, 8), mix=_FILTERED_MIX, through=_KEPT_FILTER),
-        Profile("bloom_calm", {"evict": 4}, mix=_FILTERED_MIX, through=_FILTERED, delay_s=0.002, spikes=0.02),
+        Profile("bloom_calm", {"evict": 4}, mix=_FILTERED_MIX, through=_FILTERED | _SHORT),
         Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
         Profile("expiries", {"evict": 1}, count=(40, 60), mix=_REFRESHED, through=_OFTEN, strike_s=8.0),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),
