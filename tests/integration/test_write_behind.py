@@ -47,8 +47,10 @@ async def test_node_that_dies_after_the_commit(tmp_path: Path) -> None:
     """
     async with site(tmp_path) as here, client_of(here) as client:
         writer = Writer(client, [f"k{number}" for number in range(60)])
-        here.say("die")
+        here.say("down")
         await writer.write_many(60)
+        here.say("die")
+        here.say("down", said=False)  # what is sent now is nobody's to overwrite: it is sent twice as it is
         await until(lambda: not (tmp_path / "die").exists(), 10.0, "a node that dies")
         took = await here.drained(TAKEOVER_S + 10)
         assert took < TAKEOVER_S
