@@ -14,7 +14,9 @@ Order matters in three places, each with its test in ``tests/node/test_membershi
 3. Who leaves ends its own service, then says so to its peers, then gives the lease back: a peer that sees the view
    without it need not wait any more (``test_stop_resigns_says_farewell_and_gives_the_lease_back``). Whose gained keys
    are not settled does neither: others may still act for them, and only this node knows
-   (``test_unsettled_node_lets_its_lease_run_out``).
+   (``test_unsettled_node_lets_its_lease_run_out``). Nor does a node that has no view yet: what it does not know of is
+   a former life of its own, whose place it may have taken at the registry (``test_node_without_a_view_leaves_nothing``;
+   the model in ``tests/core/test_settling.py`` found this).
 """
 
 from __future__ import annotations
@@ -87,7 +89,10 @@ class RegistryMembership:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        joined = self._placement.view is not None
         self._placement.resign()
+        if not joined:  # its first renewal may be done, and have ended the lease of a process that still acts by it
+            return
         if not await self._placement.settled_within(SETTLE_S):
             _log.warning("left_unsettled", detail="the lease is left to run out")
             return

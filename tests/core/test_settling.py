@@ -570,13 +570,14 @@ class Cluster(RuleBasedStateMachine):
         if life is None:
             return
         self.lives.remove(life)
-        for pair, ways in self.links.items() if not life.settling.unsettled else ():
+        orderly = life.view is not None and not life.settling.unsettled
+        for pair, ways in self.links.items() if orderly else ():
             if life in pair:
                 peer = self.other(pair, life)
                 ways[peer].append(0)
                 while ways[peer]:
                     self.hear(pair, peer)
-        if not life.settling.unsettled:
+        if orderly:
             at_once(self.registry.leave(life.me))
         self.end(life)
 
@@ -640,3 +641,22 @@ TestCluster.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_successor_that_leaves_before_it_has_a_view() -> None:
+    """A node takes the place of a frozen one, and stops before it has heard so: its lease is left to run out.
+
+    Were it given back, the others would see a view without the id, and not wait for the frozen one.
+    """
+    state = Cluster()
+    state.begin(count=4)
+    state.join("a")
+    for _ in "bc":
+        state.leave(0)
+    successor = next(life for life in state.lives if life.me.incarnation == "5")
+    state.ask(successor)
+    state.arrive(successor)
+    state.leave(state.lives.index(successor) - 1)
+    state.calm()
+    state.one_acts_for_a_key()
+    state.teardown()

@@ -352,6 +352,17 @@ async def test_unsettled_node_lets_its_lease_run_out(
     assert (registry.done, placement.ready) == ([], False)
 
 
+async def test_node_without_a_view_leaves_nothing(registry: Registry, placement: Placement, new: NewMembership) -> None:
+    """A node that stops before it has a view does not give back a lease that may have taken the place of another's."""
+    registry.view = view_of(4, "a", "b")
+    registry.gate.clear()  # it has been asked, and its answer is on the way
+    membership = new(renew_s=3_600.0)
+    await membership.start()
+    await eventually(lambda: registry.known)
+    await membership.stop()
+    assert (registry.done, placement.view) == ([], None)
+
+
 async def test_leaving_node_waits_a_moment_to_be_settled(
     registry: Registry, placement: Placement, new: NewMembership
 ) -> None:
