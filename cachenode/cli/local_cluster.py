@@ -31,6 +31,7 @@ _START_S = 30.0
 _STOP_S = 8.0
 _POLL_S = 0.05
 _CALL_S = 1.0
+_PORT_ATTEMPTS = 4
 _NOT_SHARED = frozenset({"CACHENODE_L2__URL", "CACHENODE_L2__REGISTRY_URL", "CACHENODE_NODE__ADVERTISE"})
 """Settings that the launcher makes itself, or that cannot be the same for every node."""
 
@@ -274,7 +275,15 @@ class LocalCluster:
 
     async def _start_node(self, name: str) -> LocalNode:
         child, known = self._children[name], self._nodes.get(name)
-        node = await child.start(["--id", name, *self._where(name, known), *self._shared()], timeout_s=_START_S)
+        chosen = known is None and not self._port
+        for attempt in range(_PORT_ATTEMPTS if chosen else 1):
+            words = ["--id", name, *self._where(name, known), *self._shared()]
+            try:
+                node = await child.start(words, timeout_s=_START_S)
+                break
+            except ClusterError as error:  # a port that was free may have been taken meanwhile
+                if "in use" not in str(error) or attempt == _PORT_ATTEMPTS - 1 or not chosen:
+                    raise
         self._watching[name] = asyncio.create_task(self._watch(name, child))
         return node
 

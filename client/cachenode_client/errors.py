@@ -16,6 +16,7 @@
     ├── SinkFailed               the origin has not taken the write; retryable if it may later
     ├── Overloaded               a node refuses work because too much is waiting; retryable
     ├── QuotaExceeded            the namespace may take no more memory, or hold no more keys
+    ├── PermissionDenied         the client's token is not known, or does not allow this
     ├── ClientClosed             the client was used after it was closed
     ├── ForkedClient             the client was used in a process forked after it connected
     ├── ManyFailed               some keys of a call with many failed; holds what was done

@@ -16,7 +16,7 @@ import time
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from cachenode_client import CacheClient
+from cachenode_client import CacheClient, CacheUnavailable
 from local import cluster
 
 ORDERS, CHANGES = 20, 50
@@ -45,7 +45,12 @@ async def rows(database: AsyncEngine) -> tuple[int, int, int]:
 async def change(cache: CacheClient, order: int) -> None:
     """Change an order many times; each write is in the queue when it returns."""
     for count in range(1, CHANGES + 1):
-        await cache.set(f"order:{order}", {"id": order, "item": "tea", "count": count})
+        while True:
+            try:
+                await cache.set(f"order:{order}", {"id": order, "item": "tea", "count": count})
+                break
+            except CacheUnavailable:  # the queue cannot be reached just now, so it has taken nothing: write again
+                await asyncio.sleep(0.1)
 
 
 async def main(address: str, url: str) -> None:

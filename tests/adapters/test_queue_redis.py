@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -77,11 +78,14 @@ async def test_replicated_waits_for_a_replica(tmp_path: Path, appendonly: str) -
             alone = await put(queue, b"alone")
             assert (alone.outcome, "no replica" in alone.why) == (Outcome.UNCERTAIN, True)
             with server(tmp_path / "b", "valkey", settings=settings | {"replicaof": f"127.0.0.1 {port}"}) as replica:
+                client = connect(replica.url, timeout_s=5.0, connect_timeout_s=5.0)
+                while (await client.info("replication"))["master_link_status"] != "up":  # until it has caught up
+                    await asyncio.sleep(0.02)
                 number = 2
-                while (await put(queue, version=number)).outcome is Outcome.UNCERTAIN:  # until it has caught up
+                while (answer := await put(queue, version=number)).outcome is not Outcome.QUEUED:
+                    assert answer.outcome is Outcome.UNCERTAIN, answer
                     number += 1
                 first.kill()
-                client = connect(replica.url, timeout_s=5.0, connect_timeout_s=5.0)
                 assert [await client.hlen(name) for name in await client.keys("*.wb.records:*")] == [2]
                 await client.aclose()
 

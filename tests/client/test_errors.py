@@ -27,6 +27,7 @@ from cachenode_client.errors import (
     ManyFailed,
     NodeError,
     Overloaded,
+    PermissionDenied,
     QuotaExceeded,
     SinkFailed,
     Unserializable,
@@ -150,6 +151,8 @@ REASONS = [
     (Reason.EVENT_TOO_BROAD, InvalidArgument, "An argument is not valid."),
     (Reason.JOB_RUNNING, NodeError, "Another job warms this namespace; wait for its end, or cancel it."),
     (Reason.QUOTA_EXCEEDED, QuotaExceeded, QuotaExceeded.default_text),
+    (Reason.UNAUTHENTICATED, PermissionDenied, "The node does not know the client's token."),
+    (Reason.PERMISSION_DENIED, PermissionDenied, PermissionDenied.default_text),
 ]
 
 
