@@ -92,6 +92,7 @@ CLASSES = [
         False,
         "The namespace's quota leaves no room; remove entries, or raise max_bytes or max_keys.",
     ),
+    (PermissionDenied, (CacheError,), "permission_denied", False, "The client's token does not allow this."),
     (
         LoadFailed,
         (CacheError,),

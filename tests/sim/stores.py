@@ -104,6 +104,14 @@ class RedisServer:
         """Let its clock jump, as when somebody sets it."""
         self.clock.ahead += seconds
 
+    def keep(self) -> None:
+        """Lose nothing any more of what has been written until now.
+
+        Called when a node's process ends: what it wrote is in its own journal alone, and that L2 forgets it soon after
+        is no failure that the cluster promises to survive (see the README).
+        """
+        self._undo.clear()
+
     def fail_over(self, writes: int) -> None:
         """Let a replica take its place that lacks the last so many writes."""
         self.life += 1

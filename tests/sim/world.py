@@ -231,6 +231,7 @@ class World:
         if node.host.dead:
             return
         self.end_process(node.host, silently=silently)
+        self.redis["l2"].keep()
         if self.nodes.get(machine) is node:
             del self.nodes[machine]
 
