@@ -23,7 +23,7 @@ from cachenode_api.tags import pack_tags, split_tags
 from cachenode_api.version import make_version
 from cachenode_api.view import View
 from tests.support.clock import ManualClock
-from tests.support.cluster import DirectPeers, HeldL2, drop, fetch, new_node, owned_by, put, run, touch, view_of
+from tests.support.cluster import DirectPeers, HeldL2, drop, fetch, member, new_node, owned_by, put, run, touch, view_of
 from tests.support.copies import NearSession, settled
 
 LEASE_S = NEAR_LEASE_S * (1 + DRIFT)
@@ -724,3 +724,21 @@ async def test_lost_history_is_replayed_by_all() -> None:
     await cluster.put(keys[0], b"newer")
     cluster.evict()
     assert await cluster.get(keys[0]) == [b"newer", b"newer"]
+
+
+async def test_member_that_the_registry_has_left_out_may_act() -> None:
+    """A registry whose clock has stepped leaves out a member that is linked: until its lease is over it may serve.
+
+    It is no member, so it is not told: the barrier waits (the simulation found this).
+    """
+    cluster = Cluster("a", "b")
+    name, other = cluster.coordinator, cluster.other
+    placement = cluster.nodes[name].placement
+    placement._settling._words.clear()  # a word for all epochs, which the fixture has given
+    placement.peer_linked(member(other))
+    placement.apply(view_of(2, name))
+    placement.tick(0.0)
+    barring = asyncio.create_task(cluster.bar(PREFIX, b"k", at=name))
+    assert not await settled(barring)
+    placement.tick(4.5)
+    assert await barring is Reason.OK
