@@ -85,10 +85,9 @@ async def test_clients_read_what_they_never_wrote(tmp_path: Path) -> None:
             again = {key: count for key, count in loads(tmp_path / "db").items() if count > 1}
             assert not again
 
-            while (
-                "node-0" in (await one.view()).by_id
-            ):  # until its keys have a new owner, nobody may declare them untrue
-                await asyncio.sleep(0.05)  # noqa: ASYNC110 - the view changes in its own time
+            # Until its keys have a new owner, nobody may declare them untrue.
+            while "node-0" in (await one.view()).by_id:  # noqa: ASYNC110 - the view changes in its own time
+                await asyncio.sleep(0.05)
             await one.invalidate("user:7")
             assert await two.get("user:7") == everybody["user:7"]
             assert loads(tmp_path / "db")["user:7"] == 2
