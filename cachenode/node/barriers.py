@@ -22,6 +22,10 @@ An order from a coordinator of an older view is refused: another may have taken 
 moment: what a member wrote in between, a touch of an old value above all, has the later position. The coordinator
 then orders anew (``test_order_that_comes_too_late_is_given_anew``).
 
+A member that the registry has left out is not told, though it may act until its lease is over: so a coordinator whose
+view is not settled orders nothing before it is (``test_member_that_the_registry_has_left_out_may_act``; the simulation
+found this).
+
 An *expiry* (`cachenode.core.expiries`) is ordered and told in the same way, and nobody's near cache may keep what it
 covers. The shared store, and who learns of it there, takes it for a barrier that removes
 (``test_expiry_is_a_removal_to_a_newcomer``); a member that is told of it once more does not
