@@ -14,7 +14,6 @@ from cachenode.cli.options import Address, Format, Output, Timeout, parse_durati
 from cachenode.cli.output import console, new_table, print_json, seconds
 
 if TYPE_CHECKING:
-    from cachenode_api.v1 import admin_pb2 as pb
     from cachenode_client.advise import Advice, Measured, Thresholds
 
 __all__ = ["advise"]
@@ -50,6 +49,7 @@ def advise(
     instead.
     """
     from cachenode.cli.admin import ask_advice
+    from cachenode.findings import measured
     from cachenode_client.advise import Wishes
     from cachenode_client.advise import advise as advised
 
@@ -62,8 +62,8 @@ def advise(
     asked, answers = asyncio.run(ask_advice(address, namespace, timeout))
     silent = [node for node, answer in answers.items() if answer is None]
     found = {
-        name: (measured, advised(measured, wishes, limits))
-        for name, measured in sorted(_measured([answer for answer in answers.values() if answer is not None]).items())
+        name: (counted, advised(counted, wishes, limits))
+        for name, counted in sorted(measured(answer for answer in answers.values() if answer is not None).items())
     }
     if output is Format.JSON:
         spaces = [_document(name, measured, advice) for name, (measured, advice) in found.items()]
@@ -92,19 +92,6 @@ def _thresholds(texts: list[str]) -> Thresholds:
         if name.strip() not in known:
             raise CliError(f"--threshold: must be one of {', '.join(sorted(known))}", code=ExitCode.USAGE)
     return Thresholds(**numbers)
-
-
-def _measured(answers: list[pb.AdviseResponse]) -> dict[str, Measured]:
-    """Return what all nodes together have counted, by namespace."""
-    from cachenode_client.advise import Measured
-
-    sums: dict[str, Measured] = {}
-    for answer in answers:
-        for space in answer.namespaces:
-            names = (each.name for each in fields(Measured))
-            one = Measured(**{name: getattr(space.measured, name) for name in names})
-            sums[space.name] = sums[space.name].plus(one) if space.name in sums else one
-    return sums
 
 
 def _document(name: str, measured: Measured, advice: Advice) -> dict[str, Any]:

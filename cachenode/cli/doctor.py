@@ -15,7 +15,7 @@ from cachenode.cli.options import Address, Format, Output, Timeout
 from cachenode.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from cachenode.cli.findings import Finding, Moment
+    from cachenode.findings import Finding, Moment
 
 __all__ = ["doctor"]
 
@@ -37,7 +37,7 @@ def doctor(
     The exit code is 1 if something is critical, 5 if there are only warnings, 0 if all is well. Rates are those of the
     time between the two looks: watch for longer where little happens.
     """
-    from cachenode.cli.findings import Severity, examine
+    from cachenode.findings import Severity, examine
 
     found = examine(*asyncio.run(_look(address, during, timeout)))
     if output is Format.JSON:
@@ -56,7 +56,7 @@ async def _look(address: str, during_s: float, timeout_s: float) -> tuple[Moment
 
 async def _moment(address: str, timeout_s: float) -> Moment:
     from cachenode.cli.admin import ask_stats, ask_views
-    from cachenode.cli.findings import Moment
+    from cachenode.findings import Moment
 
     (_, views), (_, stats) = await asyncio.gather(ask_views(address, timeout_s), ask_stats(address, timeout_s))
     return Moment(time.monotonic(), views, stats)

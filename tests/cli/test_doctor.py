@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cachenode.cli.findings import Finding, Moment, Severity, examine
+from cachenode.findings import Finding, Moment, Severity, examine
 from cachenode.server import Server
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import common_pb2
