@@ -65,6 +65,7 @@ from cachenode.errors import ConfigError, L2Unavailable
 from cachenode.node.drain import Drain
 from cachenode.node.events import Events
 from cachenode.node.l2_tier import L2Tier
+from cachenode.node.leaving import Leaving, Step, within
 from cachenode.node.live_policies import LivePolicies
 from cachenode.node.loops import Loops
 from cachenode.node.namespaces import Namespace, Namespaces
@@ -250,6 +251,11 @@ class Server:
         )
         self._warm = WarmDuties(self._node, [table.plan() for table in config.warm], read_keys)
         self._loops = Loops(self._node, self._sessions.reap, self._warm)
+        self._leaving = Leaving(self._steps(), self._unwritten, clock)
+
+    def _unwritten(self) -> int:
+        """Return how many queued writes of this node's shards wait for their origin."""
+        return self._drain.waiting() if self._drain is not None else 0
 
     async def _check_queue(self) -> None:
         """Refuse to start with a queue that cannot keep what it promises; one that is away is looked at later."""
@@ -273,7 +279,7 @@ class Server:
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
         policies = PolicyCalls(node.namespaces, self._live, partial(settings, self.config))
-        admin = AdminService(node, self.stats, self._links.silences, policies, self._events, self._warm)
+        admin = AdminService(node, self.stats, self._links.silences, policies, self._events, self._warm, self._leaving)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -296,8 +302,8 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        """True if the node is in the view and not stopping."""
-        return not self._stopping and self._placement.ready
+        """True if the node is in the view and does not leave it."""
+        return not self._leaving.begun and self._placement.ready
 
     @property
     def live(self) -> bool:
@@ -346,6 +352,7 @@ class Server:
             events=tuple(EventCounters(*how, count) for how, count in sorted(self._events.counts.items())),
             event_invalidations=self._events.invalidations,
             origins=tuple(origin.counters() for origin in self._origins.values()),
+            leaving=self._leaving.stage,
         )
 
     def _metrics(self) -> CollectorRegistry:
@@ -353,54 +360,62 @@ class Server:
         registry.register(NodeCollector(self.stats))
         return registry
 
+    def _steps(self) -> tuple[Step, ...]:
+        """Return how this node leaves: each step while what it needs of the others is still there."""
+        node, half_s = self._node, self.config.limits.stop_grace_s / 2
+        return (
+            Step("unready", _STEP_S, self._turn_away),
+            Step("releasing", _RELEASE_S, node.invalidations.release),  # while it serves: the others are not asked yet
+            Step("ending work", _STEP_S, self._warm.close),
+            Step("ending work", _STEP_S, node.warming.close),  # another node goes on with its jobs
+            Step("ending work", _STEP_S, self._warm.note_hot),
+            Step("ending work", _STEP_S, node.close),
+            Step("ending work", half_s, self._end_drain),
+            Step("leaving the view", half_s, self._membership.stop),
+            Step("handing over", max(_HAND_OVER_S, half_s) + _STEP_S, self._hand_over),
+            Step("handing over", _STEP_S, self._links.stop),
+        )
+
+    async def _turn_away(self) -> None:
+        await self._set_health(ready=False)
+        for feed in self._event_feeds:
+            await within(_STEP_S, feed.stop())
+        if self._copies is not None:
+            await self._copies.stop()
+
+    async def _end_drain(self) -> None:
+        if self._drain is not None:
+            await self._drain.stop()
+
+    async def _hand_over(self) -> None:
+        """Hand entries over, and let clients go beside that: both need the links."""
+        self._node.loads.resign()
+        handing_over = within(_HAND_OVER_S, self._node.handover.leave())
+        await asyncio.gather(handing_over, self._sessions.drain(self.config.limits.stop_grace_s / 2))
+        self._node.handover.stop()
+
     async def stop(self) -> None:
-        """Leave the cluster, let what is in flight finish, and end. Bounded by the configured grace."""
+        """Leave the cluster unless that is done, and end. Bounded by the configured grace."""
         if self._stopping:
             return
         self._stopping = True
-        grace_s = self.config.limits.stop_grace_s
-        _log.info("stopping", grace_s=grace_s)
-        await self._set_health(ready=False)
-        for feed in self._event_feeds:
-            await _within(_STEP_S, feed.stop())
-        if self._copies is not None:
-            await _within(_STEP_S, self._copies.stop())
-        await _within(_RELEASE_S, self._node.invalidations.release())  # while it serves: the others are not asked yet
-        await _within(_STEP_S, self._warm.close())
-        await _within(_STEP_S, self._node.warming.close())  # another node goes on with its jobs
-        await _within(_STEP_S, self._warm.note_hot())
-        await _within(_STEP_S, self._node.close())
-        if self._drain is not None:
-            await _within(grace_s / 2, self._drain.stop())
-        await _within(grace_s / 2, self._membership.stop())
-        self._node.loads.resign()
-        handing_over = _within(_HAND_OVER_S, self._node.handover.leave())  # beside the drain: both need the links
-        await asyncio.gather(handing_over, self._sessions.drain(grace_s / 2))
-        self._node.handover.stop()
-        await _within(_STEP_S, self._links.stop())
-        await _within(_STEP_S, self._loops.stop())
+        _log.info("stopping", grace_s=self.config.limits.stop_grace_s)
+        await asyncio.wait([self._leaving.begin()])
+        await within(_STEP_S, self._loops.stop())
         self._node.invalidations.log.close()
-        await _within(_STEP_S, self._grpc.stop(_STEP_S / 2))
-        await _within(_STEP_S, self._node.read_through.close())
-        await _within(_STEP_S, self._node.blooms.close())
+        await within(_STEP_S, self._grpc.stop(_STEP_S / 2))
+        await within(_STEP_S, self._node.read_through.close())
+        await within(_STEP_S, self._node.blooms.close())
         for origin in self._origins.values():
-            await _within(_STEP_S, origin.close())
+            await within(_STEP_S, origin.close())
         if self._tier is not None:
-            await _within(_STEP_S, self._tier.close())
+            await within(_STEP_S, self._tier.close())
         if self._queue is not None:
-            await _within(_STEP_S, self._queue.close())
-        await _within(_STEP_S, self._membership.close())
-        await _within(_STEP_S, self._live.stop())
-        await _within(_STEP_S, self._http.stop())
+            await within(_STEP_S, self._queue.close())
+        await within(_STEP_S, self._membership.close())
+        await within(_STEP_S, self._live.stop())
+        await within(_STEP_S, self._http.stop())
         _log.info("stopped")
-
-
-async def _within(seconds: float, step: Awaitable[None]) -> None:
-    """Take a step of the stop, but no longer than this: a node that is told to stop must stop."""
-    try:
-        await asyncio.wait_for(step, seconds)
-    except TimeoutError:
-        _log.warning("stop_step_late", seconds=seconds)
 
 
 def _bloom(namespace: Namespace, now: float, epoch: int) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class PeerLinks:
         """Addresses of members of a view that does not name this node, which a peer has told."""
         self._own_addresses = {self.me.address}
         self._beating: asyncio.Task[None] | None = None
+        self._stopped = False
 
     # As the port `Peers`.
 
@@ -136,6 +137,7 @@ class PeerLinks:
 
     async def stop(self) -> None:
         """End all links. Whether this node leaves on purpose is said by `say_leaving`, by whoever knows."""
+        self._stopped = True  # who still listens must not be met: it would count as live again after a while
         if self._beating is not None:
             self._beating.cancel()
         drained = [asyncio.create_task(link.drained()) for link in self._links.values()]
@@ -248,6 +250,8 @@ class PeerLinks:
 
     async def accept(self, frames: AsyncIterator[peer_pb2.PeerFrame], context: aio.ServicerContext[Any, Any]) -> None:
         """Serve a stream that a peer has opened."""
+        if self._stopped:
+            return
         link = Link(self, context.write, dialled=False)
         try:
             await link.run(frames)

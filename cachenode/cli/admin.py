@@ -36,6 +36,7 @@ __all__ = [
     "ask_warming",
     "ask_write_behind",
     "cancel_warming",
+    "drain_steps",
     "first_view",
     "rebuild_bloom",
     "targets_of",
@@ -51,6 +52,9 @@ _FINAL = frozenset(
     }
 )
 """How a node answers what no other node would answer otherwise."""
+
+_DRAIN_S = 60.0
+"""Longer than leaving takes by itself with the default grace; the node goes on anyway."""
 
 T = TypeVar("T")
 
@@ -252,6 +256,39 @@ async def rebuild_bloom(asked: Asked, namespace: str, timeout_s: float) -> Async
             async for progress in call:
                 yield progress
         except aio.AioRpcError as error:
+            raise _refusal(error, timeout_s) from None
+        finally:
+            call.cancel()
+
+
+async def drain_steps(address: str, node: str, flush_s: float, timeout_s: float) -> AsyncIterator[pb.DrainProgress]:
+    """Have a node leave; yield how far that is. Without an id it is the one at the address, member or not.
+
+    Raises:
+        CliError: It does not answer or refuses, there is no such member, or the address may be that of several nodes.
+    """
+    if node:
+        asked, _ = await first_view(address, timeout_s)
+        if node not in asked.view.by_id:
+            text = f"no member is called {node}: it has left, or never was one"
+            raise CliError(text, hint="`cachenode view` shows the members.", code=ExitCode.NOT_FOUND)
+        target = targets_of(asked)[node]
+    else:
+        targets = _targets(address)
+        if len(targets) > 1 or targets[0].startswith("dns:"):
+            text = "which node is to leave? The address may lead to several"
+            raise CliError(text, hint="Say --node ID, or give the address of one.", code=ExitCode.USAGE)
+        [target] = targets
+    async with channel_to(target) as channel:
+        call = admin_pb2_grpc.AdminServiceStub(channel).Drain(
+            pb.DrainRequest(node_id=node, flush_s=flush_s), timeout=flush_s + timeout_s + _DRAIN_S
+        )
+        try:
+            async for progress in call:
+                yield progress
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise unreachable(target, _why(error, timeout_s)) from None
             raise _refusal(error, timeout_s) from None
         finally:
             call.cancel()

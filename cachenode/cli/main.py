@@ -15,6 +15,7 @@ from cachenode.cli.demo import demo
 from cachenode.cli.dependents import dependents
 from cachenode.cli.docs import docs
 from cachenode.cli.doctor import doctor
+from cachenode.cli.drain import drain
 from cachenode.cli.errors import set_debug
 from cachenode.cli.explain import explain
 from cachenode.cli.hot_and_big import bigkeys, hotkeys
@@ -184,6 +185,16 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=examples("cachenode doctor", "cachenode doctor --during 30", "cachenode doctor -o json | jq .findings"),
 )(doctor)
+app.command(
+    "drain",
+    rich_help_panel=_RUN,
+    epilog=examples(
+        "cachenode drain -a localhost:7401",
+        "cachenode drain --node cache-2 --flush 1m",
+        "cachenode drain --node cache-2 --no-wait",
+        "cachenode drain --node cache-2 -o json | jq -r .stage",
+    ),
+)(drain)
 app.command(
     "docs",
     rich_help_panel=_LOOK,

@@ -164,3 +164,10 @@ class NodeStats:
     certificate_expires_at: float | None = None
     events: tuple[EventCounters, ...] = ()
     event_invalidations: int = 0
+    leaving: str = ""
+    """How far the node is that leaves (`cachenode.node.leaving`); empty if it does not."""
+
+    @property
+    def leaves(self) -> int:
+        """1 if the node leaves, or has left."""
+        return int(bool(self.leaving))

@@ -161,6 +161,10 @@ class Drain:
         coalesced = self._behind.coalesced[namespace]
         return next((lane.counters(coalesced) for lane in self._lanes if lane.name == namespace), None)
 
+    def waiting(self) -> int:
+        """Return how many keys wait in the shards of this node, as far as it has looked."""
+        return sum(shard.waiting for lane in self._lanes for shard in lane.shards)
+
     def start(self) -> None:
         """Begin."""
         self._task = asyncio.create_task(self._run())

@@ -14,11 +14,13 @@ from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
 from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 from cachenode.node.events import Events
 from cachenode.node.explain import Explanation, HeldEntry, explain
+from cachenode.node.leaving import Leaving
 from cachenode.node.service import Node
 from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.advise import AdviseCalls
 from cachenode.rpc.blooms import BloomCalls
 from cachenode.rpc.dependents import DependentsCall, name_of
+from cachenode.rpc.drain import DrainCall
 from cachenode.rpc.key_lists import KeyListCalls
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.status import abort
@@ -40,6 +42,7 @@ class AdminService(
     AdviseCalls,
     BloomCalls,
     DependentsCall,
+    DrainCall,
     KeyListCalls,
     WarmCalls,
     WriteBehindCalls,
@@ -54,6 +57,7 @@ class AdminService(
         policies: Serves the calls about settings.
         events: Has the rules of events.
         warm: Begins warming jobs.
+        leaving: Has the node leave.
     """
 
     def __init__(
@@ -64,7 +68,9 @@ class AdminService(
         policies: PolicyCalls,
         events: Events,
         warm: WarmDuties | None = None,
+        leaving: Leaving | None = None,
     ) -> None:
+        self._leaving = leaving
         self._warm = warm
         self._node = node
         self._placement = node.placement
@@ -109,6 +115,7 @@ class AdminService(
             hottest_reads_per_s=stats.hottest_reads_per_s,
             shed=stats.shed,
             pressure=stats.pressure,
+            leaving=stats.leaving,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
             origins=[_origin(origin) for origin in stats.origins],
         )

@@ -278,6 +278,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_sessions": [],
         "cachenode_view_epoch": [],
         "cachenode_members": [],
+        "cachenode_leaving": [],
         "cachenode_memory_max_bytes": [],
         "cachenode_uptime_seconds": [],
     }

@@ -104,6 +104,9 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
     GetNamespace = SetNamespace = Advise = ListEvents = ListNamespaces
     WriteBehindStatus = ListDeadLetters = ReplayDeadLetters = DropDeadLetters = ListNamespaces
 
+    async def Drain(self, request: Any, context: Any) -> AsyncIterator[pb.DrainProgress]:  # noqa: N802 - the wire's name
+        yield pb.DrainProgress(header=self.header(), stage="done")
+
     async def WarmStatus(self, request: Any, context: Any) -> pb.WarmStatusResponse:  # noqa: N802 - the wire's name
         job = pb.WarmProgress(
             job_id="j1", namespace="users", source="origin", state="running", done=1_500, loaded=1_400

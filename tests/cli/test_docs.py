@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cachenode.cli.docs import pages
 from cachenode.cli.main import app
+from tests.support.pages import NO_POLICIES
 
 PARTS = (
     "**When to use** ",
@@ -20,7 +21,6 @@ PARTS = (
     "## Try it",
 )
 """What the page of a policy says, in this order."""
-NO_POLICIES = {"strategy"}
 POLICIES = sorted(set(pages()) - NO_POLICIES)
 
 

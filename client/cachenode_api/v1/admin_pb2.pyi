@@ -256,6 +256,7 @@ class GetStatsResponse(google.protobuf.message.Message):
     SHED_FIELD_NUMBER: builtins.int
     PRESSURE_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
+    LEAVING_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
     version: builtins.str
@@ -290,6 +291,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     """Reads a second of the key that is read most here, as far as samples tell."""
     pressure: builtins.float
     """What there is to do, as a part of what there may be: from 1 on loads are refused."""
+    leaving: builtins.str
+    """How far the node is that leaves (see DrainProgress); empty if it does not."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -334,9 +337,10 @@ class GetStatsResponse(google.protobuf.message.Message):
         shed: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         pressure: builtins.float = ...,
         origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
+        leaving: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
 
@@ -1985,6 +1989,77 @@ class Measured(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "hits", b"hits", "invalidations", b"invalidations", "keys", b"keys", "load_seconds", b"load_seconds", "loads", b"loads", "reads", b"reads", "reads_through", b"reads_through", "seconds", b"seconds", "stale_reads", b"stale_reads", "writes", b"writes"]) -> None: ...
 
 Global___Measured: typing_extensions.TypeAlias = Measured
+
+@typing.final
+class DrainRequest(google.protobuf.message.Message):
+    """Asks a node to leave."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: builtins.int
+    FLUSH_S_FIELD_NUMBER: builtins.int
+    node_id: builtins.str
+    """Id of the node that is to leave: any other refuses. Empty means the one that is asked."""
+    flush_s: builtins.float
+    """How long to wait first until none of the node's queued writes waits for its origin; 0 means not at all. What waits after
+    that stays in the queue.
+    """
+    def __init__(
+        self,
+        *,
+        node_id: builtins.str = ...,
+        flush_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flush_s", b"flush_s", "node_id", b"node_id"]) -> None: ...
+
+Global___DrainRequest: typing_extensions.TypeAlias = DrainRequest
+
+@typing.final
+class DrainProgress(google.protobuf.message.Message):
+    """How far a node is that leaves."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    SESSIONS_FIELD_NUMBER: builtins.int
+    HANDED_OVER_FIELD_NUMBER: builtins.int
+    UNWRITTEN_FIELD_NUMBER: builtins.int
+    UNFINISHED_FIELD_NUMBER: builtins.int
+    stage: builtins.str
+    """"flushing", "unready", "releasing", "ending work", "leaving the view", "handing over" or "done"."""
+    seconds: builtins.float
+    """Seconds since it began; how long it took, when it is done."""
+    sessions: builtins.int
+    """Clients that are still there."""
+    handed_over: builtins.int
+    """Entries that new owners were given."""
+    unwritten: builtins.int
+    """Queued writes of the node's share that wait for their origin."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who leaves."""
+
+    @property
+    def unfinished(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Stages that took too long and were cut short, or failed."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        stage: builtins.str = ...,
+        seconds: builtins.float = ...,
+        sessions: builtins.int = ...,
+        handed_over: builtins.int = ...,
+        unwritten: builtins.int = ...,
+        unfinished: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["handed_over", b"handed_over", "header", b"header", "seconds", b"seconds", "sessions", b"sessions", "stage", b"stage", "unfinished", b"unfinished", "unwritten", b"unwritten"]) -> None: ...
+
+Global___DrainProgress: typing_extensions.TypeAlias = DrainProgress
 
 @typing.final
 class WriteBehindStatusRequest(google.protobuf.message.Message):

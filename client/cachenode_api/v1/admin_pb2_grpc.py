@@ -115,6 +115,11 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_stream(
+                '/cachenode.v1.AdminService/Drain',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DrainProgress.FromString,
+                _registered_method=True)
         self.WriteBehindStatus = channel.unary_unary(
                 '/cachenode.v1.AdminService/WriteBehindStatus',
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusRequest.SerializeToString,
@@ -256,6 +261,15 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Has the node leave the cluster: clients and peers are told, its hottest entries go to the new owners, what is under way
+        ends. The process stays up and does nothing more; a restart brings it back. Whoever asks while it leaves, or after
+        that, sees the same; it goes on when nobody looks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WriteBehindStatus(self, request, context):
         """What waits in the queues of namespaces that write behind.
         """
@@ -366,6 +380,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CancelWarm,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.DrainProgress.SerializeToString,
             ),
             'WriteBehindStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.WriteBehindStatus,
@@ -821,6 +840,33 @@ class AdminService(object):
             '/cachenode.v1.AdminService/CancelWarm',
             cachenode__api_dot_v1_dot_admin__pb2.CancelWarmRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.CancelWarmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cachenode.v1.AdminService/Drain',
+            cachenode__api_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.DrainProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -281,6 +281,22 @@ _AdminServiceCancelWarmType = typing_extensions.TypeVar(
     ],
 )
 
+_AdminServiceDrainType = typing_extensions.TypeVar(
+    '_AdminServiceDrainType',
+    grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.DrainRequest,
+        cachenode_api.v1.admin_pb2.DrainProgress,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.DrainRequest,
+        cachenode_api.v1.admin_pb2.DrainProgress,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.DrainRequest,
+        cachenode_api.v1.admin_pb2.DrainProgress,
+    ],
+)
+
 _AdminServiceWriteBehindStatusType = typing_extensions.TypeVar(
     '_AdminServiceWriteBehindStatusType',
     grpc.UnaryUnaryMultiCallable[
@@ -345,7 +361,7 @@ _AdminServiceDropDeadLettersType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceDependentsType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceDependentsType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceDrainType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -413,6 +429,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.CancelWarmRequest,
             cachenode_api.v1.admin_pb2.CancelWarmResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.DrainRequest,
+            cachenode_api.v1.admin_pb2.DrainProgress,
         ],
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
@@ -498,6 +518,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.CancelWarmRequest,
             cachenode_api.v1.admin_pb2.CancelWarmResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.DrainRequest,
+            cachenode_api.v1.admin_pb2.DrainProgress,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
             cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
@@ -568,6 +592,12 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
 
     CancelWarm: _AdminServiceCancelWarmType
     """Ends the job of a namespace, wherever it runs."""
+
+    Drain: _AdminServiceDrainType
+    """Has the node leave the cluster: clients and peers are told, its hottest entries go to the new owners, what is under way
+    ends. The process stays up and does nothing more; a restart brings it back. Whoever asks while it leaves, or after
+    that, sees the same; it goes on when nobody looks.
+    """
 
     WriteBehindStatus: _AdminServiceWriteBehindStatusType
     """What waits in the queues of namespaces that write behind."""
@@ -645,6 +675,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.CancelWarmRequest,
         cachenode_api.v1.admin_pb2.CancelWarmResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.DrainRequest,
+        cachenode_api.v1.admin_pb2.DrainProgress,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
@@ -799,6 +833,17 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.CancelWarmResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.CancelWarmResponse]]:
         """Ends the job of a namespace, wherever it runs."""
+
+    @abc.abstractmethod
+    def Drain(
+        self,
+        request: cachenode_api.v1.admin_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[cachenode_api.v1.admin_pb2.DrainProgress], collections.abc.AsyncIterator[cachenode_api.v1.admin_pb2.DrainProgress]]:
+        """Has the node leave the cluster: clients and peers are told, its hottest entries go to the new owners, what is under way
+        ends. The process stays up and does nothing more; a restart brings it back. Whoever asks while it leaves, or after
+        that, sees the same; it goes on when nobody looks.
+        """
 
     @abc.abstractmethod
     def WriteBehindStatus(

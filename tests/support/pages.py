@@ -1,0 +1,13 @@
+"""Which of the shipped pages are about no policy."""
+
+from __future__ import annotations
+
+__all__ = ["NO_POLICIES"]
+
+NO_POLICIES = {
+    "logs",
+    "operating",
+    "strategy",
+    "tracing",
+}
+"""They need not have the parts of a policy's page, nor a row in the strategy's table."""
