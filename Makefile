@@ -10,6 +10,8 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.installed
 PROTO_VENV := build/proto-venv
 PROTO_STAMP := $(PROTO_VENV)/.installed
+DEPLOY_VENV := build/deploy-venv
+DEPLOY_STAMP := $(DEPLOY_VENV)/.installed
 STUBS := client/cachenode_api/v1
 PROJECTS := -e 'client[lz4,msgspec,orjson,zstd]' -e '.[demo,reflection,sql]' --group dev
 PYTEST := $(PY) -m pytest
@@ -69,7 +71,7 @@ cluster: setup  ## Run three nodes and a Valkey on this machine until Ctrl-C
 test: setup  ## Run the tests: unit, property, a short simulation, real processes; five minutes
 	@status=0; \
 	echo "Unit and property tests, and a short simulation:"; \
-	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
+	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/deploy --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
 	$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS) || status=$$?; \
 	exit $$status
@@ -92,7 +94,7 @@ soak-coherence: setup  ## Kill and freeze real processes for longer than CI does
 test-integration: setup  ## Run the tests with real processes
 	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS)
 
-cov: setup  ## Run every test and report which lines and branches none of them reached
+cov: setup $(DEPLOY_STAMP)  ## Run every test and report which lines and branches none of them reached
 	@mkdir -p build/coverage
 	@$(PYTEST) $(PARALLEL) -q --cov --cov-report=term --cov-report=html $(ARGS)
 
@@ -144,8 +146,18 @@ proto-check: setup $(PROTO_STAMP)  ## Check the .proto files and that the commit
 
 # --- measure, build, check all ----------------------------------------------------------------------------------------
 
-k8s-check: setup  ## Render the manifests and check them offline, for old and new releases of Kubernetes
-	@$(PYTEST) -q tests/deploy/test_kubernetes.py $(ARGS)
+$(DEPLOY_STAMP): requirements/deploy.txt | setup
+	@rm -rf $(DEPLOY_VENV)
+	@$(PYTHON) -m venv $(DEPLOY_VENV)
+	@if test -x $(BIN)/uv; then \
+		$(BIN)/uv pip install --quiet --python $(DEPLOY_VENV)/bin/python -r requirements/deploy.txt; \
+	else \
+		$(DEPLOY_VENV)/bin/python -m pip install --quiet -r requirements/deploy.txt; \
+	fi
+	@touch $@
+
+k8s-check: setup $(DEPLOY_STAMP)  ## Render manifests and chart and check them offline, for old and new releases of Kubernetes
+	@$(PYTEST) -q -n 2 tests/deploy --ignore=tests/deploy/test_alerts.py $(ARGS)
 
 alerts-check: setup  ## Check the alerts and run their unit tests (promtool, from Debian's package prometheus)
 	@$(PYTEST) -q -rs tests/deploy/test_alerts.py $(ARGS)
@@ -165,7 +177,7 @@ dist: setup  ## Build both distributions into build/dist
 	@$(PY) -m build --no-isolation --outdir build/dist .
 
 ci: setup  ## Everything that must hold before a change goes in; the tests come last
-	@failed=; for step in fmt-check lint types arch proto-check dist test test-sim test-coherence; do \
+	@failed=; for step in fmt-check lint types arch proto-check k8s-check alerts-check dist test test-sim test-coherence; do \
 		printf '\n=== %s ===\n' $$step; \
 		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \

@@ -185,7 +185,7 @@ class Server:
         self._placement = placement = Placement(me, lease_s=config.cluster.lease_s)
         namespaces = Namespaces(
             config.policies(),
-            Memory(config.memory.max_bytes),
+            Memory(config.memory.budget()),
             new_store=lambda: Store(config.memory.policy),
             origins=self._origins,
             strict=config.strict_namespaces,

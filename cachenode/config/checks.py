@@ -16,6 +16,7 @@ __all__ = ["EVENT", "Conflict", "conflicts"]
 
 EVENT = ("event",)
 """The path of the list of rules."""
+_LEAST_PROCESS_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     yield from _auth(config)
     yield from _cluster(config, given)
     yield from _sizes(config)
+    yield from _memory(config, given)
     yield from _lives(config)
     yield from _origins(config)
     if config.events.webhook_secret_file and not config.node.http_listen:
@@ -187,6 +189,16 @@ def _warm(config: NodeConfig) -> Iterator[Conflict]:
         if section is None or not section.origin:
             text = f"must name a namespace with an origin: [namespaces.{table.namespace}] has none"
             yield Conflict((("warm",), ("namespaces", table.namespace, "origin")), text)
+
+
+def _memory(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Conflict]:
+    process, entries = ("memory", "process_bytes"), ("memory", "max_bytes")
+    if not config.memory.process_bytes:
+        return
+    if entries in given:
+        yield Conflict((entries, process), "must not be set beside memory.process_bytes, which it follows from")
+    if config.memory.process_bytes < _LEAST_PROCESS_BYTES:
+        yield Conflict((process,), "must be 128MiB or more: the process itself takes 100 MiB")
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

@@ -124,6 +124,11 @@ class MemoryConfig(Section):
     """L1, this node's memory."""
 
     max_bytes: Bytes = Field(256 * _MIB, ge=_MIB, description="Memory for entries, bookkeeping included")
+    process_bytes: Bytes = Field(
+        0,
+        description="What the whole process may take, as a container's limit: entries then get two thirds of it or"
+        " less, in place of max_bytes; 0: max_bytes counts",
+    )
     copies_bytes: Bytes = Field(
         16 * _MIB, ge=0, description="Memory for copies of other nodes' hot keys, beside max_bytes; 0: none"
     )
@@ -135,6 +140,15 @@ class MemoryConfig(Section):
     policy: Literal["s3fifo", "lru", "sieve"] = Field(
         "s3fifo", description="Which entries go first when memory is short"
     )
+
+    def budget(self) -> int:
+        """Return the memory for entries: what is left of the process's memory without its own, or `max_bytes`.
+
+        The process takes a third of what entries take (allocators, frames under way, handover), and 100 MiB.
+        """
+        if not self.process_bytes:
+            return self.max_bytes
+        return min(2 * self.process_bytes // 3, 3 * (self.process_bytes - 100 * _MIB) // 4)
 
 
 class L2Config(Section):

@@ -323,6 +323,8 @@ def test_reachable_addresses_need_insecure(name: str, address: str) -> None:
         ({"namespaces.big.max_value_bytes": "2MiB"}, "namespaces.big.max_value_bytes"),
         ({"memory.max_bytes": "1023KiB"}, "memory.max_bytes"),
         ({"memory.policy": "random"}, "memory.policy"),
+        ({"memory.process_bytes": "1GiB", "memory.max_bytes": "512MiB"}, "memory.max_bytes"),
+        ({"memory.process_bytes": "127MiB"}, "memory.process_bytes"),
         ({"node.id": "a b"}, "node.id"),
         ({"limits.max_batch_keys": 1.5}, "limits.max_batch_keys"),
     ],
@@ -331,6 +333,15 @@ def test_broken_rules_name_the_field_to_change(flags: Mapping[str, object], fiel
     """Each rule that is broken alone gives one problem, about the field that has to change."""
     (problem,) = problems(flags=flags)
     assert problem.startswith(f"{field}: must ")
+
+
+@pytest.mark.parametrize(("process", "entries"), [("128MiB", 21), ("384MiB", 213), ("1GiB", 682), ("4GiB", 2730)])
+def test_entries_get_what_the_process_does_not_need(process: str, entries: int) -> None:
+    """A limit of the process leaves a third of what entries take, and 100 MiB, to the process itself."""
+    config = load(environ={"CACHENODE_MEMORY__PROCESS_BYTES": process})
+    assert config.memory.budget() >> 20 == entries
+    assert 4 * config.memory.budget() // 3 + (100 << 20) <= config.memory.process_bytes
+    assert load(flags={"memory.max_bytes": "7MiB"}).memory.budget() == 7 << 20
 
 
 def test_a_list_is_one_setting() -> None:

@@ -53,6 +53,6 @@ def test_each_alert_is_tested_and_explained(alert: dict[str, Any]) -> None:
     """It has a severity, a summary, a section in the runbook that its annotation leads to, and a test both ways."""
     name = alert["alert"]
     assert alert["labels"]["severity"] in {"warning", "critical"}
-    assert alert["annotations"]["runbook"] == f"RUNBOOK.md#{name.lower()}"
+    assert alert["annotations"]["runbook_url"] == f"deploy/RUNBOOK.md#{name.lower()}"
     assert f"## {name}\n" in (DEPLOY / "RUNBOOK.md").read_text()
     assert (DEPLOY / "monitoring/tests.yaml").read_text().count(name) >= 2, "once for silence, once for the alarm"

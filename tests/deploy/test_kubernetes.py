@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +14,14 @@ import pytest
 import yaml
 
 from cachenode.config import load_config
-from cachenode.config.values import parse_size
+from tests.deploy.rendering import CHART, DEPLOY, NAMES, kustomized, tool
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-OVERLAYS = ["dev", "prod"]
 RELEASES = ["1.32", "1.37"]
-every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
-
-
-def tool(name: str) -> str:
-    """Return the path of a tool that comes in a wheel."""
-    found = shutil.which(name, path=str(Path(sys.executable).parent))
-    assert found is not None, f"{name} is not installed; run make setup"
-    return found
-
-
-@cache
-def rendered(overlay: str) -> str:
-    command = [tool("kubectl"), "kustomize", str(DEPLOY / "overlays" / overlay)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+every_overlay = pytest.mark.parametrize("overlay", NAMES)
 
 
 def objects(overlay: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(rendered(overlay)))
+    return list(yaml.safe_load_all(kustomized(overlay)))
 
 
 def one(overlay: str, kind: str) -> dict[str, Any]:
@@ -58,7 +39,7 @@ def container(overlay: str) -> dict[str, Any]:
 def test_manifests_are_valid(overlay: str, release: str, tmp_path: Path) -> None:
     """Each object fits the schema of its release, with no field that it does not know."""
     file = tmp_path / "all.yaml"
-    file.write_text(rendered(overlay))
+    file.write_text(kustomized(overlay))
     command = [tool("kubernetes-validate"), "--strict", "-k", release, str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -67,7 +48,7 @@ def test_manifests_are_valid(overlay: str, release: str, tmp_path: Path) -> None
 def test_wrong_field_is_noticed(tmp_path: Path) -> None:
     """The check can fail: a field with a slip in its name is none."""
     file = tmp_path / "all.yaml"
-    file.write_text(rendered("dev").replace("minReadySeconds", "minReadySecond"))
+    file.write_text(kustomized("dev").replace("minReadySeconds", "minReadySecond"))
     command = [tool("kubernetes-validate"), "--strict", "-k", RELEASES[-1], str(file)]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
 
@@ -94,21 +75,10 @@ def test_pods_run_with_no_more_rights_than_they_need(overlay: str) -> None:
 
 
 @every_overlay
-def test_memory_of_entries_leaves_room_for_the_process(overlay: str) -> None:
-    """Entries get at most two thirds of the container's memory: a third more, and 100 MiB, is the process itself."""
-    box = container(overlay)
-    entries = parse_size(next(each["value"] for each in box["env"] if each["name"] == "CACHENODE_MEMORY"))
-    limit = parse_size(box["resources"]["limits"]["memory"] + "B")
-    assert isinstance(entries, int)
-    assert isinstance(limit, int)
-    assert entries <= 2 * limit / 3
-    assert 4 * entries / 3 + 100 * 2**20 <= limit
-
-
-@every_overlay
 def test_pods_settings_are_a_configuration(overlay: str, tmp_path: Path) -> None:
     """What the pod's environment and file say is what a node takes, off loopback included."""
     config_map = one(overlay, "ConfigMap")
+    limit = container(overlay)["resources"]["limits"]["memory"]
     (tmp_path / "node.toml").write_text(config_map["data"]["node.toml"])
     environ = {each["name"]: each.get("value", "") for each in container(overlay)["env"]}
     environ |= {
@@ -116,13 +86,60 @@ def test_pods_settings_are_a_configuration(overlay: str, tmp_path: Path) -> None
         "CACHENODE_NODE__ID": "cachenode-0",
         "CACHENODE_NODE__ADVERTISE": "cachenode-0.cachenode-nodes.shop.svc:7401",
         "CACHENODE_L2_URL": "redis://valkey:6379/0",
+        "CACHENODE_MEMORY__PROCESS_BYTES": limit + "B",
     }
     del environ["POD_NAMESPACE"]
     config = load_config(flags={}, environ=environ, file=None)
     assert config.cluster.discovery == "redis"
+    assert config.memory.budget() >= 200 << 20
     assert bool(config.tls.cert_file) is (overlay == "prod")
     assert config.node.insecure is (overlay == "dev")
     assert config.tls.verify_clients is (overlay == "prod")
+
+
+@every_overlay
+def test_entries_fit_the_pods_memory(overlay: str) -> None:
+    """What entries may take follows from the container's limit, and from nothing else that somebody would forget."""
+    environ = {each["name"]: each for each in container(overlay)["env"]}
+    assert environ["CACHENODE_MEMORY__PROCESS_BYTES"]["valueFrom"] == {
+        "resourceFieldRef": {"resource": "limits.memory"}
+    }
+    assert "CACHENODE_MEMORY" not in environ
+
+
+@every_overlay
+def test_pods_are_spread(overlay: str) -> None:
+    """No zone and no machine has all nodes while others have room; a lack of either keeps no pod from starting."""
+    spread = one(overlay, "StatefulSet")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert {each["topologyKey"] for each in spread} == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    labels = one(overlay, "StatefulSet")["spec"]["template"]["metadata"]["labels"]
+    for each in spread:
+        assert each["labelSelector"]["matchLabels"].items() <= labels.items()
+        assert (each["maxSkew"], each["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+
+
+def test_change_of_configuration_rolls_the_pods(tmp_path: Path) -> None:
+    """The ConfigMap is named by its content, and the pods name it: a change makes other pods."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("helm"))
+
+    def configuration() -> str:
+        command = [tool("kubectl"), "kustomize", str(tmp_path / "deploy/overlays/dev")]
+        objects = list(yaml.safe_load_all(subprocess.check_output(command, text=True, timeout=60)))
+        [pods] = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "StatefulSet"]
+        [name] = [each["configMap"]["name"] for each in pods["volumes"] if "configMap" in each]
+        assert name in {each["metadata"]["name"] for each in objects if each["kind"] == "ConfigMap"}
+        return str(name)
+
+    before = configuration()
+    with (tmp_path / "deploy/base/node.toml").open("a") as file:
+        file.write("\nstale_s = 60\n")
+    assert configuration() != before
+
+
+def test_chart_and_overlays_have_one_configuration() -> None:
+    """The nodes' settings are written down twice, alike."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["config"] == (DEPLOY / "base/node.toml").read_text()
 
 
 @every_overlay
