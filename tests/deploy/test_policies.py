@@ -10,7 +10,7 @@ from tests.deploy.rendering import DEPLOY, NAMES, big_tool, kustomized
 
 
 def test_manifests_keep_the_rules(tmp_path: Path) -> None:
-    """checkov has nothing to say of the overlays, nor so of the chart, whose objects are theirs; a bad one is noticed."""
+    """checkov has nothing to say of the overlays, nor of the chart, which makes theirs; a bad one is noticed."""
     for name in NAMES:
         (tmp_path / f"{name}.yaml").write_text(kustomized(name))
     (tmp_path / "bad.yaml").write_text(kustomized("prod").replace("readOnlyRootFilesystem: true", "privileged: true"))
