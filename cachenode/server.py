@@ -56,6 +56,7 @@ from cachenode.assembly import (
 )
 from cachenode.config.events import event_rules
 from cachenode.config.live import live_policy, settings
+from cachenode.config.values import is_loopback
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
 from cachenode.core.stats import EventCounters, NamespaceCounters, NodeStats
@@ -85,6 +86,7 @@ from cachenode_api.view import Member
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from cachenode.adapters.tokens import TokenFile
     from cachenode.config import NodeConfig
 
 __all__ = ["Server", "run"]
@@ -143,6 +145,7 @@ class Server:
             info=lambda: {"id": config.node.id, "version": __version__},
             context=self._tls.ssl_context() if self._tls is not None else None,
             posts=self._posts(),
+            add_routes=self._console(tokens),
         )
         if config.node.http_listen:
             await self._http.start()
@@ -169,6 +172,24 @@ class Server:
         for feed in self._event_feeds:
             feed.start()
         _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
+
+    def _console(self, tokens: TokenFile | None) -> Callable[[web.Application], None] | None:
+        """Return what adds the web console to the HTTP port, None if that has none."""
+        config = self.config
+        if not config.serves_console():
+            return None
+        from cachenode.console import make_console
+
+        host = config.http_host()
+        return make_console(
+            me=config.node.id,
+            cluster=config.cluster.name,
+            view=lambda: self._placement.view,
+            host=host,
+            loopback=is_loopback(host),
+            grants=tokens.grants if tokens is not None else None,
+            tls=self._tls,
+        ).add_to
 
     def _posts(self) -> dict[str, Callable[[web.Request], Awaitable[web.Response]]]:
         """Return what answers POST requests: the webhook, if there is a secret for it."""

@@ -34,6 +34,7 @@ class HttpServer:
         info: "id" and "version" for the page.
         context: For HTTPS; None for HTTP.
         posts: What answers POST requests, by path.
+        add_routes: Adds what else is served, "/" included, instead of a page that lists the rest.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class HttpServer:
         info: Callable[[], Mapping[str, str]],
         context: ssl.SSLContext | None = None,
         posts: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]] | None = None,
+        add_routes: Callable[[web.Application], None] | None = None,
     ) -> None:
         self.address = ""
         self._listen = listen
@@ -55,6 +57,7 @@ class HttpServer:
         self._info = info
         self._context = context
         self._posts = posts or {}
+        self._add_routes = add_routes or self._add_index
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -64,7 +67,7 @@ class HttpServer:
             OSError: The address cannot be bound.
         """
         app = web.Application()
-        app.router.add_get("/", self._index)
+        self._add_routes(app)
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/livez", self._probe(self._live))
         app.router.add_get("/readyz", self._probe(self._ready))
@@ -88,6 +91,9 @@ class HttpServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def _add_index(self, app: web.Application) -> None:
+        app.router.add_get("/", self._index)
 
     async def _index(self, request: web.Request) -> web.Response:
         del request

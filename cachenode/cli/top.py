@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,83 +18,11 @@ from cachenode.cli.output import bar, console, new_table, percent, print_json, s
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from cachenode_api.v1 import admin_pb2 as pb
+    from cachenode.findings.rates import Answers, Rates
 
-__all__ = ["Rates", "rates", "top"]
+__all__ = ["top"]
 
 _BAR = 12
-_COUNTED = (
-    "l1_hits",
-    "l2_hits",
-    "misses",
-    "sets",
-    "deletes",
-    "loads",
-    "invalidations",
-    "evictions",
-    "expirations",
-)
-
-Answers = Mapping[str, "pb.GetStatsResponse | None"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What happened in a second, on average since the last look.
-
-    Attributes:
-        counted: Events a second by the counter's name.
-        entries: In memory now.
-        used_bytes: What they cost.
-    """
-
-    counted: Mapping[str, float]
-    entries: int = 0
-    used_bytes: int = 0
-
-    @property
-    def reads(self) -> float:
-        """Reads a second."""
-        return self.hits + self.counted["misses"]
-
-    @property
-    def hits(self) -> float:
-        """Reads a second that found a value."""
-        return self.counted["l1_hits"] + self.counted["l2_hits"]
-
-    @property
-    def writes(self) -> float:
-        """Writes and removals a second."""
-        return self.counted["sets"] + self.counted["deletes"]
-
-
-def rates(before: Answers, after: Answers, seconds: float) -> tuple[dict[str, Rates], dict[str, Rates]]:
-    """Return the rates by node and by namespace.
-
-    Nodes that did not answer twice as the same incarnation have none. A namespace that nothing happens in is shown with
-    its entries.
-    """
-    nodes: dict[str, Rates] = {}
-    spaces: dict[str, list[tuple[Mapping[str, float], int, int]]] = {}
-    for name, stats in after.items():
-        known = before.get(name)
-        if stats is None or known is None or known.incarnation != stats.incarnation:
-            continue
-        former = {space.name: space for space in known.namespaces}
-        total = dict.fromkeys(_COUNTED, 0.0)
-        for space in stats.namespaces:
-            was: Any = former.get(space.name)
-            counted = {each: (getattr(space, each) - getattr(was, each, 0)) / seconds for each in _COUNTED}
-            spaces.setdefault(space.name, []).append((counted, space.entries, space.used_bytes))
-            for each, value in counted.items():
-                total[each] += value
-        nodes[name] = Rates(total, sum(space.entries for space in stats.namespaces), stats.used_bytes)
-    return nodes, {name: _sum(parts) for name, parts in spaces.items()}
-
-
-def _sum(parts: list[tuple[Mapping[str, float], int, int]]) -> Rates:
-    counted = {each: sum(part[0][each] for part in parts) for each in _COUNTED}
-    return Rates(counted, sum(part[1] for part in parts), sum(part[2] for part in parts))
 
 
 @reports
@@ -123,6 +50,7 @@ async def _watch(address: str, every_s: float, left: int | None, timeout_s: floa
     from rich.live import Live
 
     from cachenode.cli.admin import ask_stats
+    from cachenode.findings.rates import rates
 
     screen = console()
     with contextlib.ExitStack() as stack:

@@ -31,7 +31,7 @@ from cachenode.config.fields import (
 )
 from cachenode.config.namespaces import NamespaceConfig
 from cachenode.config.origins import OriginConfig
-from cachenode.config.values import NO_URL, parse_list
+from cachenode.config.values import NO_URL, is_loopback, parse_address, parse_list
 from cachenode.config.warm import WarmConfig
 from cachenode.config.write_behind import WriteBehindConfig
 from cachenode.core.policy import NamespacePolicy
@@ -41,6 +41,7 @@ from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 __all__ = [
     "AuthConfig",
     "ClusterConfig",
+    "HttpConfig",
     "L2Config",
     "LimitsConfig",
     "LogConfig",
@@ -71,6 +72,14 @@ class NodeSection(Section):
     insecure: bool = Field(False, description="Allow addresses that others than this machine can reach, without TLS")
     weight: Count = Field(1, ge=1, le=100, description="Share of the keys, relative to the other nodes")
     reflection: bool = Field(False, description="Let gRPC tools list the services")
+
+
+class HttpConfig(Section):
+    """What the HTTP port serves besides metrics and probes."""
+
+    console: bool | None = Field(
+        None, description="Whether it serves the web console; unset: if only this machine can reach the port"
+    )
 
 
 class ClusterConfig(Section):
@@ -204,6 +213,7 @@ class NodeConfig(Section):
     """The configuration of one node, valid as a whole if `load_config` made it."""
 
     node: NodeSection = Field(default_factory=NodeSection)
+    http: HttpConfig = Field(default_factory=HttpConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     tls: TlsConfig = Field(default_factory=TlsConfig)
     auth: AuthConfig = Field(default_factory=AuthConfig)
@@ -233,6 +243,16 @@ class NodeConfig(Section):
     @classmethod
     def _with_default(cls, value: Mapping[str, Any]) -> dict[str, Any]:
         return {DEFAULT_NAMESPACE: {}, **{check_namespace(name): section for name, section in value.items()}}
+
+    def http_host(self) -> str:
+        """Return what the HTTP port listens on; empty if there is none."""
+        return parse_address(self.node.http_listen, any_port=True)[0] if self.node.http_listen else ""
+
+    def serves_console(self) -> bool:
+        """Return whether the HTTP port serves the web console."""
+        if self.http.console is None:
+            return is_loopback(self.http_host())
+        return self.http.console
 
     def policies(self) -> tuple[NamespacePolicy, ...]:
         """Return the policy of each configured namespace; "default" is always among them."""

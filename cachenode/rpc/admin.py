@@ -9,6 +9,7 @@ from typing import Any
 from grpc import aio
 
 from cachenode.core.demand import Wanted
+from cachenode.core.durations import LIMITS_S
 from cachenode.core.events import EventRule
 from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
 from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
@@ -118,6 +119,12 @@ class AdminService(
             leaving=stats.leaving,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
             origins=[_origin(origin) for origin in stats.origins],
+            durations=[
+                pb.OperationDurations(
+                    operation=each.operation, cache_layer=each.cache_layer, limits_s=LIMITS_S, within=each.within
+                )
+                for each in stats.durations
+            ],
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802

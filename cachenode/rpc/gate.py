@@ -40,6 +40,7 @@ _METHODS = {
     "/cachenode.v1.CacheService/GetMany": Role.READ,
     "/cachenode.v1.CacheService/Watch": Role.READ,
     "/cachenode.v1.AdminService/GetView": Role.READ,
+    "/cachenode.v1.AdminService/GetStats": Role.READ,  # what /metrics shows to anybody
 }
 _OF_NO_NAMESPACE = frozenset({"/cachenode.v1.SessionService/Session", "/cachenode.v1.AdminService/GetView"})
 _OF_ALL_IF_UNNAMED = frozenset({"/cachenode.v1.CacheService/Watch"})

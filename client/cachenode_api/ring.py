@@ -85,5 +85,12 @@ class Ring:
             before = point
         return {member: part / (1 << 64) for member, part in total.items()}
 
+    def segments(self, count: int) -> list[str]:
+        """Return who owns each of so many equal parts of the ring, judged by its middle: for pictures."""
+        if not self._owners:
+            return []
+        step, size = (1 << 64) // count, len(self._owners)
+        return [self._owners[bisect(self._points, part * step + step // 2) % size] for part in range(count)]
+
     def __repr__(self) -> str:
         return f"<Ring epoch={self.view.epoch} members={len(self.view.members)} points={len(self._points)}>"

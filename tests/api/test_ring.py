@@ -187,3 +187,13 @@ def test_vectors_cover_what_matters() -> None:
     assert any(member["weight"] > 1 for case in cases for member in case["members"])
     assert any(not member["id"].isascii() for case in cases for member in case["members"])
     assert all(len(case["keys"]) >= 10 for case in cases)
+
+
+def test_segments_are_of_the_owners() -> None:
+    """A picture of the ring in equal parts shows each member about as large as its share; an empty ring has none."""
+    built = ring({"a": 1, "b": 2, "c": 1})
+    parts = built.segments(7_200)
+    assert len(parts) == 7_200
+    for member, share in built.shares().items():
+        assert parts.count(member) / 7_200 == pytest.approx(share, abs=0.01)
+    assert ring({}).segments(10) == []

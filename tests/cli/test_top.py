@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from cachenode.cli.top import rates
+from cachenode.findings.rates import rates
 from cachenode.server import Server
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_client import CacheClient

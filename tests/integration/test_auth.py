@@ -106,20 +106,22 @@ async def test_unary_calls_and_commands(tmp_path: Path) -> None:
                 return (("authorization", f"Bearer {(tmp_path / name).read_text().strip()}"),)
 
             get, write = cache_pb2.GetRequest(key=b"k"), cache_pb2.SetRequest(key=b"k", value=b"v")
-            stats = admin_pb2.GetStatsRequest()
+            stats, hot = admin_pb2.GetStatsRequest(), admin_pb2.HotKeysRequest()
             assert await refusal(cache.Get(get)) is grpc.StatusCode.UNAUTHENTICATED
             assert await refusal(cache.Set(write, metadata=shown("read"))) is grpc.StatusCode.PERMISSION_DENIED
             assert (await cache.Set(write, metadata=shown("write"))).version
             assert (await cache.Get(get, metadata=shown("read"))).entry.found
             assert await refusal(cache.Get(get, metadata=shown("users"))) is grpc.StatusCode.PERMISSION_DENIED
-            assert await refusal(admin.GetStats(stats, metadata=shown("write"))) is grpc.StatusCode.PERMISSION_DENIED
+            assert await refusal(admin.HotKeys(hot, metadata=shown("write"))) is grpc.StatusCode.PERMISSION_DENIED
+            assert (await admin.GetStats(stats, metadata=shown("read"))).uptime_s
+            assert await refusal(admin.GetStats(stats, metadata=shown("users"))) is grpc.StatusCode.PERMISSION_DENIED
             assert (await admin.GetStats(stats, metadata=shown("admin"))).uptime_s
             link = peer_pb2_grpc.PeerServiceStub(channel).Link(metadata=shown("admin"))
             assert await link.code() is grpc.StatusCode.PERMISSION_DENIED
-        expected = (("admin", 0, "node-0"), ("read", 1, "does not allow this"), ("", 4, "asks for a token"))
+        expected = (("admin", 0, "There are no rules"), ("read", 1, "does not allow this"), ("", 4, "asks for a token"))
         for token, code, said in expected:
             before = ["--token-file", str(tmp_path / token)] if token else []
-            words = [sys.executable, "-m", "cachenode", *before, "stats", "-a", cluster.address]
+            words = [sys.executable, "-m", "cachenode", *before, "events", "list", "-a", cluster.address]
             ended = await asyncio.to_thread(run, words)
             assert ended.returncode == code, (token, ended.stdout, ended.stderr)
             assert said in ended.stdout + ended.stderr

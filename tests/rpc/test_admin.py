@@ -8,6 +8,7 @@ import pytest
 from grpc import aio
 
 from cachenode import __version__
+from cachenode.core.durations import LIMITS_S
 from cachenode.core.stats import NodeStats
 from cachenode.errors import ConfigError
 from cachenode.node.placement import Placement
@@ -44,6 +45,14 @@ async def test_stats_count_what_was_done(server: Server, cache: Any, admin: Any)
     assert (stats.near_holders, stats.invalidation_waits, stats.swept, default.invalidations) == (0, 0, 0, 0)
     assert stats.uptime_s >= 0
     assert stats.max_bytes == 256 << 20
+
+
+async def test_stats_tell_durations(cache: Any, admin: Any) -> None:
+    """GetStats shows the histograms of operations that came, with their limits."""
+    await cache.Set(cache_pb2.SetRequest(key=b"k", value=b"v"))
+    durations = (await admin.GetStats(pb.GetStatsRequest())).durations
+    (each,) = [each for each in durations if each.within[-1]]
+    assert (each.operation, each.within[-1], tuple(each.limits_s)) == ("set", 1, LIMITS_S)
 
 
 async def test_stats_count_invalidations(cache: Any, admin: Any) -> None:

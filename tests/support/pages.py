@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["NO_POLICIES"]
 
 NO_POLICIES = {
+    "console",
     "logs",
     "operating",
     "strategy",

@@ -257,6 +257,7 @@ class GetStatsResponse(google.protobuf.message.Message):
     PRESSURE_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
     LEAVING_FIELD_NUMBER: builtins.int
+    DURATIONS_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
     version: builtins.str
@@ -313,6 +314,10 @@ class GetStatsResponse(google.protobuf.message.Message):
     def origins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OriginStats]:
         """The origins of the configuration."""
 
+    @property
+    def durations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OperationDurations]:
+        """How long operations took, by kind; those that never came are left out."""
+
     def __init__(
         self,
         *,
@@ -338,11 +343,46 @@ class GetStatsResponse(google.protobuf.message.Message):
         pressure: builtins.float = ...,
         origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
         leaving: builtins.str = ...,
+        durations: collections.abc.Iterable[Global___OperationDurations] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["durations", b"durations", "event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
+
+@typing.final
+class OperationDurations(google.protobuf.message.Message):
+    """How long one kind of operation has taken on one node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: builtins.int
+    CACHE_LAYER_FIELD_NUMBER: builtins.int
+    LIMITS_S_FIELD_NUMBER: builtins.int
+    WITHIN_FIELD_NUMBER: builtins.int
+    operation: builtins.str
+    """"get", "get_or_load", "set", "incr", "delete", "touch" or "invalidate"."""
+    cache_layer: builtins.str
+    """"l1" for what memory could answer at once, "l2" for what had to wait for L2, a peer or a load."""
+    @property
+    def limits_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Upper limits in seconds, rising."""
+
+    @property
+    def within(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Keys that took at most as long as each limit, and then all of them."""
+
+    def __init__(
+        self,
+        *,
+        operation: builtins.str = ...,
+        cache_layer: builtins.str = ...,
+        limits_s: collections.abc.Iterable[builtins.float] | None = ...,
+        within: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache_layer", b"cache_layer", "limits_s", b"limits_s", "operation", b"operation", "within", b"within"]) -> None: ...
+
+Global___OperationDurations: typing_extensions.TypeAlias = OperationDurations
 
 @typing.final
 class OriginStats(google.protobuf.message.Message):
