@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import structlog
+
+from cachenode.adapters.descriptors import connections_that_fit
 from cachenode.adapters.epochs_redis import RedisEpochs
 from cachenode.adapters.event_feeds import EventChannel, EventFeed, EventStream
 from cachenode.adapters.l2_redis import RedisL2
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
     from cachenode.adapters.peer_links import PeerLinks
     from cachenode.config import NodeConfig
+    from cachenode.config.limits import LimitsConfig
     from cachenode.config.origins import OriginConfig
     from cachenode.node.events import Events
     from cachenode.node.placement import Placement
@@ -46,12 +51,15 @@ __all__ = [
     "make_event_feeds",
     "make_l2",
     "make_membership",
+    "make_options",
     "make_origins",
     "make_policies",
     "make_queue",
     "make_tls",
     "make_tokens",
 ]
+
+_log = structlog.get_logger(__name__)
 
 _CONTROL_TIMEOUT_S = 1.0
 _FEED_TIMEOUT_S = 5.0
@@ -302,3 +310,41 @@ class _SeededMembership(SeedMembership):
 
 async def _next(epoch: int) -> tuple[int, bool]:
     return epoch + 1, True
+
+
+_NEVER_MS = (1 << 31) - 1
+
+
+def make_options(limits: LimitsConfig) -> list[tuple[str, Any]]:
+    """Return gRPC's options for the listener: how much a stranger may send, how fast, on how many connections.
+
+    A connection over their number is closed as soon as it is accepted, before anything is read from it.
+    """
+    connections = connections_that_fit(limits.max_connections)
+    if connections < limits.max_connections:
+        _log.warning("fewer_connections", most=connections, wanted=limits.max_connections, why="file descriptors")
+    ping_ms = _ms(limits.min_ping_interval_s)
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.max_frame_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", limits.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),  # else what is between is refused at random
+        ("grpc.max_concurrent_streams", limits.max_streams),
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_connection_idle_ms", _ms(limits.connection_idle_s or math.inf)),
+        ("grpc.max_connection_age_ms", _ms(limits.connection_age_s or math.inf)),
+        ("grpc.max_connection_age_grace_ms", _ms(limits.stop_grace_s)),
+        ("grpc.server_handshake_timeout_ms", _ms(limits.handshake_timeout_s)),
+        ("grpc.http2.min_ping_interval_without_data_ms", ping_ms),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", ping_ms),
+        ("grpc.http2.max_ping_strikes", limits.max_ping_strikes),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 5_000),
+    ]
+
+
+def _ms(seconds: float) -> int:
+    return int(min(seconds * 1_000, _NEVER_MS))

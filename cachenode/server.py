@@ -36,6 +36,7 @@ from prometheus_client import CollectorRegistry
 from cachenode import __version__
 from cachenode.adapters.clock import BootClock
 from cachenode.adapters.copies import PeerCopies
+from cachenode.adapters.descriptors import raise_descriptor_limit
 from cachenode.adapters.http import HttpServer
 from cachenode.adapters.key_files import read_keys
 from cachenode.adapters.logs import configure as configure_logs
@@ -48,6 +49,7 @@ from cachenode.assembly import (
     make_event_feeds,
     make_l2,
     make_membership,
+    make_options,
     make_origins,
     make_policies,
     make_queue,
@@ -76,7 +78,7 @@ from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.admin import AdminService
 from cachenode.rpc.cache import CacheService
 from cachenode.rpc.gate import Gate
-from cachenode.rpc.guard import GuardedServer
+from cachenode.rpc.guard import CallLimits, GuardedServer
 from cachenode.rpc.peer import PeerService
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.session import SessionLimits, SessionService
@@ -135,7 +137,8 @@ class Server:
         self._tls = make_tls(config)
         tokens, self._peer_token = make_tokens(config)
         self._gate = Gate(tokens.grants) if tokens is not None else None
-        self._grpc = aio.server(options=_options(config))
+        self._call_limits = CallLimits(config.limits.max_calls, config.limits.max_watchers)
+        self._grpc = aio.server(options=make_options(config.limits))
         self.address = _bind(self._grpc, config.node.listen, config.node.advertise, self._tls)
         self._http = HttpServer(
             config.node.http_listen,
@@ -248,6 +251,7 @@ class Server:
             hot_reads_per_s=config.cluster.hot_reads_per_s,
             shed=config.limits.shed(),
             handover_bytes=config.memory.handover_bytes,
+            limits=config.limits.entries(),
         )
         self._events = Events(
             self._node,
@@ -268,6 +272,7 @@ class Server:
                 max_sessions=limits.max_sessions,
                 max_batch_keys=limits.max_batch_keys,
                 max_frame_bytes=limits.max_frame_bytes,
+                max_keys=limits.max_session_keys,
             ),
         )
         self._warm = WarmDuties(self._node, [table.plan() for table in config.warm], read_keys)
@@ -292,7 +297,9 @@ class Server:
             raise ConfigError([f"writebehind: {problem}" for problem in problems])
 
     def _add_services(self) -> None:
-        server: Any = GuardedServer(self._grpc, self._gate)  # has what the generated functions use of a server
+        server: Any = GuardedServer(
+            self._grpc, self._gate, self._call_limits.of
+        )  # has what the generated functions use of a server
         node = self._node
         session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         cache_pb2_grpc.add_CacheServiceServicer_to_server(
@@ -362,6 +369,7 @@ class Server:
             copies=len(self._copies) if self._copies is not None else 0,
             copy_hits=node.copy_hits,
             shed={work.name.lower(): count for work, count in node.shedding.refused.items()},
+            refused=self._refused(),
             pressure=node.shedding.pressure,
             hottest_reads_per_s=max((each.per_s for each in node.hottest(1)[0]), default=0.0),
             handed_over=node.handover.sent,
@@ -375,6 +383,10 @@ class Server:
             origins=tuple(origin.counters() for origin in self._origins.values()),
             leaving=self._leaving.stage,
         )
+
+    def _refused(self) -> dict[str, int]:
+        who = {"sessions": self._sessions.refused, "identity": self._gate.refused if self._gate is not None else 0}
+        return self._call_limits.refused() | who
 
     def _metrics(self) -> CollectorRegistry:
         registry = CollectorRegistry(auto_describe=False)
@@ -505,22 +517,6 @@ def _queue(drain: Drain | None, namespace: Namespace) -> dict[str, Any]:
     }
 
 
-def _options(config: NodeConfig) -> list[tuple[str, Any]]:
-    return [
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.limits.max_frame_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", 1_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.http2.ping_timeout_ms", 5_000),
-        ("grpc.server_handshake_timeout_ms", 3_000),
-    ]
-
-
 def _bind(server: aio.Server, listen: str, advertise: str, tls: NodeTls | None) -> str:
     """Bind the listener; return the address that others should use."""
     host, _, port = listen.rpartition(":")
@@ -574,6 +570,7 @@ def run(config: NodeConfig, *, ready_json: bool = False) -> int:
     Returns:
         The exit code: 0 after a clean stop, 1 if the node could not start.
     """
+    raise_descriptor_limit()
     configure_logs(config.log.level, config.log.format, config.node.id)
     return asyncio.run(_run(config, ready_json=ready_json))
 

@@ -203,6 +203,11 @@ def _of_node(stats: NodeStats) -> Iterator[Metric]:
     for work, count in stats.shed.items():
         shed.add_metric([work], count)
     yield shed
+    text = "Calls and sessions refused as a whole: one too many (calls, watchers, sessions), or not let in (identity)."
+    refused = CounterMetricFamily("cachenode_refused_calls", text, labels=["why"])
+    for why, count in stats.refused.items():
+        refused.add_metric([why], count)
+    yield refused
     state = GaugeMetricFamily("cachenode_l2_state", "1 for the state that L2 is in.", labels=["state"])
     for name in _L2_STATES:
         state.add_metric([name], float(stats.l2_state == name))

@@ -5,7 +5,6 @@ A field is checked by itself here; what fields mean together is checked in `cach
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -29,13 +28,13 @@ from cachenode.config.fields import (
     Span,
     default_id,
 )
+from cachenode.config.limits import LimitsConfig
 from cachenode.config.namespaces import NamespaceConfig
 from cachenode.config.origins import OriginConfig
 from cachenode.config.values import NO_URL, is_loopback, parse_address, parse_list
 from cachenode.config.warm import WarmConfig
 from cachenode.config.write_behind import WriteBehindConfig
 from cachenode.core.policy import NamespacePolicy
-from cachenode.core.shedding import ShedLimits
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
 __all__ = [
@@ -176,30 +175,6 @@ class L2Config(Section):
     tombstone_s: Seconds = Field(60.0, description="How long L2 remembers a removal, to refuse older values")
     breaker_failures: Count = Field(3, ge=1, le=1_000, description="Failures in a row after which L2 is left alone")
     breaker_retry_s: Seconds = Field(1.0, description="How long L2 is left alone before it is tried again")
-
-
-class LimitsConfig(Section):
-    """What one call, client or shutdown may cost."""
-
-    max_frame_bytes: Bytes = Field(4 * _MIB, ge=64 * 1024, le=512 * _MIB, description="Largest gRPC message")
-    max_value_bytes: Bytes = Field(_MIB, ge=1, le=64 * _MIB, description="Largest value of any namespace")
-    max_batch_keys: Count = Field(10_000, ge=1, le=1_000_000, description="Most keys in one call")
-    max_sessions: Count = Field(10_000, ge=1, le=1_000_000, description="Most clients at a time")
-    shed_lag_s: Span = Field(
-        1.0, le=3_600, description="How late the event loop may be; beyond it loads, then writes are refused; 0: never"
-    )
-    shed_keys: Count = Field(
-        200_000, ge=0, le=1_000_000_000, description="The same for keys of calls that wait for something; 0: any number"
-    )
-    shed_bytes: Bytes = Field(256 * _MIB, ge=0, description="The same for the values that these calls bring; 0: any")
-    shed_loads: Count = Field(20_000, ge=0, le=1_000_000_000, description="The same for loads under way; 0: any number")
-    call_timeout_s: Seconds = Field(5.0, description="Time limit of calls that bring none")
-    stop_grace_s: Span = Field(5.0, le=3_600, description="How long a stopping node waits for calls under way")
-
-    def shed(self) -> ShedLimits:
-        """Return where a node begins to refuse work."""
-        limits = (self.shed_lag_s, self.shed_keys, self.shed_bytes, self.shed_loads)
-        return ShedLimits(*(limit or math.inf for limit in limits))
 
 
 class LogConfig(Section):

@@ -10,7 +10,6 @@ from cachenode_api.reasons import Reason
 
 __all__ = [
     "BACKLOG_FULL",
-    "BAD_KEY",
     "BAD_ORDER",
     "CONDITION_FAILED",
     "JOB_RUNNING",
@@ -21,13 +20,13 @@ __all__ = [
     "NOT_READY",
     "NO_SLIDING",
     "ORDER_TOO_LATE",
-    "OVERLOADED",
     "SUPERSEDED",
     "UNANSWERABLE",
     "UNCERTAIN",
     "UNKNOWN_NAMESPACE",
     "UNREACHABLE",
     "bad_dependencies",
+    "bad_key",
     "bad_selector",
     "failed",
     "load_failed",
@@ -39,12 +38,13 @@ __all__ = [
     "sink_failed",
     "sink_uncertain",
     "too_large",
+    "too_many",
 ]
 
+_SLOW_DOWN_MS = 250
 _MAX_TEXT = 150
 """Of what an origin says: the rest of the sentence fits in what may travel."""
 
-BAD_KEY = Failure(Reason.INVALID_KEY, f"key: must be 1 to {MAX_KEY_BYTES:,} bytes")
 NO_SLIDING = Failure(Reason.INVALID_REQUEST, "slide: values of this namespace are loaded anew before their end")
 BAD_ORDER = Failure(Reason.INVALID_REQUEST, "operation: for nodes only")
 ORDER_TOO_LATE = Failure(Reason.SUPERSEDED, "a barrier that was ordered later has come first")
@@ -52,7 +52,6 @@ NOT_OWNER = Failure(Reason.NOT_OWNER, "this node does not own the key in its vie
 NOT_READY = Failure(Reason.NOT_READY, "the node has no place in the cluster yet, or is leaving it")
 UNKNOWN_NAMESPACE = Failure(Reason.UNKNOWN_NAMESPACE, "namespace: the node has none of this name")
 LATE = Failure(Reason.DEADLINE_EXCEEDED, "the time given for the call ran out inside the cluster")
-OVERLOADED = Failure(Reason.OVERLOADED, "the session has too many keys under way; slow down")
 CONDITION_FAILED = Failure(Reason.CONDITION_FAILED, "the key's value is not of the version that the write asks for")
 JOB_RUNNING = Failure(Reason.JOB_RUNNING, "another job warms this namespace; wait for its end, or cancel it")
 NOT_A_COUNTER = Failure(Reason.NOT_A_COUNTER, "the value is not a whole number, or would exceed 64 bits")
@@ -96,6 +95,16 @@ def too_large(size: int, limit: int) -> Failure:
     return Failure(
         Reason.VALUE_TOO_LARGE, f"value: {size:,} bytes exceed the limit of {limit:,} bytes of the namespace"
     )
+
+
+def bad_key(size: int, limit: int = MAX_KEY_BYTES) -> Failure:
+    """Return the failure of a key that is empty or too long."""
+    return Failure(Reason.INVALID_KEY, f"key: {size:,} bytes, must be 1 to {limit:,} bytes")
+
+
+def too_many(what: str, count: int, limit: int) -> Failure:
+    """Return the failure of what would exceed a limit of what one caller, or all together, may have at a time."""
+    return Failure(Reason.OVERLOADED, f"{what}: {count:,} exceed the limit of {limit:,}; slow down", _SLOW_DOWN_MS)
 
 
 def bad_selector(text: str) -> Failure:

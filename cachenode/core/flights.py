@@ -111,6 +111,10 @@ class Flights(Generic[W]):
         """End the flights of a holder that is gone; return them."""
         return self._end_all(flight for flight in self._by_token.values() if flight.holder is holder)
 
+    def held(self, holder: Hashable) -> int:
+        """Return how many flights a holder leads."""
+        return sum(flight.holder is holder for flight in self._by_token.values())
+
     def expire(self, now: float) -> list[Flight[W]]:
         """End the flights whose lease is over; return them."""
         if now < self._next_end:

@@ -152,6 +152,7 @@ class NodeStats:
     warm_jobs: int = 0
     hottest_reads_per_s: float = 0.0
     shed: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
     pressure: float = 0.0
     copies: int = 0
     copy_hits: int = 0

@@ -75,6 +75,8 @@ class Barriers:
         try:
             kinds = batch.flags or [0] * len(batch.keys)
             selectors = [make_selector(kind & _KIND, text) for kind, text in zip(kinds, batch.keys, strict=True)]
+            if not from_peer:
+                node.limits.check(selectors)
         except InvalidSelector as error:
             reply(failed(batch, dict.fromkeys(indices, bad_selector(str(error)))))
             return None

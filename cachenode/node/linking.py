@@ -41,7 +41,7 @@ from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.core.failures import NOT_OWNER, NOT_READY, UNREACHABLE, bad_dependencies, failed
 from cachenode.core.holders import DRIFT
 from cachenode.errors import PeerUnavailable
-from cachenode_api.dependencies import MAX_ANCESTORS, MAX_PARENTS, parent_of, reference_of, split_references
+from cachenode_api.dependencies import MAX_ANCESTORS, parent_of, reference_of, split_references
 from cachenode_api.errors import InvalidDependencies
 from cachenode_api.reasons import Reason
 from cachenode_api.records import DEPENDENT, HEADER, NO_TTL_MS
@@ -208,7 +208,7 @@ class Linking:
         if not batch.depends_on:  # a TOUCH: its links must live as long
             return sorted(self._parents_before(namespace, key) - {me})
         block = batch.depends_on[0 if len(batch.depends_on) == 1 else index]
-        return [parent for parent in dict.fromkeys(split_references(block, MAX_PARENTS)) if parent != me]
+        return [parent for parent in dict.fromkeys(split_references(block, self._node.limits.parents)) if parent != me]
 
     async def _link(
         self, namespace: Namespace, key: bytes, parents: list[bytes], life_s: float, flight: Flight[Any] | None
@@ -252,7 +252,7 @@ class Linking:
     async def prepare(self, batch: Batch) -> None:
         """Have the owners of what a load is going to depend on remember changes, before it begins."""
         try:
-            blocks = [split_references(block, MAX_PARENTS) for block in batch.depends_on]
+            blocks = [split_references(block, self._node.limits.parents) for block in batch.depends_on]
         except InvalidDependencies:
             return  # the write says so
         parents = dict.fromkeys(parent for block in blocks for parent in block)

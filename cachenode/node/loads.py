@@ -428,6 +428,11 @@ class Loads:
             if len(namespace.flights):
                 _send_round(namespace.flights.release(holder))
 
+    def held(self, holder: Hashable) -> int:
+        """Return how many leases a holder has, here and from other owners. Looks at every load under way."""
+        flights = sum(namespace.flights.held(holder) for namespace in self._node.namespaces if len(namespace.flights))
+        return flights + sum(lent.holder is holder for lent in self._lent.values())
+
     def expire(self, now: float) -> None:
         """End the leases that are over."""
         for place in [place for place, lent in self._lent.items() if lent.deadline <= now]:

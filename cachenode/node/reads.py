@@ -16,7 +16,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Layer, Operation
-from cachenode.core.failures import BAD_KEY, MAYBE_DIRTY, NO_SLIDING, NOT_OWNER, UNANSWERABLE, UNREACHABLE, failed
+from cachenode.core.failures import MAYBE_DIRTY, NO_SLIDING, NOT_OWNER, UNANSWERABLE, UNREACHABLE, bad_key, failed
 from cachenode.core.heavy_hitters import HeavyHitters
 from cachenode.core.hot_keys import HotKeys
 from cachenode.core.origin_limits import Priority
@@ -195,7 +195,7 @@ class Reads:
         awaited: Sequence[int],
     ) -> Rest | None:
         node, keys = self._node, batch.keys
-        failures = {index: BAD_KEY for index in missing if not 0 < len(keys[index]) <= MAX_KEY_BYTES}
+        failures = {at: bad_key(len(keys[at])) for at in missing if not 0 < len(keys[at]) <= MAX_KEY_BYTES}
         own, away = node.split(keys, (index for index in missing if index not in failures))
         if from_peer and away:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}

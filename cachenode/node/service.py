@@ -28,6 +28,7 @@ from cachenode.core.failures import (
     overloaded,
 )
 from cachenode.core.heavy_hitters import Hitter
+from cachenode.core.limits import Limits
 from cachenode.core.shedding import Shedder, ShedLimits, Work
 from cachenode.core.versions import VersionSource
 from cachenode.errors import L2Unavailable, PeerUnavailable
@@ -87,6 +88,7 @@ class Node:
         shed: Where the node begins to refuse work; None for never.
         hot_reads_per_s: Reads a second, forwarded by other nodes, that make a key hot; 0: none is.
         handover_bytes: Most bytes of entries handed to new owners when keys move; 0: none.
+        limits: Of what one entry, invalidation and session may be or hold; None for those of the contract.
         wall: The time of day in seconds since 1970, for what is due at fixed times.
     """
 
@@ -104,6 +106,7 @@ class Node:
         hot_reads_per_s: int = 0,
         shed: ShedLimits | None = None,
         handover_bytes: int = 0,
+        limits: Limits | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.placement = placement
@@ -120,6 +123,7 @@ class Node:
         self._call_timeout_s = call_timeout_s
         self.copies = copies
         self.shedding = Shedder(shed)
+        self.limits = limits or Limits()
         self.closing = False
         """True once no more writes may begin: the node is about to resign."""
         self.copy_hits = 0

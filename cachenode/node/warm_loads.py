@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure
-from cachenode.core.failures import BAD_KEY, NOT_OWNER, failed
+from cachenode.core.failures import NOT_OWNER, bad_key, failed
 from cachenode.core.origin_limits import Priority
 from cachenode.core.warming import Warmed
 from cachenode.node.filler import fill
@@ -35,7 +35,7 @@ class WarmLoads:
     def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
         """Warm keys (see `Node.execute`)."""
         node = self._node
-        failures = {i: BAD_KEY for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
+        failures = {i: bad_key(len(key)) for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
         own, away = node.split(batch.keys, (i for i in range(len(batch.keys)) if i not in failures))
         if from_peer and away:
             failures |= {index: NOT_OWNER for indices in away.values() for index in indices}

@@ -44,12 +44,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation, QueuedWrite
 from cachenode.core.failures import (
-    BAD_KEY,
     NOT_OWNER,
     NOT_READY,
     SUPERSEDED,
     UNCERTAIN,
     UNREACHABLE,
+    bad_key,
     failed,
     over_quota,
     too_large,
@@ -76,6 +76,7 @@ __all__ = ["Writes"]
 _NOTHING = (0, 0, 0, 0.0)
 T = TypeVar("T")
 _ADD = frozenset({Operation.SET, Operation.INCR})
+_STORE = _ADD | {Operation.FULFILL}
 _MAY_WAIT = _ADD | {Operation.TOUCH}
 """What is refused under overload; what makes data untrue, or ends a load, is not."""
 _COUNTER_BYTES = 20
@@ -223,13 +224,15 @@ class Writes:
         return {at: NOT_OWNER for at, key in enumerate(keys) if not kept(key, epoch)}
 
     def _check(self, batch: Batch, namespace: Namespace) -> dict[int, Failure]:
-        failures = {i: BAD_KEY for i, key in enumerate(batch.keys) if not 0 < len(key) <= MAX_KEY_BYTES}
+        most = self._node.limits
+        longest = most.key_bytes if batch.operation in _STORE else MAX_KEY_BYTES
+        failures = {i: bad_key(len(key), longest) for i, key in enumerate(batch.keys) if not 0 < len(key) <= longest}
         limit = namespace.policy.max_value_bytes
         for index, value in enumerate(batch.values):
             if len(value) > limit and index not in failures:
                 failures[index] = too_large(len(value), limit)
         for index, flags in enumerate(batch.flags if batch.values else ()):
-            if flags & TAGGED and index not in failures and (text := _bad_tags(batch.values[index])):
+            if flags & TAGGED and index not in failures and (text := _bad_tags(batch.values[index], most.tags)):
                 failures[index] = Failure(Reason.INVALID_REQUEST, text)
         return failures
 
@@ -667,13 +670,13 @@ def _seconds(ttl_ms: int, default: float) -> float:
     return math.inf if ttl_ms == NO_TTL_MS else ttl_ms / 1_000
 
 
-def _bad_tags(value: bytes) -> str:
+def _bad_tags(value: bytes, most: int) -> str:
     """Return what is wrong with the tags before a value, empty if nothing."""
     try:
-        split_tags(value)
+        count = len(split_tags(value)[0])
     except InvalidTags as error:
         return str(error)
-    return ""
+    return "" if count <= most else f"tags: {count:,} exceed the limit of {most:,}"
 
 
 def _forget_older(namespace: Namespace, write: L2Write, now: float) -> None:

@@ -11,7 +11,7 @@ from grpc import aio
 from cachenode.core.demand import Wanted
 from cachenode.core.durations import LIMITS_S
 from cachenode.core.events import EventRule
-from cachenode.core.failures import BAD_KEY, UNKNOWN_NAMESPACE
+from cachenode.core.failures import UNKNOWN_NAMESPACE, bad_key
 from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 from cachenode.node.events import Events
 from cachenode.node.explain import Explanation, HeldEntry, explain
@@ -130,7 +130,7 @@ class AdminService(
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
         """Return what is known about one key."""
         if not 0 < len(request.key) <= MAX_KEY_BYTES:
-            await abort(context, BAD_KEY)
+            await abort(context, bad_key(len(request.key)))
         namespace = self._node.namespaces.get(request.namespace)
         if namespace is None:
             await abort(context, UNKNOWN_NAMESPACE)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,10 +22,14 @@ import grpc
 import structlog
 from grpc import aio
 
-from cachenode.rpc.status import REASON_KEY
+from cachenode.core.failures import too_many
+from cachenode.rpc.status import REASON_KEY, abort
 from cachenode_api.reasons import Reason
 
-__all__ = ["GuardedServer"]
+__all__ = ["CallLimits", "GuardedServer", "Slots"]
+
+_CACHE, _ADMIN = "/cachenode.v1.CacheService/", "/cachenode.v1.AdminService/"
+_WATCH = frozenset({f"{_CACHE}Watch", f"{_ADMIN}Warm"})
 
 _log = structlog.get_logger(__name__)
 
@@ -35,21 +40,69 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 
+class Slots:
+    """How many calls of a kind may be under way at a time, whoever makes them.
+
+    Args:
+        what: Their name, for people.
+        most: How many.
+    """
+
+    __slots__ = ("most", "refused", "taken", "what")
+
+    def __init__(self, what: str, most: int) -> None:
+        self.what = what
+        self.most = most
+        self.taken = 0
+        self.refused = 0
+
+    async def refuse(self, context: aio.ServicerContext[Any, Any]) -> NoReturn:
+        """End a call that is one too many."""
+        self.refused += 1
+        await abort(context, too_many(self.what, self.taken + 1, self.most))
+
+
+class CallLimits:
+    """How many calls of each kind may be under way. Sessions and links have limits of their own; health has none.
+
+    Args:
+        calls: Unary calls.
+        watchers: Streams that watch something.
+    """
+
+    def __init__(self, calls: int, watchers: int) -> None:
+        self._calls, self._watchers = Slots("calls", calls), Slots("watchers", watchers)
+
+    def of(self, method: str) -> Slots | None:
+        """Return the slots of a method, by its whole name; None for one without."""
+        if method in _WATCH:
+            return self._watchers
+        return self._calls if method.startswith((_CACHE, _ADMIN)) else None
+
+    def refused(self) -> dict[str, int]:
+        """Return how many calls were one too many, by kind."""
+        return {slots.what: slots.refused for slots in (self._calls, self._watchers)}
+
+
 class GuardedServer:
     """Takes the place of a server in ``add_…Servicer_to_server``: registers each handler wrapped.
 
     Args:
         server: Gets the handlers.
         gate: Says who is let in; None for all.
+        slots: Says for a method, by its whole name, how many of its calls may be under way; None for any number.
     """
 
-    def __init__(self, server: aio.Server, gate: Gate | None = None) -> None:
+    def __init__(
+        self, server: aio.Server, gate: Gate | None = None, slots: Callable[[str], Slots | None] = lambda _: None
+    ) -> None:
         self._server = server
         self._gate = gate
+        self._slots = slots
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Register the handlers of a service."""
-        self._server.add_generic_rpc_handlers([_Guarded(handler, self._gate) for handler in handlers])
+        self._server.add_generic_rpc_handlers([_Guarded(handler, self._gate, self._slots) for handler in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Nothing: grpc.aio serves the same methods from the generic handlers."""
@@ -58,9 +111,12 @@ class GuardedServer:
 class _Guarded(grpc.GenericRpcHandler):
     """The handlers of one service, each wrapped once, at its first call."""
 
-    def __init__(self, inner: grpc.GenericRpcHandler, gate: Gate | None) -> None:
+    def __init__(
+        self, inner: grpc.GenericRpcHandler, gate: Gate | None, slots: Callable[[str], Slots | None] = lambda _: None
+    ) -> None:
         self._inner = inner
         self._gate = gate
+        self._slots = slots
         self._wrapped: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
@@ -72,35 +128,40 @@ class _Guarded(grpc.GenericRpcHandler):
             if handler is None:  # not remembered: strangers choose the names of methods that do not exist
                 return None
             admit = partial(self._gate.admit, method) if self._gate is not None else None
-            wrapped = self._wrapped[method] = _wrap(handler, admit)
+            wrapped = self._wrapped[method] = _wrap(handler, admit, self._slots(method) or Slots("calls", sys.maxsize))
         return wrapped
 
 
-def _wrap(handler: Handler, admit: Admit | None) -> Handler:
+def _wrap(handler: Handler, admit: Admit | None, slots: Slots) -> Handler:
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _guarded(handler.unary_unary, admit), handler.request_deserializer, handler.response_serializer
+            _guarded(handler.unary_unary, admit, slots), handler.request_deserializer, handler.response_serializer
         )
     if handler.unary_stream is not None:
         if not inspect.isasyncgenfunction(handler.unary_stream):  # it writes by itself (the health service's Watch)
             return handler
         return grpc.unary_stream_rpc_method_handler(
-            _guarded_stream(handler.unary_stream, admit), handler.request_deserializer, handler.response_serializer
+            _guarded_stream(handler.unary_stream, admit, slots),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
     if handler.stream_stream is not None:
         behaviour = handler.stream_stream
         if hasattr(behaviour, "__code__") and behaviour.__code__.co_flags & 0x200:  # async generator (reflection)
             return handler
         return grpc.stream_stream_rpc_method_handler(
-            _guarded(behaviour, admit, stream=True), handler.request_deserializer, handler.response_serializer
+            _guarded(behaviour, admit, slots, stream=True), handler.request_deserializer, handler.response_serializer
         )
     return handler
 
 
 def _guarded(
-    behaviour: Callable[..., Any], admit: Admit | None, *, stream: bool = False
+    behaviour: Callable[..., Any], admit: Admit | None, slots: Slots, *, stream: bool = False
 ) -> Callable[..., Awaitable[Any]]:
     async def call(request: object, context: aio.ServicerContext[Any, Any]) -> object:
+        if slots.taken >= slots.most:
+            await slots.refuse(context)
+        slots.taken += 1
         try:
             if admit is not None:
                 await admit(None if stream else request, context)
@@ -109,14 +170,19 @@ def _guarded(
             raise
         except Exception as error:  # noqa: BLE001 - the border: whatever it is must not reach the client as text
             await _hide(error, context)
+        finally:
+            slots.taken -= 1
 
     return call
 
 
 def _guarded_stream(
-    behaviour: Callable[..., AsyncIterator[Any]], admit: Admit | None
+    behaviour: Callable[..., AsyncIterator[Any]], admit: Admit | None, slots: Slots
 ) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        if slots.taken >= slots.most:
+            await slots.refuse(context)
+        slots.taken += 1
         try:
             if admit is not None:
                 await admit(request, context)
@@ -126,6 +192,8 @@ def _guarded_stream(
             raise
         except Exception as error:  # noqa: BLE001 - as above
             await _hide(error, context)
+        finally:
+            slots.taken -= 1
 
     return call
 

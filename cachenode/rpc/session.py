@@ -35,8 +35,8 @@ import structlog
 from grpc import aio
 
 from cachenode.core.access import Role
-from cachenode.core.entries import BatchResult, Operation
-from cachenode.core.failures import OVERLOADED, failed
+from cachenode.core.entries import BatchResult, Failure, Operation
+from cachenode.core.failures import failed, too_many
 from cachenode.node.service import Node
 from cachenode.outbox import Outbox
 from cachenode.rpc.gate import GRANT, NOT_ALLOWED
@@ -56,7 +56,6 @@ __all__ = ["SessionLimits", "SessionService"]
 _log = structlog.get_logger(__name__)
 
 _FRAME_SOFT_BYTES = 1 << 20
-_MAX_PENDING_KEYS = 100_000
 _SILENCE_S = 60.0
 """Four times what an idle client leaves between heartbeats. A dead connection ends long before, by gRPC's pings."""
 _MOST_UNSENT = 64
@@ -74,14 +73,18 @@ class SessionLimits:
         max_sessions: Open sessions of this node.
         max_batch_keys: Keys in one batch.
         max_frame_bytes: Bytes in one frame, either way.
+        max_keys: Keys of one session that wait for an answer.
     """
 
-    __slots__ = ("max_batch_keys", "max_frame_bytes", "max_sessions")
+    __slots__ = ("max_batch_keys", "max_frame_bytes", "max_keys", "max_sessions")
 
-    def __init__(self, *, max_sessions: int, max_batch_keys: int, max_frame_bytes: int) -> None:
+    def __init__(
+        self, *, max_sessions: int, max_batch_keys: int, max_frame_bytes: int, max_keys: int = 100_000
+    ) -> None:
         self.max_sessions = max_sessions
         self.max_batch_keys = max_batch_keys
         self.max_frame_bytes = max_frame_bytes
+        self.max_keys = max_keys
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -96,6 +99,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._node = node
         self._limits = limits
         self._sessions: set[_Session] = set()
+        self.refused = 0
+        """Sessions that were one too many."""
         self._draining = False
         self._gone: asyncio.Future[None] | None = None
         node.placement.listeners.append(self._view_changed)
@@ -112,6 +117,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the node is stopping; use another")
         if len(self._sessions) >= self._limits.max_sessions:
+            self.refused += 1
             text = f"sessions: the node has its limit of {self._limits.max_sessions:,} open"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         session = _Session(self._node, self._limits, context)
@@ -183,6 +189,8 @@ class _Session:
         self._pump_due = False
         self._held: asyncio.TimerHandle | None = None
         self._asked = self._answered = 0
+        self._leases = 0
+        """At least as many loads as this session has open."""
         self._near: Holder[asyncio.Future[None]] | None = None
         self._grant = GRANT.get()
         self._invalidations: list[common_pb2.Invalidation] = []
@@ -245,8 +253,8 @@ class _Session:
                 self._spawn_pump()
 
         self._asked += len(batch.keys)
-        if self._pending_keys + len(batch.keys) > _MAX_PENDING_KEYS:
-            reply(failed(batch, dict.fromkeys(range(len(batch.keys)), OVERLOADED)))
+        if refused := self._too_many(batch):
+            reply(failed(batch, dict.fromkeys(range(len(batch.keys)), refused)))
             return
         if self._grant is not None and not self._grant.allows(_role_for(batch), batch.namespace or DEFAULT_NAMESPACE):
             reply(failed(batch, dict.fromkeys(range(len(batch.keys)), NOT_ALLOWED)))
@@ -257,6 +265,23 @@ class _Session:
             task = asyncio.create_task(self._finish(batch, rest))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+
+    def _too_many(self, batch: Batch) -> Failure | None:
+        """Return why a batch is more than the session may have under way; None if it is not.
+
+        Leases end in several ways, so they are counted only once as many have been asked for as may be open.
+        """
+        waiting = self._pending_keys + len(batch.keys)
+        if waiting > self._limits.max_keys:
+            return too_many("keys under way", waiting, self._limits.max_keys)
+        if batch.operation is Operation.LEASE:
+            most = self._node.limits.leases
+            self._leases += len(batch.keys)
+            if self._leases > most:
+                self._leases = self._node.loads.held(self) + len(batch.keys)
+            if self._leases > most:
+                return too_many("loads open", self._leases, most)
+        return None
 
     def _expose(self, batch: Batch, result: BatchResult, near: Holder[asyncio.Future[None]]) -> None:
         namespace = self._node.namespaces.get(batch.namespace)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpc import aio
@@ -114,7 +114,9 @@ class WriteBehindCalls:
             await abort(context, _NOT_BEHIND)
         return behind, namespace
 
-    async def _ids(self, ids: Iterable[str], context: Context) -> list[bytes]:
+    async def _ids(self, ids: Sequence[str], context: Context) -> list[bytes]:
+        if len(ids) > _MOST:
+            await abort(context, Failure(Reason.INVALID_REQUEST, f"ids: {len(ids):,} exceed the limit of {_MOST:,}"))
         if not all(map(_ID.match, ids)):
             await abort(context, _BAD_ID)
         return [each.encode() for each in ids]

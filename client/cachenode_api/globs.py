@@ -52,13 +52,14 @@ class Glob:
             backslash, or there are more than `MAX_STARS` stars.
     """
 
-    __slots__ = ("_end", "_head", "_head_bytes", "_loops", "_masks", "_sets", "_tail_bytes")
+    __slots__ = ("_end", "_head", "_head_bytes", "_loops", "_masks", "_sets", "_tail_bytes", "stars")
 
     def __init__(self, pattern: bytes) -> None:
         elements = _parse(_text(pattern))
-        stars = elements.count(_STAR)
-        if stars > MAX_STARS:
-            raise InvalidSelector(f"glob: {stars:,} * exceed the limit of {MAX_STARS}")
+        self.stars = elements.count(_STAR)
+        """How many stars it has, neighbours counted as one."""
+        if self.stars > MAX_STARS:
+            raise InvalidSelector(f"glob: {self.stars:,} * exceed the limit of {MAX_STARS}")
         self._head = _literals(elements)
         self._head_bytes = _bytes(self._head)
         self._tail_bytes = _bytes(_literals(elements[::-1])[::-1])

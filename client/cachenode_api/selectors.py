@@ -46,6 +46,11 @@ class Selector:
     text: bytes
     _glob: Glob | None = field(default=None, compare=False)
 
+    @property
+    def stars(self) -> int:
+        """Stars in its pattern, 0 if it is none."""
+        return self._glob.stars if self._glob is not None else 0
+
     def covers(self, key: bytes, tags: Sequence[bytes]) -> bool:
         """Return True if an entry of this key and these tags is covered."""
         if self.kind is SelectorKind.TAG:

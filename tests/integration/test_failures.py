@@ -114,7 +114,7 @@ async def test_keys_of_a_dead_member_are_served_from_l2(tmp_path: Path) -> None:
 async def test_frozen_node_is_noticed(tmp_path: Path) -> None:
     """A node that is stopped but not dead is seen as silent within 2.5 s, and no call waits longer than its timeout.
 
-    Scenario 22.
+    Scenarios 22 and 53.
     """
     async with LocalCluster(nodes=3, directory=tmp_path, memory="64MiB") as cluster:
         others = [node.address for node in cluster.nodes if node.id != "node-1"]

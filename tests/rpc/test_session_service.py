@@ -203,7 +203,10 @@ async def test_sessions_are_limited(start_server: Any) -> None:
 
 @pytest.mark.timeout(60)
 async def test_dropped_streams_leave_nothing_behind(server: Server) -> None:
-    """After 10,000 sessions that were opened and cancelled by the client the node has no session and no task more."""
+    """After 10,000 sessions that were opened and cancelled by the client the node has no session and no task more.
+
+    Scenario 51.
+    """
     asyncio.get_running_loop().set_debug(False)  # remembering where each task was made takes most of the time
     before = len(asyncio.all_tasks())
     async with aio.insecure_channel(server.address) as channel:
@@ -350,7 +353,7 @@ async def test_keys_under_way_are_limited() -> None:
 
 
 async def test_slow_reader_stops_its_own_requests() -> None:
-    """A client that does not read its replies is not read from either."""
+    """A client that does not read its replies is not read from either. Scenario 55."""
     held = Held()
     held.go.set()
     held.context.free.clear()

@@ -6,8 +6,10 @@ __all__ = ["NO_POLICIES"]
 
 NO_POLICIES = {
     "console",
+    "limits",
     "logs",
     "operating",
+    "security",
     "strategy",
     "tracing",
 }
