@@ -17,6 +17,7 @@ from cachenode.adapters.loaders import PluginLoader
 from cachenode.adapters.plugins import LOADERS, SINKS, find_plugin
 from cachenode.adapters.policies_redis import RedisPolicies
 from cachenode.adapters.queue_redis import RedisQueue
+from cachenode.adapters.redis_access import RedisAccess
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
@@ -84,13 +85,36 @@ class Membership(PeerEvents, Protocol):
         """Give back connections."""
 
 
+def _connect(
+    config: NodeConfig,
+    url: str,
+    *,
+    timeout_s: float = _CONTROL_TIMEOUT_S,
+    connect_timeout_s: float = _CONTROL_TIMEOUT_S,
+    most: int,
+) -> Redis:
+    """Return a client that logs in as the configuration says, with so many connections at most."""
+    l2 = config.l2
+    access = RedisAccess(
+        username=l2.username,
+        password_file=l2.password_file,
+        sentinel_username=l2.sentinel_username,
+        sentinel_password_file=l2.sentinel_password_file,
+        ca_file=l2.ca_file,
+        cert_file=l2.cert_file,
+        key_file=l2.key_file,
+    )
+    access.check()
+    return connect(url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, max_connections=most, access=access)
+
+
 def make_l2(config: NodeConfig) -> L2Store | None:
     """Return the shared store, None if there is none."""
     url = config.l2_url()
     if url is None:
         return None
     write_timeout_s = config.l2.timeout_s * _WRITE_LIMITS
-    client = connect(url, timeout_s=write_timeout_s, connect_timeout_s=config.l2.timeout_s, max_connections=12)
+    client = _connect(config, url, timeout_s=write_timeout_s, connect_timeout_s=config.l2.timeout_s, most=12)
     return RedisL2(
         client,
         config.cluster.name,
@@ -109,7 +133,7 @@ def make_queue(config: NodeConfig) -> WriteQueue | None:
     put_timeout_s = config.l2.timeout_s * _WRITE_LIMITS if fast else _SAFE_PUT_S
     longest_s = max(put_timeout_s, _CONTROL_TIMEOUT_S)
     return RedisQueue(
-        connect(url, timeout_s=longest_s, connect_timeout_s=config.l2.timeout_s, max_connections=16),
+        _connect(config, url, timeout_s=longest_s, connect_timeout_s=config.l2.timeout_s, most=16),
         config.cluster.name,
         carries_values=url == config.l2_url(),
         durability=settings.durability,
@@ -181,7 +205,7 @@ def make_policies(config: NodeConfig) -> PolicyStore | None:
     url = config.registry_url()
     if url is None:
         return None
-    client = connect(url, timeout_s=_CONTROL_TIMEOUT_S, connect_timeout_s=_CONTROL_TIMEOUT_S, max_connections=1)
+    client = _connect(config, url, most=1)
     return RedisPolicies(client, config.cluster.name, timeout_s=_CONTROL_TIMEOUT_S)
 
 
@@ -217,7 +241,7 @@ def make_event_feeds(config: NodeConfig, events: Events, placement: Placement) -
 
     def client() -> Redis:
         assert url is not None, "the configuration's checks ask for a URL"
-        return connect(url, timeout_s=_FEED_TIMEOUT_S, connect_timeout_s=_CONTROL_TIMEOUT_S, max_connections=2)
+        return _connect(config, url, timeout_s=_FEED_TIMEOUT_S, most=2)
 
     if settings.stream:
         group, consumer = f"cachenode:{config.cluster.name}", config.node.id
@@ -233,7 +257,7 @@ def make_membership(config: NodeConfig, placement: Placement, clock: Clock, link
     cluster, url = config.cluster, config.registry_url()
     client = None
     if url is not None:
-        client = connect(url, timeout_s=_CONTROL_TIMEOUT_S, connect_timeout_s=_CONTROL_TIMEOUT_S, max_connections=2)
+        client = _connect(config, url, most=2)
     if cluster.discovery == "redis":
         assert client is not None, "the configuration's checks ask for a URL"
         registry = RedisRegistry(client, cluster.name, lease_s=cluster.lease_s, timeout_s=_CONTROL_TIMEOUT_S)

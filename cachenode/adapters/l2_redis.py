@@ -259,6 +259,8 @@ class RedisL2:
         ]
 
     async def _pong(self, items: list[None]) -> list[None]:
+        """Have the store answer, and no former master in its place: whoever pings is about to trust it."""
+        await self._pipeline.look()
         raise_first(await self._round_trip([("PING",)]))
         return items
 

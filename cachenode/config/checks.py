@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from cachenode.config.events import event_problems
 from cachenode.config.model import NodeConfig
 from cachenode.config.sources import FieldPath, did_you_mean
-from cachenode.config.values import is_loopback, is_wildcard, parse_address
+from cachenode.config.values import NO_URL, is_loopback, is_wildcard, parse_address
+from cachenode.core.redis_url import read_redis_url
 from cachenode_api.keys import DEFAULT_NAMESPACE
 
 __all__ = ["EVENT", "Conflict", "conflicts"]
@@ -42,6 +43,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
     yield from _addresses(config)
     yield from _tls(config)
     yield from _auth(config)
+    yield from _l2(config)
     yield from _cluster(config, given)
     yield from _sizes(config)
     yield from _memory(config, given)
@@ -98,6 +100,28 @@ def _auth(config: NodeConfig) -> Iterator[Conflict]:
         yield Conflict((peer_token, tokens), "must be set too: peers ask each other for a token")
     if auth.peer_token_file and not auth.tokens_file:
         yield Conflict((tokens, peer_token), "must be set too: without it nobody asks for a token")
+
+
+def _l2(config: NodeConfig) -> Iterator[Conflict]:
+    l2 = config.l2
+    urls = {"url": l2.url, "registry_url": l2.registry_url, "queue_url": l2.queue_url}
+    addresses = [read_redis_url(url) for url in (*urls.values(), config.events.url) if url not in {"", NO_URL}]
+    cert_file, key_file = ("l2", "cert_file"), ("l2", "key_file")
+    if bool(l2.cert_file) is not bool(l2.key_file):
+        missing, other = (key_file, cert_file) if l2.cert_file else (cert_file, key_file)
+        yield Conflict((missing, other), "must be set too: certificate and key belong together")
+    for name in ("ca_file", "cert_file"):
+        if getattr(l2, name) and not any(address.tls for address in addresses):
+            yield Conflict((("l2", name), ("l2", "url")), "says nothing without TLS: begin the URL with rediss")
+    for prefix in ("", "sentinel_"):
+        username, password_file = ("l2", f"{prefix}username"), ("l2", f"{prefix}password_file")
+        if getattr(l2, username[1]) and not getattr(l2, password_file[1]):
+            yield Conflict((password_file, username), "must be set too: a user logs in with a password")
+    if l2.password_file and not addresses:
+        yield Conflict((("l2", "password_file"), ("l2", "url")), "says nothing without a Redis: set l2.url")
+    if l2.sentinel_password_file and not any(address.topology == "sentinel" for address in addresses):
+        text = "says nothing without sentinels: a URL of the form redis+sentinel://host:port,…/master"
+        yield Conflict((("l2", "sentinel_password_file"), ("l2", "url")), text)
 
 
 def _cluster(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Conflict]:

@@ -162,13 +162,30 @@ class MemoryConfig(Section):
 class L2Config(Section):
     """The Redis or Valkey that all nodes share."""
 
-    url: RedisUrl = Field(NO_URL, description="redis://, rediss:// or unix:// URL; none: no L2")
+    url: RedisUrl = Field(
+        NO_URL,
+        description="URL of one server (redis://, rediss:// with TLS, unix://), of sentinels"
+        " (redis+sentinel://host:port,…/master) or of a Cluster (redis+cluster://host:port,…); none: no L2",
+    )
     registry_url: OptionalRedisUrl = Field(
         "", description='URL of the Redis that keeps the membership; "" means that of L2'
     )
     queue_url: OptionalRedisUrl = Field(
         "", description='URL of the Redis that keeps the queues of writes behind; "" means that of L2'
     )
+    username: str = Field(
+        "", description='User that nodes log in as at every Redis whose URL names none; "": the default user'
+    )
+    password_file: str = Field("", description="File with that user's password, read again for each connection")
+    sentinel_username: str = Field("", description="The same for sentinels, which have users of their own")
+    sentinel_password_file: str = Field("", description="File with the password for sentinels")
+    ca_file: str = Field(
+        "", description='Authorities whose certificates of a Redis are believed, PEM; "": the usual ones'
+    )
+    cert_file: str = Field(
+        "", description="Certificate that nodes show to a Redis, PEM; read again for each connection"
+    )
+    key_file: str = Field("", description="Its private key, without a passphrase")
     timeout_s: Seconds = Field(
         0.05, description="How long a read may wait for L2 before it goes on without; a write four times as long"
     )

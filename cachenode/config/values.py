@@ -8,7 +8,8 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from urllib.parse import urlsplit
+
+from cachenode.core.redis_url import FORMS, read_redis_url
 
 __all__ = [
     "NO_URL",
@@ -111,23 +112,14 @@ def parse_url(text: str) -> str:
     """Return the URL of a Redis or Valkey, "none" for none.
 
     Raises:
-        ValueError: It is not one that redis-py understands.
+        ValueError: It is not one of the forms of `cachenode.core.redis_url`.
     """
     if text in {"", NO_URL}:
         return NO_URL
-    rule = "must be none, redis://host:port/db, rediss://host:port/db (TLS) or unix:///path/to/socket"
     try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        # urlsplit's own text quotes the port, which in a URL with an unescaped "/" is the beginning of the password.
-        raise ValueError(f"{rule}; write special characters of a password as %XX") from None
-    if parts.scheme == "unix":
-        complete = bool(parts.path.strip("/"))
-    else:
-        complete = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and port != 0
-    if not complete or (parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path)):
-        raise ValueError(rule)
+        read_redis_url(text)
+    except ValueError as error:
+        raise ValueError(f"must be none, {FORMS}; this one {error}") from None
     return text
 
 

@@ -347,6 +347,7 @@ async def test_restart_between_calls_goes_unnoticed(own: RedisServer) -> None:
 async def test_server_that_refuses_is_unavailable_without_details(own: RedisServer) -> None:
     """A complaint of the server (here: a read-only replica) is `L2Unavailable` and quotes neither key nor value."""
     l2 = store_at(own.url)
+    await l2.ping()
     await l2._client.replicaof("127.0.0.1", "1")
     with pytest.raises(L2Unavailable, match=r"unavailable: \w+$"):
         await l2.write(NS, [put(b"secret-key", b"secret-value", 1)])

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from cachenode.adapters.redis_access import RedisAccess
 from cachenode.adapters.redis_client import FAILURES, RedisAddress, check_cluster, connect, parse_url, reason
 from cachenode.errors import ConfigError
 
@@ -14,13 +16,13 @@ from cachenode.errors import ConfigError
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://cache", RedisAddress(host="cache")),
-        ("redis://cache:7000/3", RedisAddress(host="cache", port=7000, db=3)),
-        ("redis://cache/", RedisAddress(host="cache")),
-        ("redis://[::1]:7000", RedisAddress(host="::1", port=7000)),
-        ("redis://me:p%40ss@cache", RedisAddress(host="cache", username="me", password="p@ss")),
-        ("redis://:secret@cache", RedisAddress(host="cache", password="secret")),
-        ("rediss://cache", RedisAddress(host="cache", tls=True)),
+        ("redis://cache", RedisAddress(hosts=(("cache", 6379),))),
+        ("redis://cache:7000/3", RedisAddress(hosts=(("cache", 7000),), db=3)),
+        ("redis://cache/", RedisAddress(hosts=(("cache", 6379),))),
+        ("redis://[::1]:7000", RedisAddress(hosts=(("::1", 7000),))),
+        ("redis://me:p%40ss@cache", RedisAddress(hosts=(("cache", 6379),), username="me", password="p@ss")),
+        ("redis://:secret@cache", RedisAddress(hosts=(("cache", 6379),), password="secret")),
+        ("rediss://cache", RedisAddress(hosts=(("cache", 6379),), tls=True)),
         ("unix:///run/redis.sock", RedisAddress(path="/run/redis.sock")),
         ("unix:///run/a%20b.sock?db=2", RedisAddress(path="/run/a b.sock", db=2)),
         ("unix://me:secret@/run/s", RedisAddress(path="/run/s", username="me", password="secret")),
@@ -129,3 +131,63 @@ def test_reasons_hold_no_arguments() -> None:
     assert reason(RedisConnectionError("Error 111 connecting to cache:6379.")) == "Error 111 connecting to cache:6379."
     assert reason(AuthenticationError("invalid username-password pair")) == "invalid username-password pair"
     assert reason(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (
+            "redis+sentinel://me:p%40ss@h1:26380,h2/the-master/3",
+            RedisAddress("sentinel", (("h1", 26380), ("h2", 26379)), "", "the-master", 3, False, "me", "p@ss"),
+        ),
+        (
+            "rediss+sentinel://[::1]:1,[::2]/m",
+            RedisAddress("sentinel", (("::1", 1), ("::2", 26379)), master="m", tls=True),
+        ),
+        ("redis+cluster://:pw@h1:7000,h2", RedisAddress("cluster", (("h1", 7000), ("h2", 6379)), password="pw")),
+        ("rediss+cluster://h1/0", RedisAddress("cluster", (("h1", 6379),), tls=True)),
+    ],
+)
+def test_reads_urls_of_many_hosts(url: str, expected: RedisAddress) -> None:
+    """Sentinels and the nodes of a Cluster are listed with commas, each with its port or the usual one."""
+    assert parse_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://:hunter2@h1",
+        "redis+sentinel://:hunter2@h1/",
+        "redis+sentinel://:hunter2@h1/m/x",
+        "redis+sentinel://:hunter2@h1:0/m",
+        "redis+sentinel://:hunter2@h1,,h2/m",
+        "redis+sentinel://:hunter2@h1/m?db=hunter2",
+        "redis+sentinel://:hunter2@::1/m",
+        "redis+cluster://:hunter2@",
+        "redis+cluster://:hunter2@h1/1",
+        "redis+cluster://:hunter2@h1:70000",
+        "unix+cluster://:hunter2@/run/s",
+    ],
+)
+def test_refuses_other_urls_of_many_hosts(url: str) -> None:
+    """What is wrong is named, and the password is not."""
+    with pytest.raises(ConfigError, match=r"redis url: .*accepted are .*sentinel.*cluster") as caught:
+        parse_url(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_logins_come_from_files_unless_the_url_names_them(tmp_path: Path) -> None:
+    """A password file is read for each connection; a URL's own user counts before it; what is missing is named."""
+    secret = tmp_path / "password"
+    secret.write_text("first\n")
+    access = RedisAccess(username="node", password_file=str(secret))
+    provider = connect("redis://cache", access=access).connection_pool.connection_kwargs["credential_provider"]
+    assert provider.get_credentials() == ("node", "first")
+    secret.write_text("second")
+    assert provider.get_credentials() == ("node", "second")
+    options = connect("redis://me:pw@cache", access=access).connection_pool.connection_kwargs
+    assert (options["username"], options["password"]) == ("me", "pw")
+    assert "credential_provider" not in options
+    assert "first" not in repr(access)
+    with pytest.raises(ConfigError, match=r"l2\.ca_file: cannot be read"):
+        RedisAccess(ca_file=str(tmp_path / "nowhere")).check()

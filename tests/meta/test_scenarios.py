@@ -21,9 +21,7 @@ from tests.support.syntax import parse
 TESTS = Path(__file__).parents[1]
 LIST = {*range(1, 57), 61}
 NOT_COVERED = {
-    34: "L2 is one server: Sentinel is not spoken yet. Its death and return are scenario 33, its slowness scenario 39.",
-    35: "Sentinel is not spoken yet, so no replica takes over; durability replicated fails writes that none has.",
-    36: "Sentinel is not spoken yet, so a node never has two servers of which one is not the master any more.",
+    35: "No partition is made here: durability replicated fails writes that no replica has, failovers are scenario 34.",
     37: "Redis Cluster is not spoken yet.",
     52: "A soak of half an hour is run by hand, not by CI: make soak-coherence ARGS='--faults 2000'.",
 }
