@@ -40,6 +40,7 @@ from cachenode.adapters.descriptors import raise_descriptor_limit
 from cachenode.adapters.http import HttpServer
 from cachenode.adapters.key_files import read_keys
 from cachenode.adapters.logs import configure as configure_logs
+from cachenode.adapters.logs import levels as log_levels
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
 from cachenode.adapters.tls import NodeTls
@@ -307,7 +308,8 @@ class Server:
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
         policies = PolicyCalls(node.namespaces, self._live, partial(settings, self.config))
-        admin = AdminService(node, self.stats, self._links.silences, policies, self._events, self._warm, self._leaving)
+        silences = self._links.silences
+        admin = AdminService(node, self.stats, silences, policies, self._events, self._warm, self._leaving, log_levels)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -9,11 +9,38 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 import structlog
 
-__all__ = ["configure"]
+from cachenode.core.log_levels import LEVELS, ROOT, LogLevels
+
+__all__ = ["configure", "levels"]
+
+levels = LogLevels()
+"""The process's: what is logged can be changed while it runs."""
+
+
+class _Logger:
+    """Writes lines, and knows whose they are."""
+
+    def __init__(self, name: str = ROOT) -> None:
+        self.name = name
+
+    def msg(self, line: str) -> None:
+        """Write a line."""
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    debug = info = warning = warn = error = critical = fatal = exception = msg
+
+
+def _leave_out(logger: _Logger, method: str, event: Any) -> Any:  # noqa: ANN401 - structlog's
+    """End a line that is not severe enough for its logger."""
+    if not levels.writes(logger.name, LEVELS.get(method, LEVELS["error"]), time.monotonic()):
+        raise structlog.DropEvent
+    return event
 
 
 def configure(level: str, log_format: str, node_id: str) -> None:
@@ -33,7 +60,9 @@ def configure(level: str, log_format: str, node_id: str) -> None:
         if text
         else structlog.processors.JSONRenderer()
     )
+    levels.configure(level)
     shared: list[Any] = [
+        _leave_out,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -43,8 +72,8 @@ def configure(level: str, log_format: str, node_id: str) -> None:
         shared.append(structlog.processors.ExceptionRenderer(frames))
     structlog.configure(
         processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=_Logger,
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(node=node_id)

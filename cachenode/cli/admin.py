@@ -24,12 +24,14 @@ from cachenode_client._address import parse_address
 __all__ = [
     "Asked",
     "ask_advice",
+    "ask_all",
     "ask_big_keys",
     "ask_blooms",
     "ask_dependents",
     "ask_events",
     "ask_explanations",
     "ask_hot_keys",
+    "ask_members",
     "ask_one",
     "ask_stats",
     "ask_views",
@@ -39,6 +41,7 @@ __all__ = [
     "drain_steps",
     "first_view",
     "rebuild_bloom",
+    "snapshot",
     "targets_of",
 ]
 
@@ -158,7 +161,7 @@ async def ask_blooms(
     Raises:
         CliError: No node answers, the one that does has no view, or there is no such namespace.
     """
-    asked, answers = await _ask_all(address, "BloomStatus", pb.BloomStatusRequest(namespace=namespace), timeout_s)
+    asked, answers = await ask_all(address, "BloomStatus", pb.BloomStatusRequest(namespace=namespace), timeout_s)
     return asked, answers
 
 
@@ -170,7 +173,7 @@ async def ask_hot_keys(
     Raises:
         CliError: No node answers, the one that does has no view, or there is no such namespace.
     """
-    asked, answers = await _ask_all(address, "HotKeys", pb.HotKeysRequest(namespace=namespace, limit=limit), timeout_s)
+    asked, answers = await ask_all(address, "HotKeys", pb.HotKeysRequest(namespace=namespace, limit=limit), timeout_s)
     return asked, answers
 
 
@@ -182,20 +185,47 @@ async def ask_big_keys(
     Raises:
         CliError: As `ask_hot_keys`.
     """
-    asked, answers = await _ask_all(address, "BigKeys", pb.BigKeysRequest(namespace=namespace, limit=limit), timeout_s)
+    asked, answers = await ask_all(address, "BigKeys", pb.BigKeysRequest(namespace=namespace, limit=limit), timeout_s)
     return asked, answers
 
 
-async def _ask_all(
+async def ask_all(
     address: str,
     method: str,
     request: Any,  # noqa: ANN401 - of any call
     timeout_s: float,
 ) -> tuple[Asked, Mapping[str, Any]]:
+    """Return the view of the first node that answers, and every member's answer to a call, None for no answer.
+
+    Raises:
+        CliError: No node answers, the one that does has no view, or the nodes refuse.
+    """
     asked, _ = await first_view(address, timeout_s)
     targets = targets_of(asked)
     replies = await asyncio.gather(*(_answer_of(target, method, request, timeout_s) for target in targets.values()))
     return asked, dict(zip(targets, replies, strict=True))
+
+
+async def ask_members(
+    address: str,
+    node: str,
+    method: str,
+    request: Any,  # noqa: ANN401 - of any call
+    timeout_s: float,
+) -> Mapping[str, Any]:
+    """Return the answer of one member to a call, or of all if none is named; None for no answer.
+
+    Raises:
+        CliError: As `ask_all`, or there is no such member.
+    """
+    asked, _ = await first_view(address, timeout_s)
+    targets = targets_of(asked)
+    if node and node not in targets:
+        hint = "`cachenode view` shows the members."
+        raise CliError(f"no member is called {node}", hint=hint, code=ExitCode.NOT_FOUND)
+    chosen = {node: targets[node]} if node else targets
+    replies = await asyncio.gather(*(_answer_of(target, method, request, timeout_s) for target in chosen.values()))
+    return dict(zip(chosen, replies, strict=True))
 
 
 async def ask_events(address: str, timeout_s: float) -> tuple[Asked, Mapping[str, pb.ListEventsResponse | None]]:
@@ -240,6 +270,23 @@ async def ask_one(address: str, method: str, request: Any, timeout_s: float) -> 
             return await getattr(admin_pb2_grpc.AdminServiceStub(channel), method)(request, timeout=timeout_s)
         except aio.AioRpcError as error:
             raise _refusal(error, timeout_s) from None
+
+
+async def snapshot(target: str, request: pb.SnapshotRequest, timeout_s: float) -> AsyncIterator[pb.SnapshotPart]:
+    """Yield the keys in a node's memory, a part at a time.
+
+    Raises:
+        CliError: The node is gone meanwhile, or refuses.
+    """
+    async with channel_to(target) as channel:
+        call = admin_pb2_grpc.AdminServiceStub(channel).Snapshot(request, timeout=timeout_s)
+        try:
+            async for part in call:
+                yield part
+        except aio.AioRpcError as error:
+            raise _refusal(error, timeout_s) from None
+        finally:
+            call.cancel()
 
 
 async def rebuild_bloom(asked: Asked, namespace: str, timeout_s: float) -> AsyncIterator[pb.RebuildBloomProgress]:

@@ -21,8 +21,11 @@ from cachenode.cli.explain import explain
 from cachenode.cli.hot_and_big import bigkeys, hotkeys
 from cachenode.cli.invalidate import invalidate
 from cachenode.cli.keys import delete, get, put
+from cachenode.cli.loglevel import loglevel
 from cachenode.cli.options import examples
+from cachenode.cli.ring import ring
 from cachenode.cli.serve import serve
+from cachenode.cli.snapshot import snapshot
 from cachenode.cli.stats import stats
 from cachenode.cli.token import token
 from cachenode.cli.top import top
@@ -155,6 +158,30 @@ app.command(
 app.command(
     "view", rich_help_panel=_LOOK, epilog=examples("cachenode view", "cachenode view -a cache-0.cache:7401 -o json")
 )(view)
+app.command(
+    "ring",
+    rich_help_panel=_LOOK,
+    epilog=examples("cachenode ring", "cachenode ring user:7", "cachenode ring user:7 -o json | jq -r .owners[0]"),
+)(ring)
+app.command(
+    "snapshot",
+    rich_help_panel=_LOOK,
+    epilog=examples(
+        "cachenode snapshot -n users --file users.jsonl",
+        "cachenode snapshot -n users --keys-only --file keys.txt && cachenode warm -n users --keys keys.txt",
+        "cachenode snapshot --node cache-2 --prefix user: | jq -r .key",
+    ),
+)(snapshot)
+app.command(
+    "loglevel",
+    rich_help_panel=_RUN,
+    epilog=examples(
+        "cachenode loglevel",
+        "cachenode loglevel debug --for 10m",
+        "cachenode loglevel debug --logger cachenode.node.membership --node cache-2",
+        "cachenode loglevel reset --logger cachenode.node.membership",
+    ),
+)(loglevel)
 app.command(
     "stats",
     rich_help_panel=_LOOK,

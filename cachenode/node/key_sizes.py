@@ -1,25 +1,21 @@
 """The largest entries in this node's memory.
 
-Found by a walk when somebody asks, in slices with the loop's other work between them: a million entries take a second
-in all. A list that every write kept up to date would cost every write something, and miss what it has dropped once.
+Found by a walk when somebody asks. A list that every write kept up to date would cost every write something, and miss
+what it has dropped once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
+from cachenode.node.walking import walk
 from cachenode_api.records import HEADER, HEADER_BYTES
 
 if TYPE_CHECKING:
-    from cachenode.node.namespaces import Namespace
     from cachenode.node.service import Node
 
 __all__ = ["BigKey", "biggest_keys"]
-
-_SLICE = 1_000
-"""Slots looked at in a turn: less than a millisecond."""
 
 
 class BigKey(NamedTuple):
@@ -40,23 +36,15 @@ async def biggest_keys(node: Node, limit: int, name: str = "") -> list[BigKey]:
         name: Of the only namespace that is looked at; empty for all.
     """
     found: list[BigKey] = []
-    for namespace in node.namespaces:
-        if name in ("", namespace.policy.name):
-            found = await _walk(node, namespace, limit, found)
-    return found
-
-
-async def _walk(node: Node, namespace: Namespace, limit: int, found: list[BigKey]) -> list[BigKey]:
-    cursor, store, name = 0, namespace.store, namespace.policy.name
-    while True:
-        now = node.clock.now()
-        keys, cursor = store.scan(cursor, _SLICE)
-        records = [(key, record) for key in keys if (record := store.peek(key, now)) is not None]
+    async for namespace, records, now, _ in walk(node, name):
         here = [
-            BigKey(len(record) - HEADER_BYTES, name, key, max(0.0, HEADER.unpack_from(record)[3] - now))
+            BigKey(
+                len(record) - HEADER_BYTES,
+                namespace.policy.name,
+                key,
+                max(0.0, HEADER.unpack_from(record)[3] - now),
+            )
             for key, record in records
         ]
         found = heapq.nlargest(limit, [*found, *here])
-        if not cursor:
-            return found
-        await asyncio.sleep(0)
+    return found

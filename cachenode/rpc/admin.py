@@ -12,6 +12,7 @@ from cachenode.core.demand import Wanted
 from cachenode.core.durations import LIMITS_S
 from cachenode.core.events import EventRule
 from cachenode.core.failures import UNKNOWN_NAMESPACE, bad_key
+from cachenode.core.log_levels import LogLevels
 from cachenode.core.stats import NamespaceCounters, NodeStats, OriginCounters
 from cachenode.node.events import Events
 from cachenode.node.explain import Explanation, HeldEntry, explain
@@ -23,7 +24,9 @@ from cachenode.rpc.blooms import BloomCalls
 from cachenode.rpc.dependents import DependentsCall, name_of
 from cachenode.rpc.drain import DrainCall
 from cachenode.rpc.key_lists import KeyListCalls
+from cachenode.rpc.log_levels import LogLevelCalls
 from cachenode.rpc.policies import PolicyCalls
+from cachenode.rpc.ring import RingCalls
 from cachenode.rpc.status import abort
 from cachenode.rpc.warming import WarmCalls
 from cachenode.rpc.write_behind import WriteBehindCalls
@@ -45,6 +48,8 @@ class AdminService(
     DependentsCall,
     DrainCall,
     KeyListCalls,
+    LogLevelCalls,
+    RingCalls,
     WarmCalls,
     WriteBehindCalls,
     admin_pb2_grpc.AdminServiceServicer,
@@ -59,6 +64,7 @@ class AdminService(
         events: Has the rules of events.
         warm: Begins warming jobs.
         leaving: Has the node leave.
+        levels: What the process logs.
     """
 
     def __init__(
@@ -70,8 +76,10 @@ class AdminService(
         events: Events,
         warm: WarmDuties | None = None,
         leaving: Leaving | None = None,
+        levels: LogLevels | None = None,
     ) -> None:
         self._leaving = leaving
+        self._levels = levels or LogLevels()
         self._warm = warm
         self._node = node
         self._placement = node.placement

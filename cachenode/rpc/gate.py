@@ -41,9 +41,27 @@ _METHODS = {
     "/cachenode.v1.CacheService/Watch": Role.READ,
     "/cachenode.v1.AdminService/GetView": Role.READ,
     "/cachenode.v1.AdminService/GetStats": Role.READ,  # what /metrics shows to anybody
+    "/cachenode.v1.AdminService/Ring": Role.READ,
 }
-_OF_NO_NAMESPACE = frozenset({"/cachenode.v1.SessionService/Session", "/cachenode.v1.AdminService/GetView"})
-_OF_ALL_IF_UNNAMED = frozenset({"/cachenode.v1.CacheService/Watch"})
+_OF_NO_NAMESPACE = frozenset(
+    {
+        "/cachenode.v1.SessionService/Session",
+        "/cachenode.v1.AdminService/GetView",
+        "/cachenode.v1.AdminService/Ring",
+    }
+)
+_OF_ALL_IF_UNNAMED = frozenset(
+    {
+        "/cachenode.v1.CacheService/Watch",
+        "/cachenode.v1.AdminService/Advise",
+        "/cachenode.v1.AdminService/BigKeys",
+        "/cachenode.v1.AdminService/BloomStatus",
+        "/cachenode.v1.AdminService/HotKeys",
+        "/cachenode.v1.AdminService/Snapshot",
+        "/cachenode.v1.AdminService/WarmStatus",
+        "/cachenode.v1.AdminService/WriteBehindStatus",
+    }
+)
 
 
 class Gate:

@@ -59,3 +59,23 @@ def test_text_for_people() -> None:
     assert "started" in first
     assert "127.0.0.1:1" in first
     assert not first.startswith("{")
+
+
+def test_levels_change_while_it_runs() -> None:
+    """What is said of a logger that has been used already counts from its next line on."""
+    code = """
+import sys; sys.path[:0] = {paths!r}
+import structlog
+from cachenode.adapters.logs import configure, levels
+configure("info", "json", "node-0")
+log, other = structlog.get_logger("cachenode.node.drain"), structlog.get_logger("cachenode.rpc")
+log.debug("before")
+levels.set("cachenode.node", "debug")
+log.debug("after")
+other.debug("not meant")
+levels.set("cachenode.node.drain", "error", 1.0)
+log.debug("over, so the package counts")
+"""
+    code = code.format(paths=[str(TOP), str(TOP / "client")])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["after", "over, so the package counts"]

@@ -104,6 +104,11 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
     GetNamespace = SetNamespace = Advise = ListEvents = ListNamespaces
     WriteBehindStatus = ListDeadLetters = ReplayDeadLetters = DropDeadLetters = ListNamespaces
 
+    GetLogLevels = SetLogLevel = Ring = ListNamespaces
+
+    async def Snapshot(self, request: Any, context: Any) -> AsyncIterator[pb.SnapshotPart]:  # noqa: N802 - as above
+        yield pb.SnapshotPart(header=self.header())
+
     async def Drain(self, request: Any, context: Any) -> AsyncIterator[pb.DrainProgress]:  # noqa: N802 - the wire's name
         yield pb.DrainProgress(header=self.header(), stage="done")
 

@@ -2102,6 +2102,307 @@ class DrainProgress(google.protobuf.message.Message):
 Global___DrainProgress: typing_extensions.TypeAlias = DrainProgress
 
 @typing.final
+class RingRequest(google.protobuf.message.Message):
+    """Asks about the ring."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    SAMPLE_FIELD_NUMBER: builtins.int
+    key: builtins.bytes
+    """Where this key belongs; not set if that is not asked."""
+    sample: builtins.int
+    """How many made-up keys to look up, at most 100,000; 0 means 10,000."""
+    def __init__(
+        self,
+        *,
+        key: builtins.bytes | None = ...,
+        sample: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_key", b"_key", "key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_key", b"_key", "key", b"key", "sample", b"sample"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_key", b"_key"]) -> typing.Literal["key"] | None: ...
+
+Global___RingRequest: typing_extensions.TypeAlias = RingRequest
+
+@typing.final
+class RingResponse(google.protobuf.message.Message):
+    """The ring of the view in force."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    MEMBERS_FIELD_NUMBER: builtins.int
+    SAMPLE_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    OWNERS_FIELD_NUMBER: builtins.int
+    sample: builtins.int
+    """How many keys were looked up."""
+    position: builtins.int
+    """Where the key is on the ring, 0 to 2^64 - 1."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RingShare]:
+        """By id."""
+
+    @property
+    def owners(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of the key's owner and of the members that follow it on the ring, all of them."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        members: collections.abc.Iterable[Global___RingShare] | None = ...,
+        sample: builtins.int = ...,
+        position: builtins.int = ...,
+        owners: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "members", b"members", "owners", b"owners", "position", b"position", "sample", b"sample"]) -> None: ...
+
+Global___RingResponse: typing_extensions.TypeAlias = RingResponse
+
+@typing.final
+class RingShare(google.protobuf.message.Message):
+    """What one member has of the ring; each number is a part of the whole."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: builtins.int
+    IDEAL_FIELD_NUMBER: builtins.int
+    SPACE_FIELD_NUMBER: builtins.int
+    SAMPLE_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    node_id: builtins.str
+    """The member."""
+    ideal: builtins.float
+    """What its weight promises it."""
+    space: builtins.float
+    """Its part of the hashes."""
+    sample: builtins.float
+    """Its part of the made-up keys: short ones that count upwards, as real ones often do."""
+    points: builtins.int
+    """How many points it has on the ring."""
+    def __init__(
+        self,
+        *,
+        node_id: builtins.str = ...,
+        ideal: builtins.float = ...,
+        space: builtins.float = ...,
+        sample: builtins.float = ...,
+        points: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ideal", b"ideal", "node_id", b"node_id", "points", b"points", "sample", b"sample", "space", b"space"]) -> None: ...
+
+Global___RingShare: typing_extensions.TypeAlias = RingShare
+
+@typing.final
+class SnapshotRequest(google.protobuf.message.Message):
+    """Which keys."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    PREFIX_FIELD_NUMBER: builtins.int
+    RATE_PER_S_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Only of this namespace; empty for all."""
+    prefix: builtins.bytes
+    """Only keys that begin with this."""
+    rate_per_s: builtins.float
+    """Entries looked at a second, about; 0 means 50,000."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        prefix: builtins.bytes = ...,
+        rate_per_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "prefix", b"prefix", "rate_per_s", b"rate_per_s"]) -> None: ...
+
+Global___SnapshotRequest: typing_extensions.TypeAlias = SnapshotRequest
+
+@typing.final
+class SnapshotPart(google.protobuf.message.Message):
+    """Some of them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    PASSED_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    passed: builtins.int
+    """Entries that the walk has passed until now, about."""
+    total: builtins.int
+    """How many there are, about."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def entries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SnapshotEntry]:
+        """In no order."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        entries: collections.abc.Iterable[Global___SnapshotEntry] | None = ...,
+        passed: builtins.int = ...,
+        total: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entries", b"entries", "header", b"header", "passed", b"passed", "total", b"total"]) -> None: ...
+
+Global___SnapshotPart: typing_extensions.TypeAlias = SnapshotPart
+
+@typing.final
+class SnapshotEntry(google.protobuf.message.Message):
+    """An entry without its value."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    TTL_MS_FIELD_NUMBER: builtins.int
+    STALE_FIELD_NUMBER: builtins.int
+    HEAT_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Its namespace."""
+    key: builtins.bytes
+    """Its key."""
+    size: builtins.int
+    """Bytes of its value, tags included."""
+    version: builtins.int
+    """Orders the writes of the key."""
+    ttl_ms: builtins.int
+    """Remaining life; not set if it does not expire."""
+    stale: builtins.bool
+    """True if it is only served as stale."""
+    heat: builtins.int
+    """How often it was read lately, as far as the eviction policy counts: 0 to 7."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+        size: builtins.int = ...,
+        version: builtins.int = ...,
+        ttl_ms: builtins.int | None = ...,
+        stale: builtins.bool = ...,
+        heat: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "ttl_ms", b"ttl_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "heat", b"heat", "key", b"key", "namespace", b"namespace", "size", b"size", "stale", b"stale", "ttl_ms", b"ttl_ms", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_ttl_ms", b"_ttl_ms"]) -> typing.Literal["ttl_ms"] | None: ...
+
+Global___SnapshotEntry: typing_extensions.TypeAlias = SnapshotEntry
+
+@typing.final
+class GetLogLevelsRequest(google.protobuf.message.Message):
+    """Asks for the levels."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___GetLogLevelsRequest: typing_extensions.TypeAlias = GetLogLevelsRequest
+
+@typing.final
+class GetLogLevelsResponse(google.protobuf.message.Message):
+    """The levels in force."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    LOGGERS_FIELD_NUMBER: builtins.int
+    level: builtins.str
+    """What the configuration says, for loggers of which nothing else is said."""
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    @property
+    def loggers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LogLevel]:
+        """What is said of some, by name."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+        level: builtins.str = ...,
+        loggers: collections.abc.Iterable[Global___LogLevel] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "level", b"level", "loggers", b"loggers"]) -> None: ...
+
+Global___GetLogLevelsResponse: typing_extensions.TypeAlias = GetLogLevelsResponse
+
+@typing.final
+class LogLevel(google.protobuf.message.Message):
+    """The level of a logger and of those below it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOGGER_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    logger: builtins.str
+    """Its name: a module, such as "cachenode.node.membership", or a package of them; "cachenode" is all."""
+    level: builtins.str
+    """"debug", "info", "warning" or "error"."""
+    seconds: builtins.float
+    """Seconds for which it is in force still; not set if until the node stops."""
+    def __init__(
+        self,
+        *,
+        logger: builtins.str = ...,
+        level: builtins.str = ...,
+        seconds: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_seconds", b"_seconds", "seconds", b"seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_seconds", b"_seconds", "level", b"level", "logger", b"logger", "seconds", b"seconds"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_seconds", b"_seconds"]) -> typing.Literal["seconds"] | None: ...
+
+Global___LogLevel: typing_extensions.TypeAlias = LogLevel
+
+@typing.final
+class SetLogLevelRequest(google.protobuf.message.Message):
+    """Changes a level."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOGGER_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    logger: builtins.str
+    """Whose; empty means "cachenode"."""
+    level: builtins.str
+    """The level; empty takes back what was said of the logger."""
+    seconds: builtins.float
+    """For how long; 0 means until the node stops."""
+    def __init__(
+        self,
+        *,
+        logger: builtins.str = ...,
+        level: builtins.str = ...,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["level", b"level", "logger", b"logger", "seconds", b"seconds"]) -> None: ...
+
+Global___SetLogLevelRequest: typing_extensions.TypeAlias = SetLogLevelRequest
+
+@typing.final
 class WriteBehindStatusRequest(google.protobuf.message.Message):
     """Asks for queues of writes behind."""
 

@@ -120,6 +120,26 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DrainProgress.FromString,
                 _registered_method=True)
+        self.Ring = channel.unary_unary(
+                '/cachenode.v1.AdminService/Ring',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.RingRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.RingResponse.FromString,
+                _registered_method=True)
+        self.Snapshot = channel.unary_stream(
+                '/cachenode.v1.AdminService/Snapshot',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SnapshotPart.FromString,
+                _registered_method=True)
+        self.GetLogLevels = channel.unary_unary(
+                '/cachenode.v1.AdminService/GetLogLevels',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsResponse.FromString,
+                _registered_method=True)
+        self.SetLogLevel = channel.unary_unary(
+                '/cachenode.v1.AdminService/SetLogLevel',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.SetLogLevelRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsResponse.FromString,
+                _registered_method=True)
         self.WriteBehindStatus = channel.unary_unary(
                 '/cachenode.v1.AdminService/WriteBehindStatus',
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.WriteBehindStatusRequest.SerializeToString,
@@ -270,6 +290,34 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ring(self, request, context):
+        """How the keys are spread over the members of the view, and who has one of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Snapshot(self, request, context):
+        """The keys in the memory of the node with what is known about their entries, and never a value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLogLevels(self, request, context):
+        """How severe lines must be for the log of the node, by logger.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLogLevel(self, request, context):
+        """Changes that while the node runs, for a time or until it stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WriteBehindStatus(self, request, context):
         """What waits in the queues of namespaces that write behind.
         """
@@ -385,6 +433,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DrainRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.DrainProgress.SerializeToString,
+            ),
+            'Ring': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ring,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.RingRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.RingResponse.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SnapshotRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.SnapshotPart.SerializeToString,
+            ),
+            'GetLogLevels': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLogLevels,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsResponse.SerializeToString,
+            ),
+            'SetLogLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLogLevel,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SetLogLevelRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsResponse.SerializeToString,
             ),
             'WriteBehindStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.WriteBehindStatus,
@@ -867,6 +935,114 @@ class AdminService(object):
             '/cachenode.v1.AdminService/Drain',
             cachenode__api_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.DrainProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/Ring',
+            cachenode__api_dot_v1_dot_admin__pb2.RingRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.RingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cachenode.v1.AdminService/Snapshot',
+            cachenode__api_dot_v1_dot_admin__pb2.SnapshotRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.SnapshotPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLogLevels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/GetLogLevels',
+            cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLogLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/SetLogLevel',
+            cachenode__api_dot_v1_dot_admin__pb2.SetLogLevelRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.GetLogLevelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

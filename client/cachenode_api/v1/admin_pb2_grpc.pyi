@@ -297,6 +297,70 @@ _AdminServiceDrainType = typing_extensions.TypeVar(
     ],
 )
 
+_AdminServiceRingType = typing_extensions.TypeVar(
+    '_AdminServiceRingType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.RingRequest,
+        cachenode_api.v1.admin_pb2.RingResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.RingRequest,
+        cachenode_api.v1.admin_pb2.RingResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.RingRequest,
+        cachenode_api.v1.admin_pb2.RingResponse,
+    ],
+)
+
+_AdminServiceSnapshotType = typing_extensions.TypeVar(
+    '_AdminServiceSnapshotType',
+    grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.SnapshotRequest,
+        cachenode_api.v1.admin_pb2.SnapshotPart,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.SnapshotRequest,
+        cachenode_api.v1.admin_pb2.SnapshotPart,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.SnapshotRequest,
+        cachenode_api.v1.admin_pb2.SnapshotPart,
+    ],
+)
+
+_AdminServiceGetLogLevelsType = typing_extensions.TypeVar(
+    '_AdminServiceGetLogLevelsType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetLogLevelsRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetLogLevelsRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetLogLevelsRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+    ],
+)
+
+_AdminServiceSetLogLevelType = typing_extensions.TypeVar(
+    '_AdminServiceSetLogLevelType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetLogLevelRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetLogLevelRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetLogLevelRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+    ],
+)
+
 _AdminServiceWriteBehindStatusType = typing_extensions.TypeVar(
     '_AdminServiceWriteBehindStatusType',
     grpc.UnaryUnaryMultiCallable[
@@ -361,7 +425,7 @@ _AdminServiceDropDeadLettersType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceDependentsType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceDrainType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceDependentsType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceDrainType, _AdminServiceRingType, _AdminServiceSnapshotType, _AdminServiceGetLogLevelsType, _AdminServiceSetLogLevelType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -433,6 +497,22 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryStreamMultiCallable[
             cachenode_api.v1.admin_pb2.DrainRequest,
             cachenode_api.v1.admin_pb2.DrainProgress,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.RingRequest,
+            cachenode_api.v1.admin_pb2.RingResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.SnapshotRequest,
+            cachenode_api.v1.admin_pb2.SnapshotPart,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.GetLogLevelsRequest,
+            cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.SetLogLevelRequest,
+            cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
@@ -523,6 +603,22 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.DrainProgress,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.RingRequest,
+            cachenode_api.v1.admin_pb2.RingResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            cachenode_api.v1.admin_pb2.SnapshotRequest,
+            cachenode_api.v1.admin_pb2.SnapshotPart,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.GetLogLevelsRequest,
+            cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.SetLogLevelRequest,
+            cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
             cachenode_api.v1.admin_pb2.WriteBehindStatusResponse,
         ],
@@ -598,6 +694,18 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
     ends. The process stays up and does nothing more; a restart brings it back. Whoever asks while it leaves, or after
     that, sees the same; it goes on when nobody looks.
     """
+
+    Ring: _AdminServiceRingType
+    """How the keys are spread over the members of the view, and who has one of them."""
+
+    Snapshot: _AdminServiceSnapshotType
+    """The keys in the memory of the node with what is known about their entries, and never a value."""
+
+    GetLogLevels: _AdminServiceGetLogLevelsType
+    """How severe lines must be for the log of the node, by logger."""
+
+    SetLogLevel: _AdminServiceSetLogLevelType
+    """Changes that while the node runs, for a time or until it stops."""
 
     WriteBehindStatus: _AdminServiceWriteBehindStatusType
     """What waits in the queues of namespaces that write behind."""
@@ -679,6 +787,22 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         cachenode_api.v1.admin_pb2.DrainRequest,
         cachenode_api.v1.admin_pb2.DrainProgress,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.RingRequest,
+        cachenode_api.v1.admin_pb2.RingResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        cachenode_api.v1.admin_pb2.SnapshotRequest,
+        cachenode_api.v1.admin_pb2.SnapshotPart,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.GetLogLevelsRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetLogLevelRequest,
+        cachenode_api.v1.admin_pb2.GetLogLevelsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.WriteBehindStatusRequest,
@@ -844,6 +968,38 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         ends. The process stays up and does nothing more; a restart brings it back. Whoever asks while it leaves, or after
         that, sees the same; it goes on when nobody looks.
         """
+
+    @abc.abstractmethod
+    def Ring(
+        self,
+        request: cachenode_api.v1.admin_pb2.RingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.RingResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.RingResponse]]:
+        """How the keys are spread over the members of the view, and who has one of them."""
+
+    @abc.abstractmethod
+    def Snapshot(
+        self,
+        request: cachenode_api.v1.admin_pb2.SnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[cachenode_api.v1.admin_pb2.SnapshotPart], collections.abc.AsyncIterator[cachenode_api.v1.admin_pb2.SnapshotPart]]:
+        """The keys in the memory of the node with what is known about their entries, and never a value."""
+
+    @abc.abstractmethod
+    def GetLogLevels(
+        self,
+        request: cachenode_api.v1.admin_pb2.GetLogLevelsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.GetLogLevelsResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.GetLogLevelsResponse]]:
+        """How severe lines must be for the log of the node, by logger."""
+
+    @abc.abstractmethod
+    def SetLogLevel(
+        self,
+        request: cachenode_api.v1.admin_pb2.SetLogLevelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.GetLogLevelsResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.GetLogLevelsResponse]]:
+        """Changes that while the node runs, for a time or until it stops."""
 
     @abc.abstractmethod
     def WriteBehindStatus(
