@@ -19,6 +19,7 @@ from cachenode.adapters.policies_redis import RedisPolicies
 from cachenode.adapters.queue_redis import RedisQueue
 from cachenode.adapters.redis_access import RedisAccess
 from cachenode.adapters.redis_client import connect
+from cachenode.adapters.registry_leases import LeaseRegistry
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
 from cachenode.adapters.sinks import PluginSink
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
     from cachenode.adapters.peer_links import PeerLinks
     from cachenode.config import NodeConfig
     from cachenode.config.limits import LimitsConfig
+    from cachenode.config.model import ClusterConfig
     from cachenode.config.origins import OriginConfig
     from cachenode.node.events import Events
     from cachenode.node.placement import Placement
     from cachenode.node.service import Node
-    from cachenode.ports import Clock, L2Store, PolicyStore, WriteQueue
+    from cachenode.ports import Clock, L2Store, PolicyStore, Registry, WriteQueue
 
 __all__ = [
     "Membership",
@@ -256,11 +258,15 @@ def make_membership(config: NodeConfig, placement: Placement, clock: Clock, link
     """Return what keeps the view fresh: through the registry if there is one, else by seeds, else alone."""
     cluster, url = config.cluster, config.registry_url()
     client = None
-    if url is not None:
+    if url is not None and cluster.discovery != "kubernetes":
         client = _connect(config, url, most=2)
+    registry: Registry | None = None
     if cluster.discovery == "redis":
         assert client is not None, "the configuration's checks ask for a URL"
         registry = RedisRegistry(client, cluster.name, lease_s=cluster.lease_s, timeout_s=_CONTROL_TIMEOUT_S)
+    elif cluster.discovery == "kubernetes":
+        registry = _lease_registry(cluster, clock)
+    if registry is not None:
         return RegistryMembership(
             registry,
             placement,
@@ -281,6 +287,18 @@ def make_membership(config: NodeConfig, placement: Placement, clock: Clock, link
         lease_s=cluster.lease_s,
         bootstrap_wait_s=cluster.bootstrap_wait_s,
     )
+
+
+def _lease_registry(cluster: ClusterConfig, clock: Clock) -> LeaseRegistry:
+    from cachenode.adapters.leases_kubernetes import KubernetesLeases
+
+    leases = KubernetesLeases(
+        cluster.name,
+        namespace=cluster.kube_namespace,
+        kubeconfig=cluster.kubeconfig,
+        timeout_s=_CONTROL_TIMEOUT_S,
+    )
+    return LeaseRegistry(leases, cluster.name, clock, lease_s=cluster.lease_s, timeout_s=_CONTROL_TIMEOUT_S)
 
 
 class _SeededMembership(SeedMembership):

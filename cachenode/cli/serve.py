@@ -61,7 +61,9 @@ def serve(
     discovery: Annotated[
         str | None,
         typer.Option(
-            metavar="none|static|dns|redis", help="How nodes find each other. Default: none.", rich_help_panel=_CLUSTER
+            metavar="none|static|dns|redis|kubernetes",
+            help="How nodes find each other. Default: none.",
+            rich_help_panel=_CLUSTER,
         ),
     ] = None,
     seeds: Annotated[

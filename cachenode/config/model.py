@@ -87,13 +87,20 @@ class ClusterConfig(Section):
     name: ClusterName = Field(
         "cachenode", description="Name of the cluster; nodes of one registry with other names stay apart"
     )
-    discovery: Literal["none", "static", "dns", "redis"] = Field(
-        "none", description="How nodes find each other: not at all, by a list, by DNS, or by leases in Redis"
+    discovery: Literal["none", "static", "dns", "redis", "kubernetes"] = Field(
+        "none",
+        description="How nodes find each other: not at all, by a list, by DNS, or by leases in Redis or in Kubernetes",
     )
     seeds: Annotated[tuple[Address, ...], BeforeValidator(parse_list)] = Field(
         (), description="Addresses of the nodes, for discovery static"
     )
     dns_name: OptionalAddress = Field("", description="name:port whose addresses are the nodes, for discovery dns")
+    kube_namespace: str = Field(
+        "", max_length=63, description='Kubernetes namespace of the leases, for discovery kubernetes; "": the pod\'s'
+    )
+    kubeconfig: str = Field(
+        "", description='File that says how to reach the Kubernetes API; "": by the pod\'s service account'
+    )
     lease_s: Seconds = Field(
         4.0, description="A node that has not renewed for this long is out; it renews four times a lease"
     )

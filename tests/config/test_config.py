@@ -136,7 +136,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         [
             f"node: must be a table, [node] ({file})",
             f"strict_namespace: there is no such setting ({file}); did you mean strict_namespaces?",
-            f"cluster.discovery: must be 'none', 'static', 'dns' or 'redis' ({file} [cluster])",
+            f"cluster.discovery: must be 'none', 'static', 'dns', 'redis' or 'kubernetes' ({file} [cluster])",
             f"cluster.heartbeat_s: must be a number ({file} [cluster])",
             f"namespaces.products.ttl: there is no such setting ({file} [namespaces.products]); did you mean ttl_s?",
             f"namespaces.products.share: must be above 0 ({file} [namespaces.products])",

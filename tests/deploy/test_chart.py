@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.rendering import NAMES, Rendered, chart, chart_values, kustomized, tool
+from tests.deploy.rendering import DEPLOY, NAMES, Rendered, chart, chart_values, kustomized, tool
 
 _CHARTS_OWN = re.compile(r"(app\.kubernetes\.io/(instance|managed-by|version)|helm\.sh/chart|checksum/\w+)$")
 _HASHED = re.compile(r"(cachenode-(?:config|l2|dashboards))-[a-z0-9]{10}$")
@@ -20,6 +21,7 @@ EVERYTHING = {
     "image": {"digest": "sha256:" + 64 * "0", "pullSecrets": ["registry"]},
     "l2": {"url": "rediss://redis.example:6379/0"},
     "tls": {"enabled": True, "verifyClients": False},
+    "leases": {"enabled": True},
     "monitoring": {"podMonitor": True, "alerts": True, "dashboards": True, "runbookUrl": "https://wiki.example/cache"},
     "env": [{"name": "CACHENODE_LOG__LEVEL", "value": "debug"}],
     "volumes": [{"name": "extra", "emptyDir": {}}],
@@ -134,6 +136,15 @@ def test_change_of_configuration_rolls_the_pods() -> None:
     )
     assert first["checksum/config"] != config["checksum/config"]
     assert first["checksum/l2"] == config["checksum/l2"] != secret["checksum/l2"]
+
+
+def test_leases_are_those_of_the_component(tmp_path: Path) -> None:
+    """Nodes that meet in the API server's leases get the same rights from the chart as from the overlay's component."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    overlay = tmp_path / "deploy/overlays/dev/kustomization.yaml"
+    overlay.write_text(overlay.read_text() + "components:\n  - ../../components/leases\n")
+    wanted = by_name(list(yaml.safe_load_all(kustomized(str(overlay.parent)))))
+    assert by_name(objects(chart(chart_values("dev") | {"leases": {"enabled": True}})["objects"])) == wanted
 
 
 def test_notes_say_what_to_do_next() -> None:

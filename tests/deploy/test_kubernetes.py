@@ -188,3 +188,37 @@ def test_compose_nodes_are_configured() -> None:
     for name, environ in nodes.items():
         config = load_config(flags={}, environ=environ, file=None)
         assert (config.node.id, config.node.advertise) == (name, f"{name}:7401")
+
+
+@pytest.fixture
+def with_leases(tmp_path: Path) -> str:
+    """Each overlay's objects with membership in the API server's leases."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    overlay = tmp_path / "deploy" / "overlays" / "prod" / "kustomization.yaml"
+    overlay.write_text(overlay.read_text() + "components:\n  - ../../components/leases\n")
+    return kustomized(str(overlay.parent))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_leases_in_the_api_server(with_leases: str, release: str, tmp_path: Path) -> None:
+    """The component lets nodes meet in leases: the account has the rights that the node asks for, and no others."""
+    file = tmp_path / "all.yaml"
+    file.write_text(with_leases)
+    command = [tool("kubernetes-validate"), "--strict", "-k", release, str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = {each["kind"]: each for each in yaml.safe_load_all(with_leases)}
+    pod = found["StatefulSet"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is found["ServiceAccount"]["automountServiceAccountToken"] is True
+    environ = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert environ["CACHENODE_CLUSTER__DISCOVERY"] == "kubernetes"
+    assert environ["CACHENODE_NODE__LISTEN"], "the rest of the environment is kept"
+    assert found["Role"]["rules"] == [
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "verbs": ["get", "list", "create", "update", "delete"],
+        }
+    ]
+    assert found["RoleBinding"]["subjects"][0]["name"] == found["ServiceAccount"]["metadata"]["name"]
+    assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]

@@ -8,6 +8,7 @@ NO_POLICIES = {
     "console",
     "limits",
     "logs",
+    "membership",
     "operating",
     "security",
     "strategy",

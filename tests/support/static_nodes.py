@@ -15,14 +15,20 @@ __all__ = ["static_nodes"]
 
 
 @contextlib.asynccontextmanager
-async def static_nodes(directory: Path, count: int) -> AsyncIterator[tuple[list[Child], list[str]]]:
-    """Run nodes that know each other by a list, all started at the same moment."""
+async def static_nodes(directory: Path, count: int, **settings: str) -> AsyncIterator[tuple[list[Child], list[str]]]:
+    """Run nodes that know each other by a list, all started at the same moment.
+
+    Settings, named as in the environment (``CLUSTER__DISCOVERY``), let them meet elsewhere.
+    """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CACHENODE_")}
+    environ |= {f"CACHENODE_{name}": value for name, value in settings.items()}
     children = [Child(f"node-{n}", directory / f"node-{n}.log", environ) for n in range(count)]
-    flags = ["--discovery", "static", "--http-listen", ""]
-    for address in addresses:
-        flags += ["--seed", address]
+    flags = ["--http-listen", ""]
+    if not settings:
+        flags += ["--discovery", "static"]
+        for address in addresses:
+            flags += ["--seed", address]
     try:
         await asyncio.gather(
             *(

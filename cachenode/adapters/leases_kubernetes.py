@@ -1,0 +1,198 @@
+"""Leases in Kubernetes (coordination.k8s.io/v1), through the official client.
+
+``kubectl get leases -l cachenode.io/cluster`` shows who is a member. An object's `resourceVersion` is the version: an
+update that names an older one, and a deletion whose precondition does, is a conflict (409). Lists ask for no
+resourceVersion, which makes them quorum reads.
+
+The service account needs get, list, create, update and delete on leases in its namespace; see ``deploy/``. No watch:
+a node lists once a renewal, some requests a second for a whole cluster, and hears of changes earlier from its peers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from math import ceil
+from pathlib import Path
+
+import aiohttp
+
+from cachenode.adapters.leases import Lease, LeaseChanged
+from cachenode.errors import ConfigError, RegistryError
+
+try:
+    from kubernetes.aio import client as k8s
+    from kubernetes.aio import config as k8s_config
+except ImportError as missing:
+    raise ConfigError(
+        ["cluster.discovery: kubernetes needs the Kubernetes client: pip install 'cachenode[kubernetes]'"]
+    ) from missing
+
+__all__ = ["KubernetesLeases"]
+
+_CLUSTER_LABEL = "cachenode.io/cluster"
+_ANNOTATION = "cachenode.io/"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_EXISTS = (409,)
+_CONFLICTS = (404, 409)  # gone, or written since
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class KubernetesLeases:
+    """`Leases` in one namespace of a Kubernetes cluster.
+
+    Connects at its first use, and reads the credentials then: a service account's token is read again as it is renewed.
+
+    Args:
+        cluster: Name of the cluster of cache nodes; becomes a label.
+        namespace: Kubernetes' namespace; "": that of the pod, or the kubeconfig's.
+        kubeconfig: File that says how to reach the API server; "": the pod's service account.
+        timeout_s: Time limit of a request.
+    """
+
+    def __init__(self, cluster: str, *, namespace: str = "", kubeconfig: str = "", timeout_s: float = 1.0) -> None:
+        self._label = _label(cluster)
+        self._namespace = namespace
+        self._kubeconfig = kubeconfig
+        self._timeout_s = timeout_s
+        self._client: k8s.ApiClient | None = None
+        self._api: k8s.CoordinationV1Api | None = None
+
+    async def list(self) -> list[Lease]:
+        """Return all of the cluster, as of one moment.
+
+        Raises:
+            RegistryError: The API server cannot be reached or refuses.
+        """
+        async with self._request(changed=()) as api:
+            found = await api.list_namespaced_lease(
+                self._namespace, label_selector=f"{_CLUSTER_LABEL}={self._label}", _request_timeout=self._timeout_s
+            )
+        return [_read(item) for item in found.items]
+
+    async def create(self, lease: Lease) -> Lease:
+        """Make it and return it with its version.
+
+        Raises:
+            LeaseChanged: There is one of this name.
+            RegistryError: The API server cannot be reached or refuses.
+        """
+        async with self._request(changed=_EXISTS) as api:
+            body = self._body(lease)
+            return _read(
+                await api.create_namespaced_lease(self._namespace, body, _request_timeout=self._timeout_s),
+            )
+
+    async def replace(self, lease: Lease) -> Lease:
+        """Write it over the one of its version, and return it with its new version.
+
+        Raises:
+            LeaseChanged: That one was written or deleted since.
+            RegistryError: The API server cannot be reached or refuses.
+        """
+        async with self._request(changed=_CONFLICTS) as api:
+            body = self._body(lease)
+            return _read(
+                await api.replace_namespaced_lease(lease.name, self._namespace, body, _request_timeout=self._timeout_s),
+            )
+
+    async def delete(self, lease: Lease) -> None:
+        """Delete the one of its version.
+
+        Raises:
+            LeaseChanged: That one was written or deleted since.
+            RegistryError: The API server cannot be reached or refuses.
+        """
+        async with self._request(changed=_CONFLICTS) as api:
+            options = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(resource_version=lease.version))
+            await api.delete_namespaced_lease(
+                lease.name, self._namespace, body=options, _request_timeout=self._timeout_s
+            )
+
+    async def close(self) -> None:
+        """Close the connections. Safe to call twice."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = self._api = None
+
+    @contextlib.asynccontextmanager
+    async def _request(self, *, changed: tuple[int, ...]) -> AsyncIterator[k8s.CoordinationV1Api]:
+        api = self._api or await self._connect()
+        try:
+            yield api
+        except k8s.ApiException as error:
+            if error.status in changed:
+                raise LeaseChanged from None
+            raise RegistryError(self._refusal(error.status)) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise RegistryError(f"the Kubernetes API cannot be reached: {type(error).__name__}") from None
+
+    def _refusal(self, status: int) -> str:
+        if status == _UNAUTHORIZED:
+            return f"the Kubernetes API does not accept the credentials (HTTP {status})"
+        if status == _FORBIDDEN:
+            return (
+                f"the Kubernetes API refuses (HTTP {status}): give the service account get, list, create, update and "
+                f"delete on leases of coordination.k8s.io in the namespace {self._namespace!r}"
+            )
+        return f"the Kubernetes API cannot serve (HTTP {status})"
+
+    async def _connect(self) -> k8s.CoordinationV1Api:
+        settings = k8s.Configuration()
+        try:
+            if self._kubeconfig:
+                await k8s_config.load_kube_config(config_file=self._kubeconfig, client_configuration=settings)
+                found = _context_namespace(self._kubeconfig)
+            else:
+                k8s_config.load_incluster_config(client_configuration=settings)
+                found = (_ACCOUNT / "namespace").read_text().strip()
+        except (k8s_config.ConfigException, OSError, ValueError) as error:
+            where = "cluster.kubeconfig" if self._kubeconfig else "the pod's service account"
+            raise RegistryError(f"the Kubernetes API cannot be found by {where}: {type(error).__name__}") from None
+        self._namespace = self._namespace or found
+        self._client = k8s.ApiClient(settings)
+        self._api = k8s.CoordinationV1Api(self._client)
+        return self._api
+
+    def _body(self, lease: Lease) -> k8s.V1Lease:
+        now = datetime.now(UTC)  # for people: nobody decides by it
+        return k8s.V1Lease(
+            metadata=k8s.V1ObjectMeta(
+                name=lease.name,
+                resource_version=lease.version or None,
+                labels={_CLUSTER_LABEL: self._label, "app.kubernetes.io/managed-by": "cachenode"},
+                annotations={_ANNOTATION + name: text for name, text in lease.content.items()},
+            ),
+            spec=k8s.V1LeaseSpec(
+                holder_identity=lease.holder,
+                lease_duration_seconds=max(1, ceil(lease.duration_s)),
+                renew_time=now.replace(microsecond=now.microsecond or 1),  # the server asks for a fraction
+            ),
+        )
+
+
+def _read(item: k8s.V1Lease) -> Lease:
+    meta, spec = item.metadata or k8s.V1ObjectMeta(), item.spec or k8s.V1LeaseSpec()
+    content = {
+        name.removeprefix(_ANNOTATION): text
+        for name, text in (meta.annotations or {}).items()
+        if name.startswith(_ANNOTATION)
+    }
+    duration_s = float(spec.lease_duration_seconds or 0)
+    return Lease(meta.name or "", spec.holder_identity or "", duration_s, content, meta.resource_version or "")
+
+
+def _context_namespace(kubeconfig: str) -> str:
+    _, active = k8s_config.list_kube_config_contexts(config_file=kubeconfig)
+    return str(active["context"].get("namespace") or "default")
+
+
+def _label(cluster: str) -> str:
+    """Return the label's value: what Kubernetes allows (63 characters), and unique."""
+    digest = hashlib.blake2b(cluster.encode(), digest_size=4).hexdigest()
+    word = _NOT_IN_LABELS.sub("-", cluster)
+    return word if word == cluster and word[-1].isalnum() and len(word) <= 63 else f"{word[:50].strip('-_.')}-{digest}"

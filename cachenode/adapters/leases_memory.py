@@ -1,0 +1,66 @@
+"""Leases in memory, for tests and simulations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cachenode.adapters.leases import Lease, LeaseChanged
+
+__all__ = ["MemoryLeases"]
+
+
+class MemoryLeases:
+    """`Leases` in a dict.
+
+    Attributes:
+        held: The leases, by name.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[str, Lease] = {}
+        self._version = 0
+
+    async def list(self) -> list[Lease]:
+        """Return all."""
+        return list(self.held.values())
+
+    async def create(self, lease: Lease) -> Lease:
+        """Make it.
+
+        Raises:
+            LeaseChanged: There is one of this name.
+        """
+        if lease.name in self.held:
+            raise LeaseChanged
+        return self._put(lease)
+
+    async def replace(self, lease: Lease) -> Lease:
+        """Write it over the one of its version.
+
+        Raises:
+            LeaseChanged: That one was written or deleted since.
+        """
+        self._check(lease)
+        return self._put(lease)
+
+    async def delete(self, lease: Lease) -> None:
+        """Delete the one of its version.
+
+        Raises:
+            LeaseChanged: That one was written or deleted since.
+        """
+        self._check(lease)
+        del self.held[lease.name]
+
+    async def close(self) -> None:
+        """Keep everything: other users of this object go on."""
+
+    def _check(self, lease: Lease) -> None:
+        present = self.held.get(lease.name)
+        if present is None or present.version != lease.version:
+            raise LeaseChanged
+
+    def _put(self, lease: Lease) -> Lease:
+        self._version += 1
+        self.held[lease.name] = written = replace(lease, version=str(self._version))
+        return written
