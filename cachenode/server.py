@@ -348,7 +348,7 @@ class Server:
     def stats(self) -> NodeStats:
         """Return the present counters."""
         node, memory = self._node, self._node.namespaces.memory
-        view = self._placement.view
+        view, steps = self._placement.view, self._loops.clock_steps
         return NodeStats(
             node_id=self._placement.me.id,
             incarnation=self._placement.me.incarnation,
@@ -384,6 +384,11 @@ class Server:
             event_invalidations=self._events.invalidations,
             origins=tuple(origin.counters() for origin in self._origins.values()),
             leaving=self._leaving.stage,
+            late_holders=node.invalidations.late,
+            clock_steps=steps.steps,
+            clock_step_s=steps.last_s,
+            clock_step_age_s=node.clock.now() - steps.last_at if steps.steps else 0.0,
+            wall_s=node.wall(),
         )
 
     def _refused(self) -> dict[str, int]:

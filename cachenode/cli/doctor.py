@@ -72,3 +72,5 @@ def _print(found: list[Finding]) -> None:
         screen.print(f"{finding.severity.value}: {finding.what}{where}", style=_STYLES[finding.severity], markup=False)
         screen.print(f"  {finding.evidence}", markup=False, soft_wrap=True)
         screen.print(f"  → {finding.remedy}", markup=False, soft_wrap=True)
+        if finding.section:
+            screen.print(f"  runbook: {finding.section}", style="dim", markup=False)

@@ -165,6 +165,11 @@ class NodeStats:
     certificate_expires_at: float | None = None
     events: tuple[EventCounters, ...] = ()
     event_invalidations: int = 0
+    late_holders: int = 0
+    clock_steps: int = 0
+    clock_step_s: float = 0.0
+    clock_step_age_s: float = 0.0
+    wall_s: float = 0.0
     leaving: str = ""
     """How far the node is that leaves (`cachenode.node.leaving`); empty if it does not."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from cachenode_api.v1 import admin_pb2 as pb
 
@@ -28,6 +29,7 @@ class Finding:
         where: The node, namespace or origin; empty for the whole cluster.
         evidence: The numbers.
         remedy: What to do, or where to look next.
+        section: Of the runbook that says more.
     """
 
     severity: Severity
@@ -35,6 +37,7 @@ class Finding:
     where: str
     evidence: str
     remedy: str
+    section: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,13 @@ class Moment:
         return {name: each for name, each in self.stats.items() if each is not None}
 
 
-Check = Callable[[Moment, Moment], Iterator[Finding]]
-"""Looks for one thing. Rates are those between the two moments."""
+class Check(Protocol):
+    """Looks for one thing. Rates are those between the two moments."""
+
+    __name__: str
+
+    def __call__(self, before: Moment, after: Moment, /) -> Iterator[Finding]:
+        """Yield what is found."""
 
 
 @dataclass(slots=True)
@@ -71,6 +79,7 @@ class Sum:
     invalidations: int = 0
     absences: int = 0
     loads: int = 0
+    load_waits: int = 0
     load_failures: int = 0
     quota_refusals: int = 0
 
@@ -99,6 +108,7 @@ def sums_of(before: Moment, after: Moment) -> dict[str, Sum]:
             total.invalidations += space.invalidations - was.invalidations
             total.absences += space.negative_hits - was.negative_hits
             total.loads += space.loads - was.loads
+            total.load_waits += space.load_waits - was.load_waits
             total.load_failures += space.load_failures - was.load_failures
             total.quota_refusals += space.quota_refusals - was.quota_refusals
     return sums

@@ -12,6 +12,8 @@ _FEWEST_READS = 100
 _LOW_HIT_RATIO = 0.7
 _FULL, _LOSSY = 0.85, 0.05
 _FAILING = 0.1
+_CROWD, _CROWDED = 200, 20
+"""Reads that wait in all, and for each load, from which on it is a crowd."""
 _HOT_PART, _HOT_READS_PER_S = 0.5, 100.0
 
 
@@ -54,6 +56,27 @@ def loads(before: Moment, after: Moment) -> Iterator[Finding]:
             yield Finding(Severity.WARNING, "loads fail", name, evidence, remedy)
 
 
+def stampede(before: Moment, after: Moment) -> Iterator[Finding]:
+    for name, total in sorted(sums_of(before, after).items()):
+        if total.load_waits >= _CROWD and total.load_waits > _CROWDED * max(total.loads, 1):
+            evidence = f"{total.load_waits:,} reads waited for {total.loads:,} loads"
+            remedy = "Nobody loads twice, but all wait: refresh_ahead, xfetch_beta or stale_s renew before the end."
+            yield Finding(Severity.WARNING, "many wait for few loads", name, evidence, remedy)
+
+
+def overload(before: Moment, after: Moment) -> Iterator[Finding]:
+    earlier = before.answers()
+    for name, stats in sorted(after.answers().items()):
+        known = earlier.get(name)
+        if known is None or known.incarnation != stats.incarnation:
+            continue
+        shed = {work: count - known.shed.get(work, 0) for work, count in sorted(stats.shed.items())}
+        refused = ", ".join(f"{count:,} of {work}" for work, count in shed.items() if count > 0)
+        if refused:
+            remedy = "More nodes, or fewer loads at a time: what takes them? `cachenode docs load-shedding`."
+            yield Finding(Severity.WARNING, "a node has too much to do", name, f"refused: {refused}", remedy)
+
+
 def quotas(before: Moment, after: Moment) -> Iterator[Finding]:
     for name, total in sorted(sums_of(before, after).items()):
         if total.quota_refusals:
@@ -84,4 +107,4 @@ def hot_key(before: Moment, after: Moment) -> Iterator[Finding]:
             yield Finding(Severity.WARNING, "one key makes most of the load", node, evidence, remedy)
 
 
-CHECKS = (hit_ratios, memory, loads, quotas, policies, hot_key)
+CHECKS = (hit_ratios, memory, loads, stampede, overload, quotas, policies, hot_key)

@@ -59,6 +59,8 @@ class Invalidations:
         """Invalidations of keys that somebody may have held."""
         self.waits = 0
         """Writes that waited for somebody's word."""
+        self.late = 0
+        """Leases refused because what was told is not acknowledged yet."""
         self.ending = False
         """True once nothing may be copied any more."""
         self.log = Watch()
@@ -81,7 +83,10 @@ class Invalidations:
         now, placement = self._node.clock.now(), self._node.placement
         if self.ending or not placement.ready:
             return 0.0
-        return holder.granted(now, placement.lease_until - now)
+        lease_s = holder.granted(now, placement.lease_until - now)
+        if not lease_s and now < placement.lease_until:
+            self.late += 1
+        return lease_s
 
     def heard(self, holder: Holder[Waiter], acknowledged: int) -> None:
         """Take a holder's word that it has acted on all up to this number."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from cachenode.core.clock_steps import ClockSteps
 from cachenode.node.service import Node
 from cachenode.node.warm_duties import WarmDuties
 
@@ -45,6 +46,7 @@ class Loops:
         self._recover_at = 0.0
         self.ticked_at = node.clock.now()
         """When the loop last came round: a liveness probe fails when this is long ago."""
+        self.clock_steps = ClockSteps()
 
     def start(self) -> None:
         """Begin."""
@@ -74,6 +76,9 @@ class Loops:
         node = self._node
         now = node.clock.now()
         self.ticked_at = now
+        step_s = self.clock_steps.look(node.wall(), node.clock.now())
+        if step_s:
+            _log.warning("clock_stepped", seconds=round(step_s, 3))
         node.placement.tick(now)
         for namespace in node.namespaces:
             slots = 2 * len(namespace.store) * TICK_S / SWEEP_ROUND_S

@@ -125,6 +125,14 @@ class AdminService(
             shed=stats.shed,
             pressure=stats.pressure,
             leaving=stats.leaving,
+            late_holders=stats.late_holders,
+            clock=pb.ClockState(
+                wall_s=stats.wall_s,
+                steps=stats.clock_steps,
+                last_step_s=stats.clock_step_s,
+                last_step_age_s=stats.clock_step_age_s,
+            ),
+            certificate_expires_at=stats.certificate_expires_at,
             namespaces=[_namespace(namespace) for namespace in stats.namespaces],
             origins=[_origin(origin) for origin in stats.origins],
             durations=[

@@ -279,6 +279,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_view_epoch": [],
         "cachenode_members": [],
         "cachenode_leaving": [],
+        "cachenode_clock_steps_total": [],
+        "cachenode_late_holders_total": [],
         "cachenode_memory_max_bytes": [],
         "cachenode_uptime_seconds": [],
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cachenode.findings import Finding, Moment, Severity, examine
+from cachenode.findings import CHECKS, Finding, Moment, Severity, examine
+from cachenode.findings.sections import SECTIONS
 from cachenode.server import Server
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import common_pb2
@@ -81,6 +83,7 @@ def test_why_few_reads_find_a_value(fields: dict[str, int], remedy: str) -> None
         (space(l1_hits=900, misses=100, evictions=100), {"used_bytes": 90}, "memory is too small"),
         (space(loads=10, load_failures=5), {}, "loads fail"),
         (space(quota_refusals=1), {}, "a quota is full"),
+        (space(loads=10, load_waits=400), {}, "many wait for few loads"),
         (space(queue_oldest_s=61), {}, "queued writes wait long"),
         (space(queue_dead_letters=1), {}, "an origin refuses writes"),
         (space(l1_hits=1_000), {"hottest_reads_per_s": 800}, "one key makes most of the load"),
@@ -105,6 +108,68 @@ def test_nodes_that_differ() -> None:
         "nodes have different settings",
     ]
     assert {each.severity for each in findings} == {Severity.WARNING}
+
+
+def clock(wall_s: float = 1e9, **fields: float) -> pb.ClockState:
+    return pb.ClockState(wall_s=wall_s, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"clock": clock()}, []),
+        ({"clock": clock(steps=1, last_step_s=-3, last_step_age_s=60)}, [("warning", "the time of day has jumped")]),
+        ({"clock": clock(steps=1, last_step_s=-3, last_step_age_s=7_200)}, []),
+        ({"clock": clock(), "certificate_expires_at": 1e9 + 30 * 86_400}, []),
+        (
+            {"clock": clock(), "certificate_expires_at": 1e9 + 7 * 86_400},
+            [("warning", "the certificate ends soon")],
+        ),
+        ({"clock": clock(), "certificate_expires_at": 1e9 + 86_400}, [("critical", "the certificate ends soon")]),
+        ({"clock": clock(), "certificate_expires_at": 1e9 - 60}, [("critical", "the certificate has ended")]),
+    ],
+)
+def test_time_of_day_and_certificates(fields: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    """Steps of the last hour, and certificates that end within two weeks, or have ended."""
+    assert [(each.severity.value, each.what) for each in found(space(), **fields)] == expected
+
+
+def test_clocks_that_differ() -> None:
+    """Who is far from the others both times; an answer that came late once is no reason."""
+
+    def at(at_s: float, *walls: float) -> Moment:
+        return moment(at_s, **{name: node(clock=clock(wall)) for name, wall in zip("abc", walls, strict=True)})
+
+    [finding] = examine(at(0, 100, 100.1, 95), at(2, 102, 102.1, 97.2))
+    assert (finding.what, finding.where, finding.evidence) == (
+        "the time of day differs",
+        "c",
+        "-4.8 s from the others",
+    )
+    assert examine(at(0, 100, 100.1, 103), at(2, 102, 102.1, 102)) == []
+    assert examine(at(0, 100, 100.1, 103), at(2, 102, 102.1, 99)) == []
+
+
+def test_late_sessions_and_overload() -> None:
+    """What has happened between the moments counts, and not what a node has counted in a former life."""
+    before = node(late_holders=5, invalidation_waits=1, shed={"load": 3})
+    after = node(late_holders=7, invalidation_waits=4, shed={"load": 10, "miss": 0})
+    findings = examine(moment(0, a=before), moment(1, a=after))
+    assert [(each.what, each.evidence) for each in findings] == [
+        ("a node has too much to do", "refused: 7 of load"),
+        ("clients acknowledge late", "2 leases refused, 3 writes waited for clients"),
+    ]
+    assert examine(moment(0, a=after), moment(1, a=after)) == []
+    assert examine(moment(0, a=node(incarnation="0")), moment(1, a=after)) == []
+
+
+def test_each_check_has_a_section_of_the_runbook() -> None:
+    """Whoever reads a finding is led to more about it."""
+    headings = (Path(__file__).parents[2] / "deploy/RUNBOOK.md").read_text(encoding="utf-8").splitlines()
+    assert {check.__name__ for check in CHECKS} == SECTIONS.keys()
+    assert {f"## {section}" for section in SECTIONS.values()} <= set(headings)
+    [finding] = found(space(quota_refusals=1))
+    assert finding.section == "Full quotas"
 
 
 def test_restarted_node_is_not_compared_with_what_it_was() -> None:

@@ -183,6 +183,7 @@ async def test_expired_lease_ends_the_wait() -> None:
     pass_time(node, clock, LEASE_S - 0.01)
     assert not await settled(writing)
     assert session.renew() == 0.0, "a laggard gets no further lease"
+    assert node.invalidations.late == 1
     pass_time(node, clock, 0.01)
     assert await settled(writing)
 

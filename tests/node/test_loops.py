@@ -135,3 +135,18 @@ async def test_node_without_a_view_idles() -> None:
     loops.start()
     await eventually(lambda: len(times) > 2)
     await loops.stop()
+
+
+async def test_step_of_the_time_of_day_is_seen() -> None:
+    """Somebody sets the time while the node runs: counted once, and said in the log."""
+    node = new_node("a", ManualClock())
+    wall = 1_000.0
+    node.wall = lambda: wall
+    loops = Loops(node, lambda _: 0)
+    with capture_logs() as lines:
+        await loops._tick()
+        wall = 990.0
+        await loops._tick()
+        await loops._tick()
+    assert [(line["event"], line["seconds"]) for line in lines] == [("clock_stepped", -10.0)]
+    assert loops.clock_steps.steps == 1

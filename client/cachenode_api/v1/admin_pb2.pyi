@@ -257,6 +257,9 @@ class GetStatsResponse(google.protobuf.message.Message):
     PRESSURE_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
     LEAVING_FIELD_NUMBER: builtins.int
+    LATE_HOLDERS_FIELD_NUMBER: builtins.int
+    CLOCK_FIELD_NUMBER: builtins.int
+    CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: builtins.int
     DURATIONS_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
@@ -294,6 +297,10 @@ class GetStatsResponse(google.protobuf.message.Message):
     """What there is to do, as a part of what there may be: from 1 on loads are refused."""
     leaving: builtins.str
     """How far the node is that leaves (see DrainProgress); empty if it does not."""
+    late_holders: builtins.int
+    """Leases of near caches that were refused because the client had not acknowledged what it was told."""
+    certificate_expires_at: builtins.float
+    """When its certificate ends, in seconds since 1970; not set without one."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -313,6 +320,10 @@ class GetStatsResponse(google.protobuf.message.Message):
     @property
     def origins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OriginStats]:
         """The origins of the configuration."""
+
+    @property
+    def clock(self) -> Global___ClockState:
+        """Its time of day."""
 
     @property
     def durations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OperationDurations]:
@@ -343,10 +354,14 @@ class GetStatsResponse(google.protobuf.message.Message):
         pressure: builtins.float = ...,
         origins: collections.abc.Iterable[Global___OriginStats] | None = ...,
         leaving: builtins.str = ...,
+        late_holders: builtins.int = ...,
+        clock: Global___ClockState | None = ...,
+        certificate_expires_at: builtins.float | None = ...,
         durations: collections.abc.Iterable[Global___OperationDurations] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["durations", b"durations", "event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "durations", b"durations", "event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "late_holders", b"late_holders", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_certificate_expires_at", b"_certificate_expires_at"]) -> typing.Literal["certificate_expires_at"] | None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
 
@@ -383,6 +398,36 @@ class OperationDurations(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["cache_layer", b"cache_layer", "limits_s", b"limits_s", "operation", b"operation", "within", b"within"]) -> None: ...
 
 Global___OperationDurations: typing_extensions.TypeAlias = OperationDurations
+
+@typing.final
+class ClockState(google.protobuf.message.Message):
+    """The time of day at a node, and its steps: changes against the clock that only runs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WALL_S_FIELD_NUMBER: builtins.int
+    STEPS_FIELD_NUMBER: builtins.int
+    LAST_STEP_S_FIELD_NUMBER: builtins.int
+    LAST_STEP_AGE_S_FIELD_NUMBER: builtins.int
+    wall_s: builtins.float
+    """Seconds since 1970 when the answer was made."""
+    steps: builtins.int
+    """Steps since the start of the node."""
+    last_step_s: builtins.float
+    """The last one in seconds, negative if backwards."""
+    last_step_age_s: builtins.float
+    """Seconds since then."""
+    def __init__(
+        self,
+        *,
+        wall_s: builtins.float = ...,
+        steps: builtins.int = ...,
+        last_step_s: builtins.float = ...,
+        last_step_age_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["last_step_age_s", b"last_step_age_s", "last_step_s", b"last_step_s", "steps", b"steps", "wall_s", b"wall_s"]) -> None: ...
+
+Global___ClockState: typing_extensions.TypeAlias = ClockState
 
 @typing.final
 class OriginStats(google.protobuf.message.Message):
