@@ -15,6 +15,7 @@ from typing import Any, Self
 from unittest.mock import patch
 
 import cachenode.adapters.peer_links
+import cachenode.adapters.registry_leases
 import cachenode.adapters.registry_redis
 import cachenode.node.invalidations
 import cachenode.node.namespaces
@@ -180,4 +181,5 @@ def fix_order(stack: ExitStack, seed: int) -> None:
         put(module, "random", dice)
     for module in (cachenode.server, cachenode.rpc.guard, cachenode.node.seed_membership):
         put(module, "secrets", secrets)
-    put(cachenode.adapters.registry_redis, "new_seed", lambda: b"simulated-seed-0")
+    for registry in (cachenode.adapters.registry_leases, cachenode.adapters.registry_redis):
+        put(registry, "new_seed", lambda: b"simulated-seed-0")

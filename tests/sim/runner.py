@@ -51,6 +51,7 @@ class Profile:
         nodes: How many there are.
         l2: Whether they share a store.
         through: Settings of the namespace whose values they load, instead of the seed's.
+        leases: Whether nodes meet in leases of an API server, which forgets nothing.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Profile:
     nodes: int = 3
     l2: bool = True
     through: dict[str, Any] = field(default_factory=dict)
+    leases: bool = False
 
 
 _STREAMS = {"break_stream": 8, "slow": 2, "evict": 1}
@@ -119,6 +121,7 @@ PROFILES = {
         Profile("bloom", _ALL | _ORIGINS, count=(5, 12), mix=_FILTERED_MIX, spikes=0.01, through=_FILTERED),
         Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
         Profile("dependents", _ALL, count=(4, 10), mix=_DEPENDENTS, spikes=0.01),
+        Profile("kubernetes", _REGISTRY | _MEMBERS | {"one_way": 2}, count=(4, 10), leases=True),
     )
 }
 
@@ -327,7 +330,9 @@ def run_seed(
     faults = planned if keep is None else [planned[at] for at in keep]
     policy = through_policy(seed) | profile.through
     behind = "b" in profile.mix.keys
-    world = World(seed, nodes=profile.nodes, tracing=tracing, l2=profile.l2, through=policy, behind=behind)
+    world = World(
+        seed, nodes=profile.nodes, tracing=tracing, l2=profile.l2, through=policy, behind=behind, leases=profile.leases
+    )
     run = _Run(seed, profile, world, faults)
     with ExitStack() as stack:
         stack.enter_context(simulated(world, seed))

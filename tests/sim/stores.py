@@ -5,7 +5,8 @@ A link has connections. Each is bound to one life of its server and asks at its 
 server wakes up and reads its sockets. A server may go away, begin anew, empty, or be replaced by a replica that lacks
 the last writes.
 
-What executes is `MemoryL2` and `MemoryRegistry`. What calls is cachenode's own `TurnBatcher` and `RedisRegistry`.
+What executes is `MemoryL2` and `MemoryRegistry`. What calls is cachenode's own `TurnBatcher` and `RedisRegistry`; or
+`LeaseRegistry`, where the arbiter is an API server.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cachenode.adapters.batching import TurnBatcher
 from cachenode.adapters.l2_memory import MemoryL2
+from cachenode.adapters.leases import Lease, LeaseChanged
+from cachenode.adapters.leases_memory import MemoryLeases
 from cachenode.adapters.queue_memory import MemoryQueue
 from cachenode.adapters.registry_memory import MemoryRegistry
 from cachenode.core.entries import L2Entry, L2Write
@@ -31,7 +34,7 @@ from cachenode_api.view import Member, View
 from tests.sim.loop import HOST, Host
 from tests.sim.network import Network
 
-__all__ = ["L2Link", "RedisClient", "RedisServer"]
+__all__ = ["L2Link", "LeasesLink", "RedisClient", "RedisServer"]
 
 T = TypeVar("T")
 _REMEMBERED = 5_000
@@ -98,6 +101,7 @@ class RedisServer:
         self._undo.clear()
         self.queue = MemoryQueue(self.clock)
         self.registry = MemoryRegistry(self.clock, seed=lambda: _RING_SEED)
+        self.leases = MemoryLeases()
         self.epochs = 0
 
     def step_clock(self, seconds: float) -> None:
@@ -345,6 +349,44 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """Nothing to give back."""
+
+
+class LeasesLink:
+    """Takes the place of `KubernetesLeases`: an API server that keeps leases, over a simulated way."""
+
+    def __init__(self, network: Network, server: RedisServer, faults: Faults) -> None:
+        self._server = server
+        self._wire = _Wire(network, server, faults)
+
+    async def list(self) -> list[Lease]:
+        return await self._do(self._server.leases.list)
+
+    async def create(self, lease: Lease) -> Lease:
+        return await self._do(lambda: self._server.leases.create(lease))
+
+    async def replace(self, lease: Lease) -> Lease:
+        return await self._do(lambda: self._server.leases.replace(lease))
+
+    async def delete(self, lease: Lease) -> None:
+        await self._do(lambda: self._server.leases.delete(lease))
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    async def _do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        def attempt() -> tuple[bool, Any]:
+            try:
+                return True, _now(work())
+            except LeaseChanged:
+                return False, None
+
+        try:
+            done, answer = await self._wire.trip(attempt)
+        except RedisConnectionError:
+            raise RegistryError("the Kubernetes API cannot be reached") from None
+        if not done:
+            raise LeaseChanged
+        return answer  # type: ignore[no-any-return]
 
 
 def _renew(server: RedisServer, args: Sequence[Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from unittest.mock import patch
 import structlog
 from grpc import aio
 
+import cachenode.adapters.leases_kubernetes
 import cachenode.adapters.peer_links
 import cachenode.assembly
 import cachenode.node.placement
@@ -38,7 +39,7 @@ from tests.sim.loop import HOST, Host, SimLoop
 from tests.sim.network import Network
 from tests.sim.order import fix_order
 from tests.sim.origin import Origin
-from tests.sim.stores import Faults, HostClock, L2Link, RedisClient, RedisServer
+from tests.sim.stores import Faults, HostClock, L2Link, LeasesLink, RedisClient, RedisServer
 from tests.sim.trace import frame_text
 from tests.sim.written import WRITTEN, WRITTEN_ORIGIN, WRITTEN_POLICY, Access, Table
 
@@ -72,6 +73,7 @@ class World:
         l2: Whether the nodes share a store.
         through: The settings of the namespace whose values the nodes load, and its origin's soft timeout.
         behind: Whether a namespace writes behind.
+        leases: Whether nodes meet in leases of an API server.
 
     Attributes:
         origin: The database.
@@ -92,10 +94,12 @@ class World:
         l2: bool = True,
         through: Mapping[str, Any] | None = None,
         behind: bool = False,
+        leases: bool = False,
     ) -> None:
         self.rows = Table()
         """What is written behind."""
         self._behind = behind
+        self._discovery = "kubernetes" if leases else "redis"
         self.loop = SimLoop()
         self.loop.set_exception_handler(self._loop_error)
         self.rng = Random(f"{seed} world")
@@ -174,7 +178,7 @@ class World:
         config = NodeConfig.model_validate(
             {
                 "node": {"id": machine, "listen": f"{machine}:{_PORT}", "http_listen": "", "insecure": True},
-                "cluster": {"discovery": "redis"},
+                "cluster": {"discovery": self._discovery},
                 "memory": {"max_bytes": 1 << 20},
                 "namespaces": {
                     "default": {"refresh_ahead": 0.9},
@@ -355,6 +359,9 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         name = url.partition("//")[2].partition(":")[0]
         return RedisClient(world.network, world.redis[name], world.ways[name])
 
+    def leases(_cluster: str, **_: Any) -> LeasesLink:
+        return LeasesLink(world.network, world.redis["registry"], world.ways["registry"])
+
     def clock() -> HostClock:
         host = HOST.get()
         assert host is not None, "a clock belongs to a host"
@@ -375,6 +382,7 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         (cachenode.server, "BootClock", clock),
         (cachenode.server, "make_policies", lambda _config: None),
         (cachenode.assembly, "connect", connect),
+        (cachenode.adapters.leases_kubernetes, "KubernetesLeases", leases),
         (cachenode.assembly, "RedisL2", L2Link),
         (cachenode.assembly, "RedisQueue", QueueLink),
         (cachenode.assembly, "find_plugin", plugin),
