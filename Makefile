@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 test test-core test-sim test-integration test-coherence cov: export PYTHONWARNINGS := default
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence test-integration cov fmt fmt-check lint types arch proto proto-check \
+.PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence fuzz fuzz-quick audit test-integration cov fmt fmt-check lint types arch proto proto-check \
 	k8s-check alerts-check bench bench-quick bench-policies dist constraints ci clean distclean
 
 help:  ## List the targets
@@ -91,6 +91,12 @@ soak-sim: setup  ## Simulate seed after seed until told to stop
 soak-coherence: setup  ## Kill and freeze real processes for longer than CI does, and check what clients see
 	@$(PY) -m tests.integration.coherence.run $(ARGS)
 
+fuzz: setup  ## Throw damaged and random bytes at all that reads them; ten minutes, or SECONDS=n
+	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),600) $(ARGS)
+
+fuzz-quick: setup  ## The same for half a minute
+	@$(PY) -m tests.fuzz --seconds 30 $(ARGS)
+
 test-integration: setup  ## Run the tests with real processes
 	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS)
 
@@ -144,6 +150,14 @@ proto-check: setup $(PROTO_STAMP)  ## Check the .proto files and that the commit
 	@diff -rq -x __init__.py -x __pycache__ build/proto-check/cachenode_api/v1 $(STUBS) || \
 		{ echo "The stubs in $(STUBS) are not those of protos/: run make proto and commit the result."; exit 1; }
 
+AUDIT_VENV := build/audit-venv
+
+audit: setup  ## Ask the public advisories about what is installed, where they can be reached
+	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && \
+		$(AUDIT_VENV)/bin/python -m pip install --quiet 'pip-audit>=2.9'; } || \
+		{ echo "pip-audit cannot be installed here: nothing was asked. tests/meta/test_known_bad.py checks what was known."; exit 0; }
+	@$(PY) -m tests.support.audit $(AUDIT_VENV)/bin/pip-audit
+
 # --- measure, build, check all ----------------------------------------------------------------------------------------
 
 $(DEPLOY_STAMP): requirements/deploy.txt | setup
@@ -177,7 +191,7 @@ dist: setup  ## Build both distributions into build/dist
 	@$(PY) -m build --no-isolation --outdir build/dist .
 
 ci: setup  ## Everything that must hold before a change goes in; the tests come last
-	@failed=; for step in fmt-check lint types arch proto-check k8s-check alerts-check dist test test-sim test-coherence; do \
+	@failed=; for step in fmt-check lint types arch proto-check k8s-check alerts-check dist audit fuzz-quick test test-sim test-coherence; do \
 		printf '\n=== %s ===\n' $$step; \
 		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \

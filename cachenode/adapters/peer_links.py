@@ -29,6 +29,7 @@ from cachenode.adapters.tls import NodeTls
 from cachenode.core.entries import Batch, BatchResult
 from cachenode.errors import PeerUnavailable
 from cachenode.ports import Clock, PeerEvents
+from cachenode_api.errors import ContractError
 from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
 from cachenode_api.v1 import peer_pb2, peer_pb2_grpc
 from cachenode_api.view import Member, View
@@ -255,6 +256,8 @@ class PeerLinks:
         link = Link(self, context.write, dialled=False)
         try:
             await link.run(frames)
+        except (ContractError, ValueError) as error:  # of another release, or no node at all; it dials again
+            _log.warning("peer_not_understood", error_type=type(error).__name__)
         finally:
             self._ended(link)
 

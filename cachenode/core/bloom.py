@@ -41,6 +41,8 @@ __all__ = ["PART_BYTES", "Bloom", "BloomCounters", "KeyFilter", "Rebuilds"]
 
 PART_BYTES = 512 * 1024
 """A filter travels in parts of this size: well below the smallest frame that is usual."""
+_HEAD_BYTES = 8
+"""Before the bits of a saved filter: how many of them each key sets."""
 _SIGN = 1 << 127
 _ROOM = 1.25
 """A filter has room for so many times the keys that were listed last, if that is more than was configured."""
@@ -73,7 +75,13 @@ class KeyFilter:
         return key in self._bits
 
     def unite(self, saved: bytes) -> bool:
-        """Put in what a saved filter has. Return False if that has another size, so that nothing was done."""
+        """Put in what a saved filter has. Return False if that is none of the same size, so that nothing was done.
+
+        The library panics over bytes that are too short, with what is no Exception, so they are not given to it.
+        """
+        mine = self.save()
+        if len(saved) != len(mine) or saved[:_HEAD_BYTES] != mine[:_HEAD_BYTES]:
+            return False
         other = Bits.load_bytes(saved, _digest)
         if other.size_in_bits != self._bits.size_in_bits:
             return False
@@ -91,7 +99,7 @@ class KeyFilter:
 
     def fill(self) -> float:
         """Return the part of its bits that are set: one half when it is as full as was expected."""
-        return int.from_bytes(self.save()[8:], "little").bit_count() / self._bits.size_in_bits
+        return int.from_bytes(self.save()[_HEAD_BYTES:], "little").bit_count() / self._bits.size_in_bits
 
 
 @dataclass(slots=True)
