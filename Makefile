@@ -20,6 +20,8 @@ PARALLEL := -n 2 --dist loadfile
 # Alone: they keep both cores busy, and what is beside them misses its time limits.
 ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py tests/integration/test_handover.py
 
+ALERTS := $(wildcard tests/deploy/test_alerts.py tests/deploy/test_dashboards.py tests/deploy/test_prometheus.py)
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 test test-core test-sim test-integration test-coherence cov: export PYTHONWARNINGS := default
 
@@ -171,10 +173,10 @@ $(DEPLOY_STAMP): requirements/deploy.txt | setup
 	@touch $@
 
 k8s-check: setup $(DEPLOY_STAMP)  ## Render manifests and chart and check them offline, for old and new releases of Kubernetes
-	@$(PYTEST) -q -n 2 tests/deploy --ignore=tests/deploy/test_alerts.py $(ARGS)
+	@$(PYTEST) -q -n 2 tests/deploy $(ALERTS:%=--ignore=%) $(ARGS)
 
-alerts-check: setup  ## Check the alerts and run their unit tests (promtool, from Debian's package prometheus)
-	@$(PYTEST) -q -rs tests/deploy/test_alerts.py $(ARGS)
+alerts-check: setup  ## Check alerts and dashboards, and see an alert fire (promtool, prometheus: Debian's package prometheus)
+	@$(PYTEST) -q -rs -n 2 --dist loadfile $(ALERTS) $(ARGS)
 
 bench: setup  ## Measure, beside Redis, memcached and a bare gRPC server
 	@$(PY) -m tests.bench $(ARGS)

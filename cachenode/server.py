@@ -366,6 +366,7 @@ class Server:
             errors={reason.name.lower(): count for reason, count in node.failures.items()},
             near_holders=len(node.invalidations),
             invalidation_waits=node.invalidations.waits,
+            invalidation_wait_s=node.invalidations.waited_s,
             swept=sum(namespace.sweep.removed for namespace in node.namespaces),
             warm_jobs=sum(node.warming.running(name) for name in node.warming.jobs),
             copies=len(self._copies) if self._copies is not None else 0,

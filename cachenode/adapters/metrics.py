@@ -96,6 +96,7 @@ _NODE_COUNTERS: _Table = (
     ("cachenode_forwarded", "Keys sent on to their owner.", "forwarded"),
     ("cachenode_copy_hits", "Reads of other nodes' hot keys that were answered from copies.", "copy_hits"),
     ("cachenode_invalidation_waits", "Writes that waited until nobody served an older copy.", "invalidation_waits"),
+    ("cachenode_invalidation_wait_seconds", "Time that these writes waited.", "invalidation_wait_s"),
     ("cachenode_event_invalidations", "Keys and selectors that events declared untrue.", "event_invalidations"),
     ("cachenode_clock_steps", "Times that the time of day has jumped.", "clock_steps"),
     ("cachenode_late_holders", "Leases of near caches refused because the client acknowledged late.", "late_holders"),

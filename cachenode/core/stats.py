@@ -148,6 +148,7 @@ class NodeStats:
     errors: Mapping[str, int]
     near_holders: int = 0
     invalidation_waits: int = 0
+    invalidation_wait_s: float = 0.0
     swept: int = 0
     warm_jobs: int = 0
     hottest_reads_per_s: float = 0.0

@@ -61,6 +61,8 @@ class Invalidations:
         """Writes that waited for somebody's word."""
         self.late = 0
         """Leases refused because what was told is not acknowledged yet."""
+        self.waited_s = 0.0
+        """How long they have waited, those included whose callers have given up."""
         self.ending = False
         """True once nothing may be copied any more."""
         self.log = Watch()
@@ -178,7 +180,11 @@ class Invalidations:
         if not waiting.left:
             return None
         self.waits += 1
+        waiting.waiter.add_done_callback(lambda _: self._waited(now))
         return waiting.waiter
+
+    def _waited(self, since: float) -> None:
+        self.waited_s += self._node.clock.now() - since
 
     async def release(self) -> None:
         """Let nobody copy anything any more; return when no client serves a copy from here: this node stops."""

@@ -256,6 +256,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_dependents": ["namespace"],
         "cachenode_near_holders": [],
         "cachenode_invalidation_waits_total": [],
+        "cachenode_invalidation_wait_seconds_total": [],
         "cachenode_event_invalidations_total": [],
         "cachenode_events_total": ["outcome", "source"],
         "cachenode_swept_total": [],

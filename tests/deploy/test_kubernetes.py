@@ -180,10 +180,13 @@ def test_dockerfile_is_well_made() -> None:
     assert ended.returncode == 0, ended.stdout
 
 
+def compose() -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+
+
 def test_compose_nodes_are_configured() -> None:
     """The environment of each node is what a node takes."""
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    nodes = {name: each["environment"] for name, each in services.items() if "environment" in each}
+    nodes = {name: each["environment"] for name, each in compose()["services"].items() if name.startswith("node-")}
     assert sorted(nodes) == ["node-0", "node-1", "node-2"]
     for name, environ in nodes.items():
         config = load_config(flags={}, environ=environ, file=None)
@@ -222,3 +225,22 @@ def test_leases_in_the_api_server(with_leases: str, release: str, tmp_path: Path
     ]
     assert found["RoleBinding"]["subjects"][0]["name"] == found["ServiceAccount"]["metadata"]["name"]
     assert found["RoleBinding"]["roleRef"]["name"] == found["Role"]["metadata"]["name"]
+
+
+def test_compose_watches_the_nodes() -> None:
+    """Prometheus scrapes each node and has the rules; Grafana has the dashboards and asks that Prometheus."""
+    services, configs = compose()["services"], compose()["configs"]
+    contents = {name: yaml.safe_load(each["content"]) for name, each in configs.items()}
+    [job] = contents["prometheus"]["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"node-{n}:7402" for n in range(3)]}]
+    assert contents["grafana-source"]["datasources"][0]["url"] == "http://prometheus:9090"
+    mounts = dict(
+        each.removesuffix(":ro").split(":") for name in ("prometheus", "grafana") for each in services[name]["volumes"]
+    )
+    inside = {place: DEPLOY / outside for outside, place in mounts.items()}
+    [rules] = contents["prometheus"]["rule_files"]
+    assert inside[rules].is_file()
+    [provider] = contents["grafana-dashboards"]["providers"]
+    assert list(inside[provider["options"]["path"]].glob("*.json"))
+    for service in services.values():
+        assert {each["source"] for each in service.get("configs", [])} <= set(configs)

@@ -186,6 +186,7 @@ async def test_expired_lease_ends_the_wait() -> None:
     assert node.invalidations.late == 1
     pass_time(node, clock, 0.01)
     assert await settled(writing)
+    assert node.invalidations.waited_s == pytest.approx(LEASE_S)
 
 
 async def test_laggard_holds_up_writers_of_one_lease_only() -> None:
