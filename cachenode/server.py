@@ -579,7 +579,7 @@ def run(config: NodeConfig, *, ready_json: bool = False) -> int:
         The exit code: 0 after a clean stop, 1 if the node could not start.
     """
     raise_descriptor_limit()
-    configure_logs(config.log.level, config.log.format, config.node.id)
+    configure_logs(config.log.level, config.log.format, config.node.id, burst=config.log.burst)
     return asyncio.run(_run(config, ready_json=ready_json))
 
 

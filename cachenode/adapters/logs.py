@@ -14,12 +14,14 @@ from typing import Any
 
 import structlog
 
+from cachenode.core.log_bursts import LogBursts
 from cachenode.core.log_levels import LEVELS, ROOT, LogLevels
 
 __all__ = ["configure", "levels"]
 
 levels = LogLevels()
 """The process's: what is logged can be changed while it runs."""
+_bursts = LogBursts()
 
 
 class _Logger:
@@ -43,13 +45,24 @@ def _leave_out(logger: _Logger, method: str, event: Any) -> Any:  # noqa: ANN401
     return event
 
 
-def configure(level: str, log_format: str, node_id: str) -> None:
+def _count_repeats(logger: _Logger, _method: str, event: Any) -> Any:  # noqa: ANN401 - structlog's
+    """End a line of an event that comes too often; say in the next one how many were left out."""
+    left_out = _bursts.admit((logger.name, event["event"]), time.monotonic())
+    if left_out < 0:
+        raise structlog.DropEvent
+    if left_out:
+        event["left_out"] = left_out
+    return event
+
+
+def configure(level: str, log_format: str, node_id: str, *, burst: int = 0) -> None:
     """Set the process's logging up.
 
     Args:
         level: Least severe level to write: debug, info, warning or error.
         log_format: "json", "text", or "auto": text on a terminal.
         node_id: Put in every line.
+        burst: Most lines of one event in ten seconds; 0: any number.
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderer: Any = (
@@ -61,8 +74,10 @@ def configure(level: str, log_format: str, node_id: str) -> None:
         else structlog.processors.JSONRenderer()
     )
     levels.configure(level)
+    _bursts.most = burst
     shared: list[Any] = [
         _leave_out,
+        _count_repeats,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

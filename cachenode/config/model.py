@@ -206,6 +206,12 @@ class LogConfig(Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to write")
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, JSON elsewhere")
+    slow_ms: Count = Field(
+        1_000, ge=0, le=3_600_000, description="Calls of clients that take longer get a line, without keys; 0: none do"
+    )
+    burst: Count = Field(
+        20, ge=0, le=1_000_000, description="Lines of one event in ten seconds; those beyond are counted; 0: any number"
+    )
 
 
 class NodeConfig(Section):

@@ -27,12 +27,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
 
-from cachenode.core.breaker import Breaker
+import structlog
+
+from cachenode.core.breaker import Breaker, BreakerState
 from cachenode.core.origin_limits import OriginLimits, Priority
 from cachenode.errors import OriginError
 from cachenode.ports import Clock
 
 __all__ = ["Calls"]
+
+_log = structlog.get_logger(__name__)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -62,6 +66,7 @@ class Calls(Generic[Q, A]):
         clock: Of the breaker.
         writes: Whether a call changes the origin: then one that was not answered in time is not made again, for it
             may still be under way, and its answer says that it may be done.
+        name: Of the origin, for the log.
     """
 
     def __init__(
@@ -72,7 +77,9 @@ class Calls(Generic[Q, A]):
         clock: Clock,
         *,
         writes: bool = False,
+        name: str = "",
     ) -> None:
+        self._name = name
         self._make = call
         self._most = most
         self._limits = limits
@@ -191,12 +198,23 @@ class Calls(Generic[Q, A]):
             answers = [error] * len(questions)
         now = self._clock.now()
         self.seconds += now - began
+        before = self._breaker.state
         if all(map(_outage, answers)):
             self.failed += 1
             self._breaker.failed(now)
         else:
             self._breaker.succeeded(now)
+        if self._breaker.state is not before:
+            self._say(before)
         return answers
+
+    def _say(self, before: BreakerState) -> None:
+        """Log a change of the breaker; that it was tried in vain is none."""
+        what = "writes" if self._writes else "reads"
+        if self._breaker.state is BreakerState.CLOSED:
+            _log.info("origin_back", origin=self._name, what=what)
+        elif before is BreakerState.CLOSED:
+            _log.warning("origin_left_alone", origin=self._name, what=what, failed=self.failed, calls=self.made)
 
     def _fail(self, asks: Sequence[_Ask[Q, A]], text: str, *, maybe_done: bool = False) -> None:
         for ask in asks:

@@ -39,9 +39,9 @@ class Origin:
         self._reads: Calls[bytes, Loaded | None] | None = None
         self._writes: Calls[SinkWrite, None] | None = None
         if loader is not None:
-            self._reads = Calls(loader.load, loader.most_keys, limits, clock)
+            self._reads = Calls(loader.load, loader.most_keys, limits, clock, name=name)
         if sink is not None:
-            self._writes = Calls(sink.write, sink.most_writes, limits, clock, writes=True)
+            self._writes = Calls(sink.write, sink.most_writes, limits, clock, writes=True, name=name)
         self._written = self._refused = self._uncertain = 0
 
     @property

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import structlog
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Loaded, Operation
 from cachenode.core.failures import load_failed
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from cachenode.node.service import Node, Reply
 
 __all__ = ["ReadThrough"]
+
+_log = structlog.get_logger(__name__)
 
 _MAX_TEXT = 150
 """Of why a load failed: the rest of the sentence fits in what may travel."""
@@ -85,8 +90,9 @@ class ReadThrough:
                 assert namespace.origin is not None, "there is something to load from"
                 loaded = await namespace.origin.load(key, priority)
         except OriginError as error:
-            end.details = [str(error)[:_MAX_TEXT]]
-            return load_failed(f"the load failed: {error}")
+            text = self._said(namespace, 1, str(error))
+            end.details = [text]
+            return load_failed(f"the load failed: {text}")
         if loaded is None:
             end.flags = [1]
             return b""
@@ -154,11 +160,11 @@ class ReadThrough:
         namespace.loads += len(keys)
         found = await asyncio.gather(*(self._unkept(namespace, key) for key in keys), return_exceptions=True)
         entries = [self._entry(namespace, each) if isinstance(each, Loaded) else None for each in found]
-        failures = {
-            at: load_failed(f"the load failed: {str(each)[:_MAX_TEXT]}")
-            for at, each in enumerate(found)
-            if isinstance(each, BaseException)
-        }
+        errors = {at: str(each) for at, each in enumerate(found) if isinstance(each, BaseException)}
+        failures = {}
+        if errors:
+            texts = {text: self._said(namespace, count, text) for text, count in Counter(errors.values()).items()}
+            failures = {at: load_failed(f"the load failed: {texts[text]}") for at, text in errors.items()}
         namespace.load_failures += len(failures)
         return entries, failures
 
@@ -167,6 +173,19 @@ class ReadThrough:
         if dirty or namespace.origin is None:
             return queued
         return await namespace.origin.load(key)
+
+    @staticmethod
+    def _said(namespace: Namespace, keys: int, text: str) -> str:
+        """Log a failed load, without its text, which may hold keys; return the text with what finds the line."""
+        request_id = f"{random.getrandbits(32):08x}"
+        _log.warning(
+            "load_failed",
+            request_id=request_id,
+            namespace=namespace.policy.name,
+            origin=namespace.policy.origin,
+            keys=keys,
+        )
+        return f"{text[:_MAX_TEXT]} (request {request_id})"
 
     async def close(self) -> None:
         """End the loads that are under way."""

@@ -9,11 +9,14 @@ loop: nothing can happen to the key between the look at its version and the plac
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any
+
+import structlog
 
 from cachenode.core.durations import Durations
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
@@ -61,6 +64,8 @@ from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_sel
 from cachenode_api.view import Member, View
 
 __all__ = ["Node", "Reply"]
+
+_log = structlog.get_logger(__name__)
 
 _HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
 _WAIT_LONG = frozenset({Operation.LEASE, Operation.WARM})
@@ -126,6 +131,8 @@ class Node:
         self.limits = limits or Limits()
         self.closing = False
         """True once no more writes may begin: the node is about to resign."""
+        self.slow_s = math.inf
+        """Calls of clients that take longer are said in the log."""
         self.copy_hits = 0
         """Reads answered from copies of other nodes' keys."""
         self._reads = Reads(self, hot_reads_per_s)
@@ -178,11 +185,20 @@ class Node:
         def timed(result: BatchResult) -> None:
             reply(result)
             answered = len(batch.keys) if result.indices is None else len(result.indices)
-            self.durations.add(batch.operation, answered, now() - began, waited=waited)
+            seconds = now() - began
+            self.durations.add(batch.operation, answered, seconds, waited=waited)
+            if seconds >= self.slow_s:
+                self._say_slow(batch, answered, seconds)
 
         rest = self._execute(batch, timed, from_peer, holder)
         waited = True
         return rest
+
+    def _say_slow(self, batch: Batch, answered: int, seconds: float) -> None:
+        operation = batch.operation.name.lower()
+        _log.warning(
+            "slow_call", operation=operation, namespace=batch.namespace, keys=answered, ms=round(seconds * 1_000)
+        )
 
     def _execute(self, batch: Batch, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         namespace = self.namespaces.get(batch.namespace)

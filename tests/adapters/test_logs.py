@@ -79,3 +79,19 @@ log.debug("over, so the package counts")
     code = code.format(paths=[str(TOP), str(TOP / "client")])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["after", "over, so the package counts"]
+
+
+def test_repeated_events_are_counted() -> None:
+    """Beyond so many in a while, lines of an event are left out; others are not."""
+    code = """
+import sys; sys.path[:0] = {paths!r}
+import structlog
+from cachenode.adapters.logs import configure
+configure("info", "json", "node-0", burst=3)
+log = structlog.get_logger("cachenode.node.drain")
+for number in range(100): log.info("again", number=number)
+log.info("once")
+"""
+    code = code.format(paths=[str(TOP), str(TOP / "client")])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["again"] * 3 + ["once"]

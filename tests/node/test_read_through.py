@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, Loaded, Operation
@@ -135,6 +136,18 @@ async def test_value_that_is_too_large() -> None:
     rig = Rig()
     rig.loader.put(K, b"v" * 101)
     assert await rig.get() == [Reason.VALUE_TOO_LARGE]
+
+
+async def test_failed_load_leads_to_its_line() -> None:
+    """The error that readers get has the number of the line in the log, which holds neither key nor text."""
+    rig = Rig()
+    rig.loader.failures = [OriginError("OSError about k")]
+    with capture_logs() as lines:
+        result = await run(rig.node, Batch(Operation.GET, "n", [K]))
+    [line] = [line for line in lines if line["event"] == "load_failed"]
+    assert result.failures[0].detail == f"the load failed: OSError about k (request {line['request_id']})"
+    assert (line["namespace"], line["keys"]) == ("n", 1)
+    assert "about" not in str(line)
 
 
 async def test_failed_load_is_told_and_paused() -> None:
