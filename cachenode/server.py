@@ -189,6 +189,7 @@ class Server:
             me=config.node.id,
             cluster=config.cluster.name,
             view=lambda: self._placement.view,
+            rules=lambda: self._events.rules,
             host=host,
             loopback=is_loopback(host),
             grants=tokens.grants if tokens is not None else None,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cachenode.cli.errors import reports
 from cachenode.cli.keys import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Key
@@ -13,28 +12,10 @@ from cachenode.cli.output import console, count, new_table, print_json, seconds,
 
 if TYPE_CHECKING:
     from cachenode.cli.admin import Asked
+    from cachenode.findings.explained import Answers
     from cachenode_api.v1 import admin_pb2 as pb
 
 __all__ = ["explain"]
-
-_KINDS = {1: "prefix", 2: "pattern", 3: "tag", 4: "namespace"}
-_NOT_SERVED = {
-    "moved": "not served: the key moved away",
-    "barred": "not served: invalidated, and about to be removed",
-}
-_NOT_BELIEVED = {
-    "absent": "nothing",
-    "off": "not used",
-    "away": "not asked: it has failed, and is tried each second",
-    "failed": "did not answer",
-    "lost": "not asked: it lost its history, and is brought up to date",
-    "adopting": "not asked: invalidations before this node came are being learned",
-    "missed": "not believed: it may lack a write of this key",
-    "forgotten": "not believed: it may lack writes, of this key too",
-    "barred": "not believed: invalidated since",
-}
-
-Answers = Mapping[str, "pb.ExplainResponse | None"]
 
 
 @reports
@@ -52,100 +33,22 @@ def explain(
     epoch:write.
     """
     from cachenode.cli.admin import ask_explanations
+    from cachenode.findings.explained import document
     from cachenode_client._checks import checked_key, checked_namespace
 
     raw = checked_key(key)
     asked, answers = asyncio.run(ask_explanations(address, checked_namespace(namespace), raw, timeout))
     if output is Format.JSON:
-        print_json(_document(key, namespace, asked, answers))
+        print_json(document(key, raw, namespace, asked.view, answers))
     else:
         _print(key, namespace, asked, answers)
 
 
-def _owner(asked: Asked, key: bytes) -> str:
-    from cachenode_api.ring import Ring
-
-    return Ring(asked.view).owner(key) or ""
-
-
-# For programs.
-
-
-def _document(key: str, namespace: str, asked: Asked, answers: Answers) -> dict[str, Any]:
-    nodes = [_of_node(name, answer) for name, answer in answers.items()]
-    owner = _owner(asked, key.encode())
-    return {"key": key, "namespace": namespace, "epoch": asked.view.epoch, "owner": owner, "nodes": nodes}
-
-
-def _of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
-    if answer is None:
-        return {"id": name, "answers": False}
-    return {
-        "id": name,
-        "answers": True,
-        "epoch": answer.header.view_epoch,
-        "owner": answer.owner == name,
-        "settled": not answer.gained,
-        "ready": answer.ready,
-        "fenced": answer.fenced,
-        "lease_s": round(answer.lease_s, 3) if answer.HasField("lease_s") else None,
-        "l1": _of_entry(answer.l1, answer.l1_state) if answer.HasField("l1") else None,
-        "l2": (_of_entry(answer.l2, answer.l2_state) | {"position": answer.l2.position})
-        if answer.HasField("l2")
-        else {"state": answer.l2_state},
-        "barriers": [
-            {"kind": _KINDS.get(each.kind, str(each.kind)), "text": shown(each.text), "position": each.position}
-            for each in answer.barriers
-        ],
-        "floor": answer.floor,
-        "near_holders": answer.near_holders,
-        "loads": [
-            {"lease_s": round(load.lease_s, 3), "waiting": load.waiting, "storable": load.storable}
-            for load in answer.loads
-        ],
-        "load_pause_s": round(answer.load_pause_s, 3),
-        "writing": answer.writing,
-        "changing": answer.changing,
-        "tombstone": answer.tombstone,
-        "origin": answer.origin or None,
-        "absent_s": round(answer.absent_s, 3) if answer.HasField("absent_s") else None,
-        "loads_itself": answer.loads_itself,
-        "depends_on": [
-            {"namespace": each.parent.namespace, "key": shown(each.parent.key), "direct": each.direct}
-            for each in answer.depends_on
-        ],
-        "dependents": answer.dependents,
-        "adaptive_ttl": _adaptive(answer) if answer.HasField("adaptive_ttl_s") else None,
-        "admission": {"accesses": answer.accesses, "after": answer.admit_after} if answer.admit_after else None,
-    }
-
-
-def _adaptive(answer: pb.ExplainResponse) -> dict[str, Any]:
-    return {
-        "ttl_s": answer.adaptive_ttl_s,
-        "rule": answer.adaptive_rule,
-        "accesses": answer.accesses,
-        "since_access_s": answer.since_access_s if answer.HasField("since_access_s") else None,
-        "hit_rate": round(answer.hit_rate, 4) if answer.HasField("hit_rate") else None,
-    }
-
-
-def _of_entry(entry: pb.HeldEntry, state: str) -> dict[str, Any]:
-    return {
-        "state": state,
-        "version": entry.version,
-        "ttl_s": entry.ttl_ms / 1_000 if entry.HasField("ttl_ms") else None,
-        "size": entry.size,
-        "tags": list(entry.tags),
-    }
-
-
-# For people.
-
-
 def _print(key: str, namespace: str, asked: Asked, answers: Answers) -> None:
+    from cachenode.findings.explained import notes, owner_of
+
     screen = console()
-    owner = _owner(asked, key.encode())
+    owner = owner_of(asked.view, key.encode())
     text = f"{shown(key.encode())} in namespace {namespace} belongs to {owner} (view {asked.view.epoch})."
     screen.print(text, markup=False, soft_wrap=True)
     table = new_table()
@@ -158,7 +61,7 @@ def _print(key: str, namespace: str, asked: Asked, answers: Answers) -> None:
         copies = count(answer.near_holders) if answer.near_holders else "-"
         table.add_row(name, _role(name, answer), _l1(answer), _l2(answer), copies)
     screen.print(table)
-    for line in _notes(key, asked, answers):
+    for line in notes(key, asked.view, answers):
         screen.print(line, markup=False, soft_wrap=True)
 
 
@@ -178,110 +81,20 @@ def _entry(entry: pb.HeldEntry) -> str:
 
 
 def _l1(answer: pb.ExplainResponse) -> str:
+    from cachenode.findings.explained import NOT_SERVED
+
     if not answer.HasField("l1"):
         return "-"
-    why = _NOT_SERVED.get(answer.l1_state)
+    why = NOT_SERVED.get(answer.l1_state)
     return f"{_entry(answer.l1)}; [yellow]{why}[/]" if why else _entry(answer.l1)
 
 
 def _l2(answer: pb.ExplainResponse) -> str:
-    why = _NOT_BELIEVED.get(answer.l2_state, "")
+    from cachenode.findings.explained import NOT_BELIEVED
+
+    why = NOT_BELIEVED.get(answer.l2_state, "")
     if answer.l2_state in {"absent", "off"}:
         return f"[dim]{why}[/]"
     if not answer.HasField("l2"):
         return f"[yellow]{why}[/]"
     return f"{_entry(answer.l2)}; [yellow]{why}[/]" if why else _entry(answer.l2)
-
-
-def _notes(key: str, asked: Asked, answers: Answers) -> Iterator[str]:
-    known = {name: answer for name, answer in answers.items() if answer is not None}
-    held = [answer.l1 for answer in known.values()] + [answer.l2 for answer in known.values()]
-    tags = sorted({tag for entry in held for tag in entry.tags})
-    if tags:
-        yield f"Tags: {', '.join(shown(tag.encode()) for tag in tags)}."
-    yield from _dependencies(key, known)
-    yield from _barriers(known)
-    origins = sorted({answer.origin for answer in known.values() if answer.origin})
-    if origins:
-        yield f"Origin: {', '.join(origins)}. A get that finds nothing has the owner load the value from there."
-    for name, answer in known.items():
-        for note in _under_way(answer):
-            yield f"{name}: {note}."
-        if answer.owner == name and answer.HasField("adaptive_ttl_s"):
-            yield _adaptive_note(answer)
-        if answer.owner == name and answer.admit_after:
-            yield _admission_note(answer)
-    if {answer.header.view_epoch for answer in known.values()} - {asked.view.epoch}:
-        yield "The nodes hold different views: one is on its way. Look again in a few seconds."
-
-
-def _admission_note(answer: pb.ExplainResponse) -> str:
-    """Say whether a loaded value would be kept."""
-    kept = answer.HasField("l1") or answer.accesses >= answer.admit_after
-    asked = f"asked for {count(answer.accesses)} {'time' if answer.accesses == 1 else 'times'} lately"
-    why = f"{asked}, and values are kept from {count(answer.admit_after)} on"
-    return f"A value loaded now would {'be kept' if kept else 'not be kept'}: {why}."
-
-
-def _dependencies(key: str, known: Mapping[str, pb.ExplainResponse]) -> Iterator[str]:
-    """Say what the value depends on, and how much depends on it."""
-    parents = {
-        (each.parent.namespace, each.parent.key): each.direct for answer in known.values() for each in answer.depends_on
-    }
-    for direct, over in ((True, ""), (False, ", over those,")):
-        names = sorted(f"{name}/{shown(parent)}" for (name, parent), kind in parents.items() if kind is direct)
-        if names:
-            yield f"Depends{over} on {', '.join(names)}."
-    dependents = sum(answer.dependents for answer in known.values())
-    if dependents:
-        entries = "1 entry depends" if dependents == 1 else f"{count(dependents)} entries depend"
-        yield f"{entries} on it: see `cachenode dependents {shown(key.encode())}`."
-
-
-def _adaptive_note(answer: pb.ExplainResponse) -> str:
-    """Say which life a value would get that brings none, and what it is derived from."""
-    asked = f"asked for {count(answer.accesses)} {'time' if answer.accesses == 1 else 'times'} lately"
-    if answer.HasField("since_access_s"):
-        asked = f"{asked}, the last time but one {seconds(answer.since_access_s)} ago"
-    if answer.HasField("hit_rate"):
-        asked = f"{asked}, hit rate {answer.hit_rate:.0%}"
-    return f"A new value would live for {seconds(answer.adaptive_ttl_s)}: {asked}; rule {answer.adaptive_rule}."
-
-
-def _barriers(known: Mapping[str, pb.ExplainResponse]) -> Iterator[str]:
-    """Say what was invalidated; the value in L2 tells whether that came before it."""
-    positions = [answer.l2.position for answer in known.values() if answer.HasField("l2")]
-    barriers = {(each.position, each.kind, each.text) for answer in known.values() for each in answer.barriers}
-    for position, kind, text in sorted(barriers):
-        what = f"Invalidated by {_KINDS.get(kind, 'an unknown selector')} {shown(text)} at {version(position)}"
-        yield f"{what}{_compared(position, positions)}."
-    floor = max((answer.floor for answer in known.values()), default=0)
-    if floor:
-        yield f"Invalidated with all of the namespace at {version(floor)}{_compared(floor, positions)}."
-
-
-def _compared(position: int, positions: list[int]) -> str:
-    if not positions:
-        return ""
-    return " (after L2's value was written)" if position > min(positions) else " (before L2's value was written)"
-
-
-def _under_way(answer: pb.ExplainResponse) -> Iterator[str]:
-    for load in answer.loads:
-        by = "being loaded from the origin" if answer.loads_itself else "being loaded"
-        note = f"{by}, {count(load.waiting)} waiting; another may load in {load.lease_s:.1f} s"
-        if not load.storable:
-            mine = answer.owner == answer.header.node_id
-            why = "since the key changed meanwhile" if mine else "since the owner could not be reached"
-            note = f"{note}; the value will not be stored, {why}"
-        yield note
-    if answer.HasField("absent_s"):
-        yield f"believes for {answer.absent_s:.1f} s that the origin has nothing"
-    if answer.load_pause_s:
-        yield f"no load for {answer.load_pause_s:.1f} s, because the last one failed"
-    if answer.writing:
-        yield f"version {version(answer.writing)} is on its way to L2"
-    elif answer.changing:
-        yield f"{count(answer.changing)} {'change' if answer.changing == 1 else 'changes'} under way"
-    if answer.tombstone:
-        yield f"removed at {version(answer.tombstone)}; nothing older is stored"

@@ -1,19 +1,15 @@
-"""Reads and changes the settings of namespaces at every node of a cluster.
-
-A change is checked by all nodes before one makes it: the one that has the newest settings. The others are told what it
-has answered, so all have the same, or none has changed.
-"""
+"""Reads and changes the settings of namespaces at every node of a cluster."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
 
+from cachenode.changing import Changed, ChangeRefused, NotAnswered, change_everywhere
 from cachenode.cli.admin import Asked, first_view, targets_of
 from cachenode.cli.connection import channel as channel_to
 from cachenode.cli.errors import CliError, ExitCode
@@ -23,21 +19,6 @@ from cachenode_api.v1 import admin_pb2_grpc
 __all__ = ["Changed", "ask_namespace", "ask_namespaces", "change_namespace"]
 
 A = TypeVar("A", pb.ListNamespacesResponse, pb.GetNamespaceResponse, pb.SetNamespaceResponse)
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """What a change has led to.
-
-    Attributes:
-        settings: What the namespace's settings are now.
-        nodes: By node, whether it follows them; None if it does not answer.
-        kept: Nodes that start later follow them too.
-    """
-
-    settings: pb.NamespaceSettings
-    nodes: Mapping[str, bool | None]
-    kept: bool
 
 
 async def ask_namespaces(
@@ -86,38 +67,19 @@ async def change_namespace(
     asked, found = await ask_namespace(address, name, timeout_s)
     targets = targets_of(asked)
     request = pb.SetNamespaceRequest(namespace=name, fields=fields, reset=reset or (), reset_all=reset is None)
-    request.check_only = True
-    await _checked(request, [target for node, target in targets.items() if found[node] is not None], timeout_s)
-    request.check_only = False
-    newest = max((node for node, answer in found.items() if answer is not None), key=lambda node: _rank(found[node]))
-    made = await _set(targets[newest], request, timeout_s)
-    if made is None:
-        text = f"{newest} does not answer any more; whether it has changed its settings is not known"
-        raise CliError(text, hint="Look at them with `cachenode namespace get`.", code=ExitCode.UNREACHABLE)
-    telling = pb.SetNamespaceRequest(namespace=name, live=made.settings.live)
-    others = [node for node in targets if node != newest]
-    replies = await asyncio.gather(*(_set(targets[node], telling, timeout_s) for node in others))
-    follows: dict[str, bool | None] = {newest: True}
-    for node, reply in zip(others, replies, strict=True):
-        follows[node] = None if reply is None else reply.settings.live == made.settings.live
-    return Changed(made.settings, {node: follows[node] for node in targets}, made.kept)
-
-
-def _rank(answer: pb.GetNamespaceResponse | None) -> int:
-    return answer.settings.live.version if answer is not None else -1
-
-
-async def _checked(request: pb.SetNamespaceRequest, targets: Sequence[str], timeout_s: float) -> None:
-    outcomes = await asyncio.gather(*(_set(target, request, timeout_s) for target in targets), return_exceptions=True)
-    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    if any(not isinstance(error, CliError) for error in errors):
-        raise next(error for error in errors if not isinstance(error, CliError))
-    if errors:
-        problems = dict.fromkeys(problem for error in errors for problem in str(error).splitlines())
+    try:
+        return await change_everywhere(
+            found, request, lambda node, each: _set(targets[node], each, timeout_s), CliError
+        )
+    except ChangeRefused as error:
+        problems = error.problems
         heading = "the change has a problem" if len(problems) == 1 else f"the change has {len(problems)} problems"
         lines = "".join(f"\n  - {problem}" for problem in problems)
         hint = "Nothing was changed. `cachenode namespace get` lists every setting."
-        raise CliError(f"{heading}:{lines}", hint=hint, code=ExitCode.USAGE)
+        raise CliError(f"{heading}:{lines}", hint=hint, code=ExitCode.USAGE) from None
+    except NotAnswered as error:
+        text = f"{error} does not answer any more; whether it has changed its settings is not known"
+        raise CliError(text, hint="Look at them with `cachenode namespace get`.", code=ExitCode.UNREACHABLE) from None
 
 
 async def _list(target: str, timeout_s: float) -> pb.ListNamespacesResponse | None:

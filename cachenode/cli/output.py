@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cachenode.core.texts import LINE_CONTROLS, count, seconds, shown, size, version
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -29,9 +31,7 @@ __all__ = [
 
 _WIDE = 200
 _DUMP_BYTES = 1_024
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
-_LINE_CONTROLS = _CONTROLS | {code: f"\\x{code:02x}" for code in map(ord, "\n\t")}
-_DURATIONS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m"))
+_CONTROLS = {code: text for code, text in LINE_CONTROLS.items() if chr(code) not in "\n\t"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -92,18 +92,6 @@ def write_value(value: object) -> None:
     print(text)  # noqa: T201 - the result
 
 
-def shown(raw: bytes) -> str:
-    """Return a key, prefix, pattern or tag for one line: what would move the cursor, or is no text, is written out."""
-    return raw.decode(errors="backslashreplace").translate(_LINE_CONTROLS)
-
-
-def version(number: int) -> str:
-    """Return a version or a position of barriers as its owner's epoch and sequence."""
-    from cachenode_api.version import epoch_of, sequence_of
-
-    return f"{epoch_of(number)}:{sequence_of(number)}"
-
-
 def _dump(data: bytes) -> str:
     lines = [f"{len(data):,} bytes"]
     for start in range(0, min(len(data), _DUMP_BYTES), 16):
@@ -127,27 +115,3 @@ def bar(share: float, largest: float, width: int, *, ascii_only: bool = False) -
 def percent(part: int, whole: int) -> str:
     """Return a ratio for people; a dash if there is nothing to divide by."""
     return f"{part / whole:.1%}" if whole else "-"
-
-
-def count(number: int) -> str:
-    """Return a number with its thousands apart."""
-    return f"{number:,}"
-
-
-def size(number: int) -> str:
-    """Return a number of bytes in the unit that fits."""
-    value = float(number)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{number} B" if unit == "B" else f"{value:,.1f} {unit}"
-
-
-def seconds(value: float) -> str:
-    """Return a duration in its two largest units."""
-    for at, (length, unit) in enumerate(_DURATIONS):
-        if value >= length:
-            smaller, small_unit = _DURATIONS[at + 1] if at + 1 < len(_DURATIONS) else (1.0, "s")
-            return f"{int(value // length)}{unit} {int(value % length // smaller)}{small_unit}"
-    return f"{value:.1f}s"

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cachenode.adapters.tls import NodeTls
+from cachenode.console.duties import DutyCalls
+from cachenode.console.events import EventCalls
 from cachenode.console.feed import Feeds
 from cachenode.console.fleet import Fleet
 from cachenode.console.guard import Guard
+from cachenode.console.keys import KeyCalls
 from cachenode.console.overview import OverviewCalls
 from cachenode.console.routes import Call, Console
+from cachenode.console.settings import SettingCalls
 from cachenode.core.access import Grants
+from cachenode.core.events import EventRules
 from cachenode_api.view import View
 
 __all__ = ["Console", "make_console"]
@@ -25,6 +30,7 @@ def make_console(
     me: str,
     cluster: str,
     view: Callable[[], View | None],
+    rules: Callable[[], EventRules],
     host: str,
     loopback: bool,
     grants: Callable[[], Grants] | None = None,
@@ -36,6 +42,7 @@ def make_console(
         me: Id of the node.
         cluster: Name of its cluster.
         view: Returns the view in force, None before the first.
+        rules: Returns this node's rules of events.
         host: What the HTTP port listens on.
         loopback: Whether only this machine can reach it.
         grants: Returns the grants in force; None if nobody is asked for a token.
@@ -44,6 +51,33 @@ def make_console(
     fleet = Fleet(me, view, tls)
     guard = Guard(grants, host, loopback=loopback)
     overview = OverviewCalls(fleet, guard, cluster)
-    looks: dict[str, Call] = {"session": overview.session, "ring": overview.ring}
-    changes: dict[str, Call] = {}
+    keys, events = KeyCalls(fleet), EventCalls(fleet, guard, rules)
+    duties, settings = DutyCalls(fleet), SettingCalls(fleet)
+    looks = _by_name(
+        overview.session,
+        overview.ring,
+        keys.hot_keys,
+        keys.big_keys,
+        keys.explain,
+        events.rules,
+        events.test_event,
+        duties.warming,
+        duties.queues,
+        duties.dead_letters,
+        settings.namespaces,
+        settings.advise,
+    )
+    changes = _by_name(
+        keys.invalidate,
+        events.publish,
+        duties.warm_start,
+        duties.warm_cancel,
+        duties.replay,
+        duties.drop,
+        settings.set_namespace,
+    )
     return Console(guard, Feeds(fleet), looks, changes, fleet.close)
+
+
+def _by_name(*calls: Call) -> dict[str, Call]:
+    return {call.__name__: call for call in calls}

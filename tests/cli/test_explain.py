@@ -10,6 +10,7 @@ from typer.testing import Result
 
 from cachenode.cli import explain
 from cachenode.cli.admin import Asked
+from cachenode.findings import explained
 from cachenode.server import Server
 from cachenode_api.ring import Ring
 from cachenode_api.v1 import admin_pb2 as pb
@@ -75,15 +76,15 @@ def test_who_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     """A node without an answer is shown as such, in both forms."""
     explain._print("k", "default", ASKED, {OWNER: None})
     assert "does not answer" in capsys.readouterr().out
-    assert explain._document("k", "default", ASKED, {OWNER: None})["nodes"] == [{"id": OWNER, "answers": False}]
+    assert explained.document("k", b"k", "default", VIEW, {OWNER: None})["nodes"] == [{"id": OWNER, "answers": False}]
 
 
-@pytest.mark.parametrize("state", [state for state in explain._NOT_BELIEVED if state not in {"absent", "off"}])
+@pytest.mark.parametrize("state", [state for state in explained.NOT_BELIEVED if state not in {"absent", "off"}])
 def test_why_l2_is_not_believed(capsys: pytest.CaptureFixture[str], state: str) -> None:
     """Each reason is told in words, with the entry if it is known."""
-    assert explain._NOT_BELIEVED[state] in printed(capsys, answer(OWNER, l2_state=state))
+    assert explained.NOT_BELIEVED[state] in printed(capsys, answer(OWNER, l2_state=state))
     text = printed(capsys, answer(OWNER, l2_state=state, l2=held()))
-    assert f"version 3:1, 1m 30s left, 12 B; {explain._NOT_BELIEVED[state]}" in text
+    assert f"version 3:1, 1m 30s left, 12 B; {explained.NOT_BELIEVED[state]}" in text
 
 
 def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,9 +96,9 @@ def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "version 3:1, never expires, 12 B" in text
     assert "1,200" in text
-    for state, why in explain._NOT_SERVED.items():
+    for state, why in explained.NOT_SERVED.items():
         assert why in printed(capsys, answer(OWNER, l1=held(), l1_state=state))
-    document = explain._of_node(OWNER, answer(OWNER, l1=never, l2=held(position=7), l2_state="believed"))
+    document = explained.of_node(OWNER, answer(OWNER, l1=never, l2=held(position=7), l2_state="believed"))
     assert document["l1"]["ttl_s"] is None
     assert (document["l2"]["ttl_s"], document["l2"]["position"]) == (90, 7)
 
@@ -115,7 +116,7 @@ def test_barriers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Invalidated by tag a\\x0ab at 3:9 (after L2's value was written)." in text
     assert "Invalidated with all of the namespace at 2:1 (before L2's value was written)." in text
     assert "Invalidated by prefix k at 3:4.\n" in printed(capsys, answer(OWNER, barriers=barriers))
-    assert explain._of_node(OWNER, answer(OWNER, **fields))["barriers"][1]["kind"] == "tag"
+    assert explained.of_node(OWNER, answer(OWNER, **fields))["barriers"][1]["kind"] == "tag"
 
 
 def test_what_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +134,7 @@ def test_what_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
     assert "version 5:6 is on its way to L2" in text
     assert "removed at 5:6; nothing older is stored" in text
     assert "2 changes under way" in printed(capsys, answer(OWNER, changing=2))
-    document = explain._of_node(OWNER, answer(OWNER, loads=loads))
+    document = explained.of_node(OWNER, answer(OWNER, loads=loads))
     assert document["loads"][0] == {"lease_s": 4.25, "waiting": 3, "storable": True}
 
 
@@ -148,7 +149,7 @@ def test_adaptive_life(capsys: pytest.CaptureFixture[str]) -> None:
     once = printed(capsys, answer(OWNER, adaptive_ttl_s=900.0, accesses=1, adaptive_rule="15m"))
     assert "A new value would live for 15m 0s: asked for 1 time lately; rule 15m." in " ".join(once.split())
     told = {OWNER: answer(OWNER, **known, **rule), OTHER: answer(OTHER)}
-    first, second = explain._document("k", "default", ASKED, told)["nodes"]
+    first, second = explained.document("k", b"k", "default", VIEW, told)["nodes"]
     assert first["adaptive_ttl"] == {
         "ttl_s": 14_400.0,
         "rule": ">100: 4h",
@@ -167,7 +168,7 @@ def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
     assert "would be kept: asked for 3 times lately" in printed(capsys, answer(OWNER, accesses=3, admit_after=3))
     assert "would be kept" in printed(capsys, answer(OWNER, accesses=1, admit_after=3, l1=held(), l1_state="served"))
     told = {OWNER: answer(OWNER, accesses=1, admit_after=3), OTHER: answer(OTHER)}
-    nodes = explain._document("k", "default", ASKED, told)["nodes"]
+    nodes = explained.document("k", b"k", "default", VIEW, told)["nodes"]
     assert [node["admission"] for node in nodes] == [{"accesses": 1, "after": 3}, None]
 
 
@@ -179,7 +180,7 @@ def test_origin_and_absence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Origin: db." in text
     assert f"{OWNER}: believes for 2.5 s that the origin has nothing.\n" in text
     assert f"{OWNER}: being loaded from the origin, 3 waiting; another may load in 4.2 s.\n" in text
-    document = explain._of_node(OWNER, found)
+    document = explained.of_node(OWNER, found)
     assert (document["origin"], document["absent_s"], document["loads_itself"]) == ("db", 2.5, True)
-    plain = explain._of_node(OWNER, answer(OWNER))
+    plain = explained.of_node(OWNER, answer(OWNER))
     assert (plain["origin"], plain["absent_s"], plain["loads_itself"]) == (None, None, False)

@@ -36,7 +36,7 @@ class Page:
         """Return a page that shows a token."""
         return Page(self.url, self.http, self.headers | {"Authorization": f"Bearer {TOKENS.get(who, who)}"})
 
-    async def call(self, name: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    async def call(self, name: str, /, **body: Any) -> tuple[int, dict[str, Any]]:
         """Return the status and the document."""
         async with self.http.post(f"{self.url}/ui/api/{name}", json=body, headers=self.headers) as answer:
             return answer.status, await answer.json()
@@ -62,7 +62,7 @@ def page(server: Server, http: ClientSession) -> Page:
     return Page(f"http://{server.http_address}", http)
 
 
-def tokens_in(folder: Path) -> dict[str, str]:
+def tokens_in(folder: Path) -> dict[str, Any]:
     """Write a file of tokens, and return the settings that name it."""
     roles = {"peer": "peer"} | {name: name for name in TOKENS}
     secrets = TOKENS | {"peer": "a-token-of-a-peer"}

@@ -5,10 +5,25 @@ import { byId, h, problem, say } from "./dom.js";
 import { signIn } from "./dialogs.js";
 import { follow, live, restart, stop } from "./live.js";
 import { session } from "./session.js";
+import * as events from "./pages/events.js";
+import * as health from "./pages/health.js";
+import * as keys from "./pages/keys.js";
+import * as namespaces from "./pages/namespaces.js";
 import * as overview from "./pages/overview.js";
+import * as queues from "./pages/queues.js";
 import * as traffic from "./pages/traffic.js";
+import * as warming from "./pages/warming.js";
 
-const SECTIONS = { overview: ["Overview", overview], traffic: ["Traffic", traffic] };
+const SECTIONS = {
+  overview: ["Overview", overview],
+  traffic: ["Traffic", traffic],
+  health: ["Health", health],
+  keys: ["Keys", keys],
+  events: ["Events", events],
+  warming: ["Warming", warming],
+  queues: ["Write-behind", queues],
+  namespaces: ["Namespaces", namespaces],
+};
 let unmount = () => {};
 
 function show() {

@@ -64,13 +64,18 @@ export function card(heading, note, ...children) {
   return h("section", { class: "card" }, h("header", {}, h("h2", {}, heading), note ? h("span", { class: "muted" }, note) : null), ...children);
 }
 
+// Text with `commands` between backticks, as the nodes' own advice has them.
+export const prose = (text) => text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
+
+export const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
 export function empty(what, next) {
-  return h("div", { class: "empty" }, h("strong", {}, what), h("span", {}, next));
+  return h("div", { class: "empty" }, h("strong", {}, what), h("span", {}, prose(next)));
 }
 
 export function problem(error) {
   const text = error.text || error.message || "that did not work";
-  return h("div", { class: "problem", role: "alert" }, h("strong", {}, text[0].toUpperCase() + text.slice(1)), error.hint ? h("p", {}, error.hint) : null);
+  return h("div", { class: "problem", role: "alert" }, h("strong", {}, capital(text)), error.hint ? h("p", {}, prose(error.hint)) : null);
 }
 
 // columns: [heading, cell of a row, "n" for numbers | "head" | "acts"]

@@ -1,7 +1,7 @@
 // The cluster at a glance: what is wrong, how much it does, who owns what.
 
 import { call } from "../api.js";
-import { bytes, card, count, empty, h, meter, percent, problem, rate, span, svg, table, title, took } from "../dom.js";
+import { bytes, capital, card, count, empty, h, meter, percent, problem, prose, rate, span, svg, table, title, took } from "../dom.js";
 import { follow, live } from "../live.js";
 import { ring } from "../ring.js";
 
@@ -49,8 +49,8 @@ export function found(findings) {
   if (!findings.length) return [h("p", { class: "well" }, "All is well: the checks have nothing to report.")];
   return findings.map((each) => h("article", { class: "finding", "data-severity": each.severity },
     h("span", { class: "severity" }, each.severity),
-    h("strong", {}, each.where ? `${each.what}: ${each.where}` : each.what),
-    h("p", { class: "muted" }, each.evidence), h("p", {}, each.remedy)));
+    h("strong", {}, capital(each.where ? `${each.what}: ${each.where}` : each.what)),
+    h("p", { class: "muted" }, each.evidence), h("p", {}, prose(each.remedy))));
 }
 
 function numbers(last) {
