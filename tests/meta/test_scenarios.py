@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.support.syntax import parse
 
 TESTS = Path(__file__).parents[1]
-LIST = {*range(1, 57), 58, 61}
+LIST = {*range(1, 62)}
 NOT_COVERED = {
     35: "No partition is made here: durability replicated fails writes that no replica has, failovers are scenario 34.",
     37: "Redis Cluster is not spoken yet.",

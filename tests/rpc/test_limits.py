@@ -187,6 +187,18 @@ async def test_large_metadata(start_server: Any) -> None:
         assert (await admin.GetStats(admin_pb2.GetStatsRequest())).uptime_s
 
 
+async def test_bomb(start_server: Any) -> None:
+    """A message that is small until it is unpacked is refused by its size then. Scenario 57."""
+    server: Server = await start_server()
+    options = [("grpc.max_send_message_length", -1)]
+    async with aio.insecure_channel(server.address, options=options, compression=grpc.Compression.Gzip) as channel:
+        cache: Any = cache_pb2_grpc.CacheServiceStub(channel)
+        code, text = await refusal(cache.Set(Set(key=b"k", value=bytes(32 << 20))))
+        assert code is EXHAUSTED
+        assert "larger than max" in text
+        assert (await cache.Set(Set(key=b"k", value=bytes(1 << 20)))).version, "compression as such is fine"
+
+
 async def test_connections_at_a_time(start_server: Any) -> None:
     """Connections over their number are closed at once; as soon as others are gone there is room again."""
     server: Server = await start_server({"limits.max_connections": 8})
