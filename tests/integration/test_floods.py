@@ -7,7 +7,6 @@ of the honest client's time is generous: attackers and node share two cores with
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import socket
 from pathlib import Path
@@ -20,6 +19,11 @@ from tests.integration.load import until
 MOST_MB = {"oversized": 200.0, "slow-readers": 80.0, "resets": 60.0}
 """How much the node's memory may grow; 40 MB for other attacks."""
 SLOWEST_MS = 1_000.0
+
+
+def descriptors(pid: int) -> int:
+    """Return how many a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def test_floods(tmp_path: Path) -> None:
@@ -45,7 +49,7 @@ async def test_descriptors_run_out(tmp_path: Path) -> None:
     """
     async with Site(tmp_path) as site:
         host, _, port = site.node.address.rpartition(":")
-        used = len(os.listdir(f"/proc/{site.node.pid}/fd"))
+        used = descriptors(site.node.pid)
         resource.prlimit(site.node.pid, resource.RLIMIT_NOFILE, (used + 10, used + 10))
         taken = []
         for _ in range(50):
