@@ -11,6 +11,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from cachenode.adapters.redis_client import FAILURES, check_cluster
+from cachenode.adapters.redis_cluster import script_of
 
 __all__ = ["RedisEpochs"]
 
@@ -36,7 +37,7 @@ class RedisEpochs:
     def __init__(self, client: Redis, cluster: str, *, timeout_s: float = 1.0) -> None:
         self._client = client
         self._key = f"cn:{{{check_cluster(cluster)}}}:epoch"
-        self._after = client.register_script(_AFTER)
+        self._after = script_of(client, _AFTER)
         self._timeout_s = timeout_s
 
     async def after(self, epoch: int) -> tuple[int, bool]:

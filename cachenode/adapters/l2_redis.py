@@ -6,6 +6,9 @@ deadlines are compared with the clock of the server that set them. Writes and dr
 because "only if newer" must be one step inside the server. The lock of a key is at ``cn:{cluster}:.lock:{namespace}:``
 and the key's bytes: no namespace begins with a dot. Each script touches one key.
 
+In a Cluster each key goes to the master of its slot, whose clock counts for it; see `redis_cluster`. A walk over all
+keys may miss those that change masters meanwhile.
+
 A server that is started anew, or another that took its place, may have forgotten what was acknowledged. Each new
 connection asks for the server's run id before anything else, and `history` rises when it is another than before.
 
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from cachenode.adapters.batching import TurnBatcher
 from cachenode.adapters.l2_scripts import (
@@ -39,7 +42,8 @@ from cachenode.adapters.l2_scripts import (
     WRITE_SHA,
 )
 from cachenode.adapters.redis_client import check_cluster
-from cachenode.adapters.redis_pipeline import Command, RedisPipeline, raise_first
+from cachenode.adapters.redis_cluster import REDIRECTED, ClusterPipeline, pipeline_of
+from cachenode.adapters.redis_pipeline import Command, Server, raise_first
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.core.envelope import HEAD_BYTES, TOMBSTONE, decode, head, tail, ttl_ms
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
@@ -59,6 +63,8 @@ _MOST_BARRIERS = 5_000
 _WHOLE = make_selector(SelectorKind.NAMESPACE, EVERYTHING)
 _BULK_WAITS = 10
 """A bulk load may queue for so many time limits."""
+_SERVER = 1 << 64
+"""A cursor of a walk is a server's own, plus so much for each server that is done with."""
 _KEYS_AT_ONCE = 500
 """Slots that a step of a walk over all keys looks at; the server answers nobody else meanwhile."""
 _SCRIPTS_AT_ONCE = 128
@@ -99,7 +105,9 @@ class RedisL2:
         in_flight: int = 8,
     ) -> None:
         self._client = client
-        self._pipeline = RedisPipeline(client)
+        self._pipeline = pipeline_of(client)
+        self._sharded = isinstance(self._pipeline, ClusterPipeline)
+        self._followed = REDIRECTED if self._sharded else ()
         self._prefix = f"cn:{check_cluster(cluster)}:"
         self._prefixes: dict[str, bytes] = {}
         self._tombstone_ms = ttl_ms(tombstone_s)
@@ -199,6 +207,7 @@ class RedisL2:
         """Give back connections; calls under way end with `L2Unavailable`. Safe to call twice."""
         for batcher in (self._reads, self._scripts, self._pings, self._looks, self._walks):
             await batcher.close()
+        await self._pipeline.close()
         await self._client.aclose()
 
     def _lock_of(self, namespace: str, key: bytes) -> bytes:
@@ -218,8 +227,7 @@ class RedisL2:
         return ("EVALSHA", script, 1, self._barriers, field, b"%020d" % position)
 
     async def _all_barriers(self, items: list[None]) -> list[_Barriers]:
-        (flat,) = await self._round_trip([("HGETALL", self._barriers)])
-        raise_first((flat,))
+        (flat,) = await self._pipeline.scatter([("HGETALL", self._barriers)], itemgetter(1), self._ask_at)
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
         found = []
         for field, position in pairs:
@@ -242,30 +250,57 @@ class RedisL2:
         folded = [barrier for barrier in old if barrier[2] != _WHOLE]
         await self._scripts.submit([self._note(*barrier, script=FOLD_SHA) for barrier in folded])
 
+    async def _ask_at(self, server: Server, commands: Sequence[Command]) -> list[Any]:
+        replies = await server.round_trip(commands)
+        raise_first(replies, but=self._followed)
+        return replies
+
     async def _mget(self, keys: list[bytes]) -> list[L2Entry | None]:
-        time, values = await self._round_trip([_TIME, ("MGET", *keys)])
+        return await self._pipeline.scatter(keys, bytes, self._get_at if self._sharded else self._mget_at)
+
+    async def _mget_at(self, server: Server, keys: Sequence[bytes]) -> list[L2Entry | None]:
+        time, values = await server.round_trip([_TIME, ("MGET", *keys)])
         raise_first((time, values))
-        now_ms = int(time[0]) * 1_000 + int(time[1]) // 1_000
-        return [None if raw is None else decode(raw, now_ms) for raw in values]
+        return _decoded(time, values)
+
+    async def _get_at(self, server: Server, keys: Sequence[bytes]) -> list[Any]:
+        """Read keys of several slots, which no one command may name."""
+        time, *values = await server.round_trip([_TIME, *(("GET", key) for key in keys)])
+        raise_first((time,))
+        for at, value in enumerate(values):
+            if isinstance(value, ResponseError) and str(value).startswith("WRONGTYPE"):  # not ours
+                values[at] = None
+        raise_first(values, but=self._followed)
+        return _decoded(time, values)
 
     async def _scan(self, walks: list[tuple[bytes, int]]) -> list[tuple[list[bytes], int]]:
-        """Take a step of each walk. Names hold no character that means something in a pattern."""
-        commands = [("SCAN", cursor, "MATCH", prefix + b"*", "COUNT", _KEYS_AT_ONCE) for prefix, cursor in walks]
-        replies = await self._round_trip(commands)
-        raise_first(replies)
-        return [
-            ([bytes(key)[len(prefix) :] for key in keys], int(cursor))
-            for (prefix, _), (cursor, keys) in zip(walks, replies, strict=True)
-        ]
+        """Take a step of each walk, which goes from server to server. Names hold nothing that patterns know."""
+        servers = await self._pipeline.all()
+        found: list[tuple[list[bytes], int]] = []
+        for prefix, walked in walks:
+            at, cursor = divmod(walked, _SERVER)
+            if at >= len(servers):  # there were more when the walk began
+                found.append(([], 0))
+                continue
+            command = ("SCAN", cursor, "MATCH", prefix + b"*", "COUNT", _KEYS_AT_ONCE)
+            ((cursor, keys),) = await self._ask_at(servers[at], [command])
+            at += int(cursor) == 0
+            following = at * _SERVER + int(cursor) if at < len(servers) else 0
+            found.append(([bytes(key)[len(prefix) :] for key in keys], following))
+        return found
 
     async def _pong(self, items: list[None]) -> list[None]:
         """Have the store answer, and no former master in its place: whoever pings is about to trust it."""
         await self._pipeline.look()
-        raise_first(await self._round_trip([("PING",)]))
+        for server in await self._pipeline.all():
+            await self._ask_at(server, [("PING",)])
         return items
 
     async def _evaluate(self, commands: list[Command]) -> list[int]:
-        replies = await self._round_trip(commands)
+        return await self._pipeline.scatter(commands, itemgetter(_KEY), self._evaluate_at)
+
+    async def _evaluate_at(self, server: Server, commands: Sequence[Command]) -> list[Any]:
+        replies = await server.round_trip(commands)
         again: dict[int, Command] = {}
         for index, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
@@ -274,15 +309,18 @@ class RedisL2:
                 # Keeping the older value would be a lie, failing would open the breaker for reads too: forget instead.
                 again[index] = self._drop(commands[index][_KEY], _tombstone_of(commands[index][_HEAD]))
         if again:
-            loaded = await self._round_trip([*_LOAD, *again.values()])
+            loaded = await server.round_trip([*_LOAD, *again.values()])
             raise_first(loaded[: len(_LOAD)])
             for index, reply in zip(again, loaded[len(_LOAD) :], strict=True):
                 replies[index] = 1 if commands[index] is not again[index] and reply == 0 else reply
-        raise_first(replies)
+        raise_first(replies, but=self._followed)
         return replies
 
-    async def _round_trip(self, commands: list[Command]) -> list[Any]:
-        return await self._pipeline.round_trip(commands)
+
+def _decoded(time: Any, values: Sequence[Any]) -> list[Any]:  # noqa: ANN401 - a server's reply
+    """Return the entries; what is an answer to follow stays one."""
+    now_ms = int(time[0]) * 1_000 + int(time[1]) // 1_000
+    return [decode(raw, now_ms) if isinstance(raw, bytes) else raw for raw in values]
 
 
 def _command_bytes(command: Command) -> int:

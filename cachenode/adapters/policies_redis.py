@@ -12,6 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from cachenode.adapters.redis_client import FAILURES, check_cluster, reason
+from cachenode.adapters.redis_cluster import script_of
 from cachenode.core.live_policy import LivePolicy
 from cachenode.errors import RegistryError
 
@@ -43,7 +44,7 @@ class RedisPolicies:
         self._client = client
         self._key = f"cn:{{{check_cluster(cluster)}}}:policies"
         self._timeout_s = timeout_s
-        self._put = client.register_script(_PUT)
+        self._put = script_of(client, _PUT)
 
     async def read(self) -> Mapping[str, LivePolicy]:
         """Return all that is kept (see `cachenode.ports.PolicyStore`)."""

@@ -7,6 +7,9 @@
     cn:{cluster}:.wb.lease:{namespace}:{shard}   who consumes the shard, and until when
     cn:{cluster}:.wb.dead:{namespace}            stream: dead letters
 
+In a Cluster keys begin with ``cn:{<cluster>:<namespace>}:``, braces included: a hash tag, so that
+all of a namespace's queue lies on one master, and values, which are spread over all of them, are written by themselves.
+
 A write, its entry and (if values lie on the same server) its value in the shared store are one script, so a server that
 is killed has all of them or none, and so has a file of commands that is cut off anywhere. Entries leave a stream one by
 one, when they are done; nothing ever cuts a stream to a length.
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import structlog
 from redis.exceptions import NoScriptError, ResponseError
@@ -42,7 +46,8 @@ from cachenode.adapters.queue_scripts import (
     Script,
 )
 from cachenode.adapters.redis_client import check_cluster, reason
-from cachenode.adapters.redis_pipeline import Command, RedisPipeline, Unsent, raise_first
+from cachenode.adapters.redis_cluster import REDIRECTED, ClusterPipeline, pipeline_of
+from cachenode.adapters.redis_pipeline import Command, Server, Unsent, raise_first
 from cachenode.core.entries import QueuedWrite
 from cachenode.core.envelope import TOMBSTONE, head, tail, ttl_ms
 from cachenode.core.queued import (
@@ -111,11 +116,13 @@ class RedisQueue:
         timeout_s: float = 1.0,
         tombstone_s: float = 60.0,
     ) -> None:
-        self.carries_values = carries_values
         self._client = client
-        self._pipeline = RedisPipeline(client)
-        self._prefix = f"cn:{check_cluster(cluster)}:"
-        self._loaded = -1
+        self._pipeline = pipeline_of(client)
+        self._sharded = isinstance(self._pipeline, ClusterPipeline)
+        self.carries_values = carries_values and not self._sharded
+        self._cluster = check_cluster(cluster)
+        self._prefix = f"cn:{cluster}:"
+        self._loaded: WeakKeyDictionary[Server, int] = WeakKeyDictionary()
         self._durability: Durability = durability
         self._wait_ms = max(1, int(put_timeout_s * 800))
         self._wait: list[Command] = []
@@ -153,16 +160,24 @@ class RedisQueue:
 
     async def _put_all(self, commands: list[Command]) -> list[Put]:
         try:
-            if self._wait and self._loaded != self._pipeline.history:  # or the first writes would wait twice
-                raise_first(await self._pipeline.round_trip(_LOAD))
-                self._loaded = self._pipeline.history
-            replies = await self._evaluate(commands, self._wait)
+            return await self._pipeline.scatter(commands, _key_of, self._put_at)
+        except Unsent as error:
+            return [Put(Outcome.REFUSED, why=str(error))] * len(commands)
+
+    async def _put_at(self, server: Server, commands: Sequence[Command]) -> list[Any]:
+        try:
+            if self._wait and self._loaded.get(server) != server.history:  # or the first writes would wait twice
+                raise_first(await server.round_trip(_LOAD))
+                self._loaded[server] = server.history
+            replies = await self._evaluate(server, commands, self._wait)
         except Unsent as error:
             return [Put(Outcome.REFUSED, why=str(error))] * len(commands)
         safe = not self._wait or self._is_safe(replies.pop())
         return [self._answer(reply, safe) for reply in replies]
 
-    def _answer(self, reply: Any, safe: bool) -> Put:  # noqa: ANN401 - whatever the server said
+    def _answer(self, reply: Any, safe: bool) -> Any:  # noqa: ANN401 - whatever the server said
+        if self._sharded and isinstance(reply, REDIRECTED):
+            return reply
         if isinstance(reply, ResponseError):  # out of memory, its disk is full, it is a replica: nothing was done
             return Put(Outcome.REFUSED, why=f"the server refuses writes ({reason(reply)})")
         found, outcome = divmod(int(reply), _FOUND)
@@ -179,12 +194,12 @@ class RedisQueue:
         here, there = reply
         return int(here) >= 1 and (self._durability == "fsync" or int(there) >= 1)
 
-    async def _evaluate(self, commands: Sequence[Command], after: Sequence[Command] = ()) -> list[Any]:
+    async def _evaluate(self, server: Server, commands: Sequence[Command], after: Sequence[Command] = ()) -> list[Any]:
         """Return the replies; a server that does not know the scripts gets them."""
-        replies = await self._pipeline.round_trip([*commands, *after])
+        replies = await server.round_trip([*commands, *after])
         again = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if again:
-            found = await self._pipeline.round_trip([*_LOAD, *(commands[at] for at in again), *after])
+            found = await server.round_trip([*_LOAD, *(commands[at] for at in again), *after])
             raise_first(found[: len(_LOAD)])
             for at, reply in zip(again, found[len(_LOAD) :], strict=False):
                 replies[at] = reply
@@ -328,6 +343,7 @@ class RedisQueue:
         """Give back connections; calls under way end. Safe to call twice."""
         await self._puts.close()
         await self._calls.close()
+        await self._pipeline.close()
         await self._client.aclose()
 
     # Calls.
@@ -347,11 +363,19 @@ class RedisQueue:
         return replies
 
     async def _call_all(self, commands: list[Command]) -> list[Any]:
-        return await self._evaluate(commands)
+        return await self._pipeline.scatter(commands, _key_of, self._evaluate)
 
     def _of(self, namespace: str, what: str, shard: int | None = None) -> bytes:
-        name = f"{self._prefix}.wb.{what}:{namespace}"
+        prefix = f"cn:{{{self._cluster}:{namespace}}}:" if self._sharded else self._prefix
+        name = f"{prefix}.wb.{what}:{namespace}"
         return (name if shard is None else f"{name}:{shard}").encode()
+
+
+def _key_of(command: Command) -> bytes:
+    """Return the key that a command is about; what is asked of any server goes where the empty key would lie."""
+    if command[0] == "EVALSHA":
+        return bytes(command[3])
+    return command[1] if len(command) > 1 and isinstance(command[1], bytes) else b""
 
 
 def _bytes(command: Command) -> int:

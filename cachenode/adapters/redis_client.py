@@ -9,15 +9,16 @@ does not change what goes over the wire. RESP2 is enough: hiredis parses both.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import MovedError, RedisError, ResponseError
 
 from cachenode.adapters.redis_access import NO_ACCESS, RedisAccess
+from cachenode.adapters.redis_cluster_client import ClusterClient
 from cachenode.adapters.redis_sentinel import MasterPool, Sentinels
 from cachenode.core.redis_url import FORMS, RedisAddress, read_redis_url
 from cachenode.errors import ConfigError
@@ -64,6 +65,8 @@ def connect(
 ) -> Redis:
     """Return a client for the hot path. It connects lazily and never retries; a used-up pool is an error.
 
+    For a Cluster it is redis-py's client for one (see `redis_cluster_client`).
+
     Args:
         url: See `cachenode.core.redis_url`.
         timeout_s: Time limit of a call. The adapters keep it, over a whole round trip; the socket's own limit is twice
@@ -94,7 +97,14 @@ def connect(
         )
         return Redis.from_pool(pool)
     if address.topology == "cluster":
-        raise ConfigError(["redis url: a Cluster is not spoken yet"])
+        client: Any = ClusterClient(
+            address,
+            {**common, **access.login(address)},
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            max_connections=max_connections,
+        )
+        return cast("Redis", client)  # it takes the commands that are used here
     kind: type[AbstractConnection]
     where: dict[str, Any]
     if address.path:
@@ -111,6 +121,8 @@ def reason(error: BaseException) -> str:
 
     A server's own complaint is reduced to its kind: its text may quote arguments, and those are keys and values.
     """
+    if isinstance(error, MovedError):
+        return "the server is a node of a Cluster: its URL must begin with redis+cluster"
     if isinstance(error, ResponseError):
         return type(error).__name__
     return str(error) or type(error).__name__

@@ -50,6 +50,10 @@ class Unsent(RedisError):
 class Server(Protocol):
     """One server, as those see it who have something to ask there."""
 
+    @property
+    def history(self) -> int:
+        """See `RedisPipeline`."""
+
     async def round_trip(self, commands: Sequence[Command]) -> list[Any]:
         """See `RedisPipeline.round_trip`."""
 
@@ -66,7 +70,7 @@ class RedisPipeline:
     """
 
     def __init__(self, client: Redis) -> None:
-        self.history = 0
+        self.history: int = 0
         self._pool = client.connection_pool
         self._life: bytes | None = None
         self._met: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
@@ -156,8 +160,8 @@ class RedisPipeline:
         self._life = self._met[connection] = life
 
 
-def raise_first(replies: Sequence[Any]) -> None:
-    """Raise the first of the server's complaints, if there is one."""
+def raise_first(replies: Sequence[Any], but: tuple[type[ResponseError], ...] = ()) -> None:
+    """Raise the first of the server's complaints, if there is one that is not of the kinds that are followed."""
     for reply in replies:
-        if isinstance(reply, ResponseError):
+        if isinstance(reply, ResponseError) and not isinstance(reply, but):
             raise reply

@@ -23,6 +23,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cachenode.adapters.redis_client import FAILURES, check_cluster, reason
+from cachenode.adapters.redis_cluster import script_of
 from cachenode.adapters.registry_memory import new_seed, twin_text
 from cachenode.errors import RegistryError
 from cachenode.ports import LOST_HISTORY_STRIDE, Renewal
@@ -158,8 +159,8 @@ class RedisRegistry:
         self._client = client
         self._lease_ms = max(1, round(lease_s * 1_000))
         self._timeout_s = timeout_s
-        self._renew = client.register_script(_RENEW)
-        self._leave = client.register_script(_LEAVE)
+        self._renew = script_of(client, _RENEW)
+        self._leave = script_of(client, _LEAVE)
         self._lost_answer = False
 
     async def renew(self, member: Member, known: View | None) -> Renewal:

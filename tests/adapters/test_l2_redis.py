@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -68,13 +69,14 @@ def put(key: bytes, value: bytes, version: int, ttl_s: float = 60) -> L2Write:
 async def count_round_trips(store: RedisL2) -> list[int]:
     """Return a list that grows by the number of commands of each round trip."""
     sizes: list[int] = []
-    original = store._round_trip
+    pipeline: Any = store._pipeline
+    original = pipeline.round_trip
 
     async def counting(commands: list[tuple[object, ...]]) -> list[object]:
         sizes.append(len(commands))
-        return await original(commands)
+        return list(await original(commands))
 
-    store._round_trip = counting  # type: ignore[method-assign]
+    pipeline.round_trip = counting
     return sizes
 
 

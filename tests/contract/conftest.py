@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support import redis_server
+from tests.support import redis_server, redis_topologies
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +17,8 @@ def server_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
     with ExitStack() as stack:
 
         def url_of(leg: str) -> str:
+            if leg == "cluster" and leg not in urls:
+                urls[leg] = stack.enter_context(redis_topologies.cluster(tmp_path_factory.mktemp(leg))).url
             if leg not in urls:
                 urls[leg] = stack.enter_context(redis_server.server(tmp_path_factory.mktemp(leg), leg)).url
             return urls[leg]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.adapters.l2_null import NullL2
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.redis_client import connect
+from cachenode.adapters.redis_cluster_client import ClusterClient
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.ports import L2Store
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
@@ -57,7 +59,7 @@ def memory_store(*, chaos: bool) -> Store:
     return Store(ChaosL2(memory, Random(1)) if chaos else memory, let_pass)
 
 
-async def shift_deadlines(client: Redis, pattern: str, seconds: float) -> None:
+async def shift_deadlines(client: Redis | ClusterClient, pattern: str, seconds: float) -> None:
     """Let time pass on a real server: move the deadlines it keeps and those inside the envelopes."""
     script = """
     for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
@@ -72,10 +74,17 @@ async def shift_deadlines(client: Redis, pattern: str, seconds: float) -> None:
       end
     end
     """
-    await client.eval(script, 0, pattern, round(seconds * 1_000))
+    arguments = (script, 0, pattern, round(seconds * 1_000))
+    if isinstance(client, ClusterClient):
+        await client.initialize()
+        await asyncio.gather(
+            *(client.node(node.host, int(node.port)).eval(*arguments) for node in client.get_primaries())
+        )
+    else:
+        await client.eval(*arguments)
 
 
-@pytest.fixture(params=["memory", "chaos", *LEGS])
+@pytest.fixture(params=["memory", "chaos", *LEGS, "cluster"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Each implementation in turn."""
     if request.param in {"memory", "chaos"}:

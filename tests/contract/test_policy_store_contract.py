@@ -16,7 +16,7 @@ from cachenode.ports import PolicyStore
 from tests.support.redis_server import LEGS
 
 
-@pytest.fixture(params=["memory", *LEGS])
+@pytest.fixture(params=["memory", *LEGS, "cluster"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[PolicyStore]:
     """Each implementation in turn."""
     if request.param == "memory":

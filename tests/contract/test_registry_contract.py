@@ -80,7 +80,7 @@ def leases_meeting(leases: Leases, held: dict[str, Any]) -> Meeting:
     return Meeting(registry, run_leases, forget)
 
 
-@pytest.fixture(params=["memory", "leases", "kubernetes", *LEGS])
+@pytest.fixture(params=["memory", "leases", "kubernetes", *LEGS, "cluster"])
 async def meeting(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Meeting]:
     """Each implementation in turn."""
     if request.param == "memory":

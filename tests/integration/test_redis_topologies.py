@@ -13,49 +13,51 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
 
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode_client import CacheClient
 from tests.integration.fresh_load import FreshLoad
 from tests.integration.load import until
 from tests.integration.test_failures import stats_of
-from tests.support.redis_topologies import SentinelSet, sentinel_set
+from tests.support.redis_topologies import ClusterSet, SentinelSet, cluster, sentinel_set
 
 P99_S = 0.25
 RECOVERY_S = 10.0
+MOVED_SLOTS = 20
 
 
-async def l2_states(cluster: LocalCluster) -> set[str]:
+async def l2_states(nodes: LocalCluster) -> set[str]:
     """Return the states of L2 on all nodes."""
-    return {(await stats_of(node.address)).l2_state for node in cluster.nodes}
+    return {(await stats_of(node.address)).l2_state for node in nodes.nodes}
 
 
 @asynccontextmanager
 async def loaded_cluster(directory: Path, url: str) -> AsyncIterator[tuple[LocalCluster, FreshLoad]]:
     """Run three nodes on a Redis, with readers and writers who are busy; at the end nothing may have gone wrong."""
-    async with LocalCluster(nodes=3, directory=directory, memory="64MiB", l2_url=url) as cluster:
+    async with LocalCluster(nodes=3, directory=directory, memory="64MiB", l2_url=url) as nodes:
 
         async def l2_in_use() -> bool:
-            return await l2_states(cluster) == {"closed"}
+            return await l2_states(nodes) == {"closed"}
 
         await until(l2_in_use, 10.0, "L2 in use")
-        async with CacheClient(cluster.address, timeout_s=2) as client:
+        async with CacheClient(nodes.address, timeout_s=2) as client:
             load = FreshLoad(client)
             async with load:
-                await until(lambda: load.acknowledged > 300 and len(load.reads) > 2_000, 20, "load before the fault")
-                yield cluster, load
+                await until(lambda: load.acknowledged > 100 and len(load.reads) > 1_000, 30, "load before the fault")
+                yield nodes, load
             assert load.stale == []
             assert [repr(error) for _, error in load.failed] == []
 
 
-async def recovers(cluster: LocalCluster, load: FreshLoad, since: float) -> None:
+async def recovers(nodes: LocalCluster, load: FreshLoad, since: float) -> None:
     """Wait until L2 is used again, and some more; check what the readers felt."""
 
     async def away() -> bool:
-        return "closed" not in await l2_states(cluster)
+        return "closed" not in await l2_states(nodes)
 
     async def back() -> bool:
-        return await l2_states(cluster) == {"closed"}
+        return await l2_states(nodes) == {"closed"}
 
     await until(away, RECOVERY_S, "the nodes notice")
     await until(back, RECOVERY_S, "L2 is used again")
@@ -80,17 +82,55 @@ async def test_sentinel_failover(tmp_path: Path, sentinels: SentinelSet, fault: 
 
     Scenarios 34 and 36.
     """
-    async with loaded_cluster(tmp_path, sentinels.url) as (cluster, load):
+    async with loaded_cluster(tmp_path, sentinels.url) as (nodes, load):
         master = sentinels.master()
         since = time.monotonic()
         if fault == "killed":
             master.kill()
         else:
             master.freeze()
-        await recovers(cluster, load, since)
+        await recovers(nodes, load, since)
         assert sentinels.master() is not master
         if fault == "frozen":
             master.thaw()  # and takes itself for the master until the sentinels find it
             await until(lambda: master.info()["role"] == "slave", 20.0, "it is made a replica")
             assert load.p99_s(since) < P99_S
-        assert await l2_states(cluster) == {"closed"}
+        assert await l2_states(nodes) == {"closed"}
+
+
+@pytest.fixture(scope="module")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSet]:
+    """Run a Cluster of three masters with a replica each."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+async def test_slots_that_move_are_felt_by_nobody(
+    tmp_path: Path, redis_cluster: ClusterSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of the keys moves to another master while they are read and written: L2 is used all the time.
+
+    Scenario 37.
+    """
+    monkeypatch.setenv("CACHENODE_L2__TIMEOUT_S", "1.0")  # two busy cores are late by themselves
+    async with loaded_cluster(tmp_path, redis_cluster.url) as (nodes, load):
+        since, before = time.monotonic(), len(load.reads)
+        first, second = redis_cluster.nodes[:2]
+        names = [f"cn:{nodes.name}:default:k{number}".encode() for number in range(load.keys)]
+        slots = {key_slot(name) for name in names} & await asyncio.to_thread(redis_cluster.slots_of, first)
+        for slot in sorted(slots)[:MOVED_SLOTS]:
+            await asyncio.to_thread(redis_cluster.move_slot, slot, second)
+        await until(lambda: len(load.reads) > before + 1_000, 30.0, "reads")
+        stats = [await stats_of(node.address) for node in nodes.nodes]
+        assert {each.l2_state for each in stats} == {"closed"}
+        assert [each.l2_errors for each in stats] == [0, 0, 0]
+        assert load.p99_s(since) < P99_S
+
+
+async def test_cluster_failover(tmp_path: Path, redis_cluster: ClusterSet) -> None:
+    """The master that keeps the membership dies, and its replica takes over: readers do not notice. Scenario 37."""
+    async with loaded_cluster(tmp_path, redis_cluster.url) as (nodes, load):
+        master = redis_cluster.owner(f"cn:{{{nodes.name}}}:registry".encode())
+        since = time.monotonic()
+        master.kill()
+        await recovers(nodes, load, since)

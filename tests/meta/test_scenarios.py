@@ -22,7 +22,6 @@ TESTS = Path(__file__).parents[1]
 LIST = {*range(1, 62)}
 NOT_COVERED = {
     35: "No partition is made here: durability replicated fails writes that no replica has, failovers are scenario 34.",
-    37: "Redis Cluster is not spoken yet.",
     52: "A soak of half an hour is run by hand, not by CI: make soak-coherence ARGS='--faults 2000'.",
 }
 """Scenarios of which something is missing in cachenode itself."""

@@ -257,17 +257,26 @@ class ClusterSet:
         """Return the master of a key."""
         return self.owner_of_slot(key_slot(key))
 
-    def owner_of_slot(self, slot: int, *, asked: Process | None = None) -> Process:
+    def owner_of_slot(self, slot: int) -> Process:
         """Return the master of a slot, as somebody who is up says."""
-        for node in [asked] if asked is not None else self.nodes:
+        return next(node for node, slots in self._owners().items() if slot in slots)
+
+    def slots_of(self, master: Process) -> set[int]:
+        """Return the slots of a master."""
+        return self._owners()[master]
+
+    def _owners(self) -> dict[Process, set[int]]:
+        for node in self.nodes:
             try:
                 ranges = node.call("CLUSTER", "SLOTS")
             except (redis.ConnectionError, redis.TimeoutError):
                 continue
+            owners: dict[Process, set[int]] = {}
             for first, last, master, *_ in ranges:
-                if first <= slot <= last:
-                    return next(each for each in self.nodes if each.port == master[1])
-        raise AssertionError(f"nobody has slot {slot}")
+                owner = next(each for each in self.nodes if each.port == master[1])
+                owners.setdefault(owner, set()).update(range(first, last + 1))
+            return owners
+        raise AssertionError("no node is up")
 
     def replica_of(self, master: Process) -> Process:
         """Return a master's replica."""
@@ -291,9 +300,8 @@ class ClusterSet:
     def end_move(self, slot: int, source: Process, target: Process) -> None:
         """Give the slot to its new master."""
         id_ = target.call("CLUSTER", "MYID")
-        for node in (target, source, *self.nodes):
-            if node.info()["role"] == "master":
-                node.call("CLUSTER", "SETSLOT", slot, "NODE", id_)
+        target.call("CLUSTER", "SETSLOT", slot, "NODE", id_)
+        source.call("CLUSTER", "SETSLOT", slot, "NODE", id_)
 
     def move_slot(self, slot: int, target: Process) -> None:
         """Move a slot with all it holds."""
