@@ -145,8 +145,12 @@ class Registry(Protocol):
                 another address (a twin).
         """
 
-    async def leave(self, member: Member) -> None:
-        """End the member's lease now. Does nothing if it has none or another incarnation took its place."""
+    async def leave(self, member: Member) -> View | None:
+        """End the member's lease now. Does nothing if it has none or another incarnation took its place.
+
+        Returns:
+            The view without it, None if that is not known.
+        """
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""

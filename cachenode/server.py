@@ -412,8 +412,10 @@ class Server:
             Step("ending work", _STEP_S, node.warming.close),  # another node goes on with its jobs
             Step("ending work", _STEP_S, self._warm.note_hot),
             Step("ending work", _STEP_S, node.close),
+            Step("ending work", _STEP_S, node.blooms.saved.leave),
             Step("ending work", half_s, self._end_drain),
             Step("leaving the view", half_s, self._membership.stop),
+            Step("leaving the view", _STEP_S, node.blooms.saved.left),
             Step("handing over", max(_HAND_OVER_S, half_s) + _STEP_S, self._hand_over),
             Step("handing over", _STEP_S, self._links.stop),
         )
@@ -460,16 +462,16 @@ class Server:
         _log.info("stopped")
 
 
-def _bloom(namespace: Namespace, now: float, epoch: int) -> dict[str, Any]:
+def _bloom(namespace: Namespace, wall: float, epoch: int) -> dict[str, Any]:
     """Return the counters of a namespace's filter under the names that a namespace's counters have for them."""
     if namespace.bloom is None:
         return {}
-    found = {f"bloom_{name}": value for name, value in asdict(namespace.bloom.counters(now, epoch)).items()}
+    found = {f"bloom_{name}": value for name, value in asdict(namespace.bloom.counters(wall, epoch)).items()}
     return {name: value for name, value in found.items() if name in NamespaceCounters.__dataclass_fields__}
 
 
 def _counters(node: Node, namespace: Namespace, drain: Drain | None) -> NamespaceCounters:
-    now, epoch, warming = node.clock.now(), node.placement.epoch, node.warming
+    epoch, warming = node.placement.epoch, node.warming
     store, demand, quota = namespace.store, namespace.demand, namespace.quota
     return NamespaceCounters(
         name=namespace.policy.name,
@@ -507,7 +509,7 @@ def _counters(node: Node, namespace: Namespace, drain: Drain | None) -> Namespac
         soft_timeouts=namespace.observed.soft_timeouts,
         adaptive_ttls=demand.ttls if demand is not None else 0,
         adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
-        **_bloom(namespace, now, epoch),
+        **_bloom(namespace, node.wall(), epoch),
         **_queue(drain, namespace),
     )
 

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _OPERATIONS = {operation.value: operation for operation in Operation}
-_BLOOMS = frozenset({Operation.BLOOM_BEGIN, Operation.BLOOM_TAKE})
+_BLOOMS = frozenset({Operation.BLOOM_BEGIN, Operation.BLOOM_TAKE, Operation.BLOOM_SAVE})
 _BRING_VALUES = frozenset({Operation.SET, Operation.FULFILL, Operation.HAND_OVER}) | _BLOOMS
 _END_FLIGHTS = frozenset({Operation.FULFILL, Operation.ABANDON})
 _WITH_TOKENS = (_END_FLIGHTS | _BLOOMS) | {

@@ -39,8 +39,15 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_bloom_passed", "Reads of keys that the filter has.", "bloom_passed"),
     ("cachenode_bloom_skipped", "Reads of keys about which the filter may say nothing.", "bloom_skipped"),
     ("cachenode_bloom_false_positives", "Loads of keys that the filter has, without a value.", "bloom_false_positives"),
-    ("cachenode_bloom_rebuilds", "Times that a new filter was put in use.", "bloom_rebuilds"),
+    (
+        "cachenode_bloom_rebuilds",
+        "Times that a filter was put in use for which the origin was listed.",
+        "bloom_rebuilds",
+    ),
     ("cachenode_bloom_failures", "Rebuilds that this node led and that failed.", "bloom_failures"),
+    ("cachenode_bloom_merges", "Times that a merge of what nodes know was put in use.", "bloom_merges"),
+    ("cachenode_bloom_refusals", "Merges that this node led and that could not be believed.", "bloom_refusals"),
+    ("cachenode_bloom_saves", "Times that this node has saved what it knows in L2.", "bloom_saves"),
     ("cachenode_adaptive_ttls", "Values that got a life by how much their key is asked for.", "adaptive_ttls"),
     ("cachenode_adaptive_ttl_seconds", "Sum of these lives; over their number it is the mean.", "adaptive_ttl_s"),
     ("cachenode_slides", "Reads that have given an entry a longer life.", "slides"),
@@ -67,7 +74,11 @@ _NAMESPACE_GAUGES: _Table = (
     ("cachenode_dependents", "Dependents of this node's keys that it knows.", "dependents"),
     ("cachenode_bloom_bytes", "Memory of the filter, beside that for entries.", "bloom_bytes"),
     ("cachenode_bloom_fill", "Part of the filter's bits that were set when it was put in use.", "bloom_fill"),
-    ("cachenode_bloom_age_seconds", "Time since then; negative if never.", "bloom_age_s"),
+    (
+        "cachenode_bloom_age_seconds",
+        "Time since the keys that it rests on were listed; negative if never.",
+        "bloom_age_s",
+    ),
     ("cachenode_policy_version", "Changes of the settings while the cluster runs.", "policy_version"),
 )
 _ORIGIN_COUNTERS: _Table = (

@@ -95,30 +95,32 @@ class LeaseRegistry:
             view = await self._agree(member, known)
         return Renewal(view, replaced=self._taken.pop(member.id, False))
 
-    async def leave(self, member: Member) -> None:
-        """End the member's lease now. Does nothing if it has none or another incarnation took its place.
+    async def leave(self, member: Member) -> View | None:
+        """End the member's lease now, and return the view without it.
+
+        Does nothing, and returns None, if it has none or another incarnation took its place.
 
         Raises:
             RegistryError: The arbiter cannot be reached or refuses.
         """
         name = lease_name(self._cluster, member.id)
         mine = self._mine.get(member.id)
-        held = mine is not None and _member(mine).incarnation == member.incarnation
+        held, left = mine is not None and _member(mine).incarnation == member.incarnation, None
         async with self._in_time():
             while True:
                 found = {lease.name: lease for lease in await self._leases.list()}
                 try:
                     if name in found:
                         if _member(found[name]).incarnation != member.incarnation:
-                            return
+                            return None
                         await self._leases.delete(found[name])
                         held = True
                     if held:
-                        await self._leave_view(member, found.get(lease_name(self._cluster)))
+                        left = await self._leave_view(member, found.get(lease_name(self._cluster)))
                         self._mine.pop(member.id, None)
                 except LeaseChanged:
                     continue
-                return
+                return left
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""
@@ -231,13 +233,16 @@ class LeaseRegistry:
         lease = Lease(name, holder, self._lease_s, content, former.version if former else "")
         await (self._leases.replace(lease) if former else self._leases.create(lease))
 
-    async def _leave_view(self, member: Member, record: Lease | None) -> None:
+    async def _leave_view(self, member: Member, record: Lease | None) -> View | None:
         view = _view(record) if record is not None else View(0, b"", ())
         rest = tuple(
             other for other in view.members if (other.id, other.incarnation) != (member.id, member.incarnation)
         )
-        if len(rest) < len(view.members):
-            await self._put_view(View(view.epoch + 1, view.ring_seed, rest), record)
+        if len(rest) == len(view.members):
+            return None
+        left = View(view.epoch + 1, view.ring_seed, rest)
+        await self._put_view(left, record)
+        return left
 
     # What has been seen.
 

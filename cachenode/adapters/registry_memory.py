@@ -77,17 +77,21 @@ class MemoryRegistry:
             raise RegistryError(twin_text(member.id, twin.address))
         return Renewal(View(self._epoch, self._seed, tuple(self._members.values())), replaced=replaced)
 
-    async def leave(self, member: Member) -> None:
-        """End the member's lease now. Does nothing if it has none or another incarnation took its place.
+    async def leave(self, member: Member) -> View | None:
+        """End the member's lease now, and return the view without it.
+
+        Does nothing, and returns None, if it has none or another incarnation took its place.
 
         Raises:
             RegistryError: `down` is set.
         """
         self._check()
         present = self._members.get(member.id)
-        if present is not None and present.incarnation == member.incarnation:
-            self._remove(member.id)
-            self._epoch += 1
+        if present is None or present.incarnation != member.incarnation:
+            return None
+        self._remove(member.id)
+        self._epoch += 1
+        return View(self._epoch, self._seed, tuple(self._members.values()))
 
     async def close(self) -> None:
         """Keep everything: other users of this object go on."""

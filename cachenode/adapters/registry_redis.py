@@ -128,7 +128,8 @@ local old = redis.call('HGET', members, me[1])
 if old and cjson.decode(old)[2] == me[2] then
   redis.call('HDEL', members, me[1])
   redis.call('ZREM', leases, me[1])
-  redis.call('HINCRBY', state, 'epoch', 1)
+  local epoch = redis.call('HINCRBY', state, 'epoch', 1)
+  return {epoch, redis.call('HGET', state, 'seed') or '', redis.call('HVALS', members)}
 end
 return 0
 """
@@ -187,13 +188,20 @@ class RedisRegistry:
             ) from None
         raise RegistryError(twin_text(member.id, twin.decode()))
 
-    async def leave(self, member: Member) -> None:
-        """End the member's lease now. Does nothing if it has none or another incarnation took its place.
+    async def leave(self, member: Member) -> View | None:
+        """End the member's lease now, and return the view without it.
+
+        Does nothing, and returns None, if it has none or another incarnation took its place.
 
         Raises:
             RegistryError: It cannot be reached.
         """
-        await self._call(self._leave(keys=self._keys, args=[_encode(member)]))
+        reply = await self._call(self._leave(keys=self._keys, args=[_encode(member)]))
+        try:
+            epoch, seed, members = reply
+            return View(int(epoch), bytes(seed), tuple(map(_decode, members)))
+        except (InvalidView, TypeError, ValueError):
+            return None
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""

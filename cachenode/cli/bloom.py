@@ -40,7 +40,9 @@ def status(
     """Show each node's filters: how many reads they answered, how often they were wrong, how full they are.
 
     Wrong are loads that found nothing, as a part of the reads that the filter let pass. Partial is a filter that says
-    nothing about keys which have moved since it was begun; the next rebuild is on its way then.
+    nothing about keys which have moved since it was begun; the next one is on its way then. It is built from the keys
+    that the origin lists, merged from what the nodes know, or saved: read from what was saved before a restart. Its age
+    counts from when the origin listed its keys.
     """
     from cachenode.cli.admin import ask_blooms
 
@@ -68,7 +70,7 @@ def _of_filter(each: pb.BloomFilter) -> dict[str, Any]:
 
 def _print(answers: Mapping[str, pb.BloomStatusResponse | None]) -> None:
     screen, table = console(), new_table()
-    for heading in ("namespace", "node", "state"):
+    for heading in ("namespace", "node", "state", "source"):
         table.add_column(heading, no_wrap=True)
     for heading in ("absent", "passed", "wrong", "keys", "room", "full", "size", "age"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -79,6 +81,7 @@ def _print(answers: Mapping[str, pb.BloomStatusResponse | None]) -> None:
             namespace,
             name,
             f"{state}, building" if each.building else state,
+            each.source or "-",
             count(each.absences),
             count(each.passed),
             percent(each.false_positives, each.passed),

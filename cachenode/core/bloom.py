@@ -11,6 +11,10 @@ which begins after all nodes have begun: it lists the origin and L2. So a filter
 A rebuild goes into a fresh filter, `begun` on every node, while the one in use goes on answering; writes are added to
 both. When the lists are complete every node gets them, unites them with its own writes and puts the result in use.
 
+A *merge* puts in the place of the lists what all nodes know and have saved (`cachenode.core.saved_filters` says when
+that may be believed). So each remembers what it has written from its first moment on: as keys until it has its first
+filter.
+
 What else ends "not there": a removal or invalidation of a key adds it (the origin has changed); a barrier that covers
 a key is newer than the filter, so the filter says nothing about it until the next rebuild; one by tag may cover any
 key.
@@ -28,16 +32,16 @@ Interleavings, each forced by a test in ``tests/node/test_bloom.py``:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from enum import Enum
 from hashlib import blake2b
 
 from rbloom import Bloom as Bits
 
-from cachenode.core.schedule import Schedule
+from cachenode.core.bloom_counters import BloomCounters
 
-__all__ = ["PART_BYTES", "Bloom", "BloomCounters", "KeyFilter", "Rebuilds"]
+__all__ = ["PART_BYTES", "Base", "Bloom", "KeyFilter", "Source"]
 
 PART_BYTES = 512 * 1024
 """A filter travels in parts of this size: well below the smallest frame that is usual."""
@@ -46,6 +50,8 @@ _HEAD_BYTES = 8
 _SIGN = 1 << 127
 _ROOM = 1.25
 """A filter has room for so many times the keys that were listed last, if that is more than was configured."""
+_MOST_EARLY = 10_000
+"""A node remembers so many keys that it writes before it has a filter: a megabyte of usual ones."""
 
 
 def _digest(key: bytes) -> int:
@@ -102,59 +108,54 @@ class KeyFilter:
         return int.from_bytes(self.save()[_HEAD_BYTES:], "little").bit_count() / self._bits.size_in_bits
 
 
+class Source(Enum):
+    """Where the filter in use comes from."""
+
+    BUILT = 0
+    """The origin's keys were listed."""
+    MERGED = 1
+    """What the nodes knew was put together."""
+    SAVED = 2
+    """As merged, and none of them but what was saved had a filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a complete filter is good for.
+
+    Attributes:
+        number: Of the rebuild or merge that put it together.
+        epoch: All that was written under earlier views is in it.
+        position: Of the namespace's newest barrier when its keys were listed.
+        suspended: Whether a barrier by tag has come since.
+        room: Keys it has room for.
+        error: Part of the absent keys that may pass.
+        listed: Keys that were listed.
+        listed_at: When that ended, in seconds since 1970.
+    """
+
+    number: int
+    epoch: int
+    position: int
+    suspended: bool
+    room: int
+    error: float
+    listed: int
+    listed_at: float
+
+
 @dataclass(slots=True)
 class _Generation:
-    """A filter with what it is good for."""
+    """A filter with what it is good for: for keys kept since `epoch`."""
 
     number: int
     keys: KeyFilter
     epoch: int
     position: int
     suspended: bool = False
-    built_at: float = math.nan
+    source: Source = Source.BUILT
+    base: Base | None = None
     fill: float = 0.0
-    listed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class BloomCounters:
-    """One namespace's filter on one node.
-
-    Attributes:
-        state: "none" (never built), "ready", "partial" (it says nothing about keys that moved since it was begun) or
-            "suspended" (a barrier by tag came: it says nothing at all).
-        building: True while a rebuild is under way.
-        absences: Reads that it answered: no value.
-        passed: Reads of keys that it has, which were looked for.
-        skipped: Reads of keys about which it may say nothing.
-        false_positives: Loads of keys that it has, of which the origin had none.
-        rebuilds: How often a new one was put in use.
-        failures: Rebuilds that this node led and that failed.
-        bytes: What it takes of memory, the one that is being built included.
-        expected: Keys it has room for.
-        listed: Keys that the last rebuild found.
-        fill: Part of its bits that are set, when it was put in use.
-        age_s: Seconds since then; negative if never.
-    """
-
-    state: str = "none"
-    building: bool = False
-    absences: int = 0
-    passed: int = 0
-    skipped: int = 0
-    false_positives: int = 0
-    rebuilds: int = 0
-    failures: int = 0
-    bytes: int = 0
-    expected: int = 0
-    listed: int = 0
-    fill: float = 0.0
-    age_s: float = -1.0
-
-    @property
-    def false_positive_rate(self) -> float:
-        """Loads that found nothing, of the reads that passed; 0 without any."""
-        return self.false_positives / self.passed if self.passed else 0.0
 
 
 class Bloom:
@@ -166,6 +167,7 @@ class Bloom:
     """
 
     __slots__ = (
+        "_early",
         "_expected",
         "_fresh",
         "_parts",
@@ -174,8 +176,11 @@ class Bloom:
         "error",
         "failures",
         "false_positives",
+        "merges",
         "passed",
         "rebuilds",
+        "refusals",
+        "saves",
         "skipped",
     )
 
@@ -183,7 +188,9 @@ class Bloom:
         self.error = error
         self.absences = self.passed = self.skipped = self.false_positives = 0
         self.rebuilds = self.failures = 0
+        self.merges = self.refusals = self.saves = 0
         self._expected = expected
+        self._early: set[bytes] | None = set()
         self._present: _Generation | None = None
         self._fresh: _Generation | None = None
         self._parts: dict[int, bytes] = {}
@@ -196,13 +203,38 @@ class Bloom:
     @property
     def room(self) -> int:
         """For how many keys the next filter should have room."""
-        listed = self._present.listed if self._present is not None else 0
-        return max(self._expected, int(listed * _ROOM))
+        return max(self._expected, int(self._listed * _ROOM))
+
+    @property
+    def base(self) -> Base | None:
+        """What the filter in use is good for, None without one."""
+        present = self._present
+        if present is None or present.base is None:
+            return None
+        return replace(present.base, suspended=present.suspended)
+
+    @property
+    def _listed(self) -> int:
+        present = self._present
+        return present.base.listed if present is not None and present.base is not None else 0
+
+    def written(self) -> tuple[bytes, tuple[bytes, ...]] | None:
+        """Return all that this node has written since its first moment, as bits of a filter or as keys.
+
+        None if there were too many before it has got its first filter.
+        """
+        if self._present is not None:
+            return self._present.keys.save(), ()
+        return (b"", tuple(self._early)) if self._early is not None else None
 
     def add(self, key: bytes) -> None:
         """A key is written, removed or declared untrue: the origin may have a value for it from now on."""
         if self._present is not None:
             self._present.keys.add(key)
+        elif self._early is not None:
+            self._early.add(key)
+            if len(self._early) > _MOST_EARLY:
+                self._early = None
         if self._fresh is not None:
             self._fresh.keys.add(key)
 
@@ -255,8 +287,16 @@ class Bloom:
             self._fresh, self._parts = _Generation(number, KeyFilter(room, error), epoch, position), {}
         return True
 
-    def take(self, number: int, part: int, parts: int, data: bytes, listed: int, now: float) -> bool:
-        """Take a part of what a rebuild has listed; put the fresh filter in use when it is complete.
+    def take(self, number: int, part: int, parts: int, data: bytes, base: Base, source: Source) -> bool:
+        """Take a part of what a rebuild has listed or merged; put the fresh filter in use when it is complete.
+
+        Args:
+            number: Of the rebuild.
+            part: Which part.
+            parts: How many there are.
+            data: The part.
+            base: What the whole is good for. Of a list the position is this node's own when it has begun.
+            source: Where it comes from.
 
         Returns:
             False if this node has not begun that rebuild, or not with that size.
@@ -271,9 +311,15 @@ class Bloom:
         self._fresh, self._parts = None, {}
         if not fresh.keys.unite(whole):
             return False
-        fresh.listed, fresh.built_at, fresh.fill = listed, now, fresh.keys.fill()
-        self._present = fresh
-        self.rebuilds += 1
+        if source is Source.BUILT:
+            base = replace(base, position=fresh.position)
+            self.rebuilds += 1
+        else:
+            fresh.epoch, fresh.position = base.epoch, base.position
+            self.merges += 1
+        fresh.suspended |= base.suspended
+        fresh.source, fresh.base, fresh.fill = source, base, fresh.keys.fill()
+        self._present, self._early = fresh, None
         return True
 
     def give_up(self, number: int) -> None:
@@ -281,14 +327,14 @@ class Bloom:
         if self._fresh is not None and self._fresh.number == number:
             self._fresh, self._parts = None, {}
 
-    def counters(self, now: float, epoch: int) -> BloomCounters:
+    def counters(self, wall: float, epoch: int) -> BloomCounters:
         """Return what it has counted.
 
         Args:
-            now: The time.
+            wall: The time of day, in seconds since 1970.
             epoch: Of the view in force.
         """
-        present, fresh = self._present, self._fresh
+        present, fresh, base = self._present, self._fresh, self.base
         state = "none"
         if present is not None:
             state = "suspended" if present.suspended else "ready" if present.epoch == epoch else "partial"
@@ -301,67 +347,13 @@ class Bloom:
             false_positives=self.false_positives,
             rebuilds=self.rebuilds,
             failures=self.failures,
+            source=present.source.name.lower() if present is not None else "",
+            merges=self.merges,
+            refusals=self.refusals,
+            saves=self.saves,
             bytes=sum(each.keys.size_bytes for each in (present, fresh) if each is not None),
             expected=present.keys.expected if present is not None else self._expected,
-            listed=present.listed if present is not None else 0,
+            listed=self._listed,
             fill=present.fill if present is not None else 0.0,
-            age_s=now - present.built_at if present is not None else -1.0,
+            age_s=max(0.0, wall - base.listed_at) if base is not None else -1.0,
         )
-
-
-@dataclass(slots=True)
-class Rebuilds:
-    """When the node that has a namespace's seat rebuilds its filter.
-
-    At once if there is none; after a change of view, since no filter says anything about keys that moved; when the
-    schedule says so. After a failure with a pause that grows. A rebuild that nobody has scheduled comes no sooner after
-    the last one than `_REST` times as long as that took: listing a large origin must not become all that it does.
-
-    Args:
-        schedule: For rebuilds at fixed times.
-    """
-
-    schedule: Schedule
-    _began_at: float = field(default=-math.inf, init=False)
-    _free_at: float = field(default=-math.inf, init=False)
-    _failed: int = field(default=0, init=False)
-    _due_at: float | None = field(default=None, init=False)
-    _view: int = field(default=0, init=False)
-    _view_since: float = field(default=-math.inf, init=False)
-
-    _REST = 10.0
-    _CALM_S = 2.0
-    _FIRST_PAUSE_S = 5.0
-    _LONGEST_PAUSE_S = 300.0
-
-    def due(self, now: float, wall: float, *, epoch: int, built: int) -> bool:
-        """Return True if a rebuild should begin now.
-
-        Args:
-            now: The time on the node's clock.
-            wall: The time of day, in seconds since 1970.
-            epoch: Of the view in force.
-            built: That under which the filter in use was begun, 0 without one.
-        """
-        if epoch != self._view:
-            self._view, self._view_since = epoch, now
-        if self._due_at is None:
-            self._due_at = self.schedule.after(wall)
-        if now < self._free_at:
-            return False
-        if built != epoch and now >= self._view_since + self._CALM_S:
-            return True
-        return wall >= self._due_at
-
-    def begin(self, now: float, wall: float) -> None:
-        """A rebuild begins."""
-        self._began_at, self._due_at = now, self.schedule.after(wall)
-
-    def end(self, now: float, *, succeeded: bool) -> None:
-        """It has ended."""
-        took = now - self._began_at
-        if succeeded:
-            self._failed, self._free_at = 0, now + took * self._REST
-        else:
-            pause = min(self._LONGEST_PAUSE_S, self._FIRST_PAUSE_S * 2.0**self._failed)
-            self._failed, self._free_at = self._failed + 1, now + max(pause, took)

@@ -48,6 +48,7 @@ class Operation(IntEnum):
     BLOOM_BEGIN = 20
     BLOOM_TAKE = 21
     WARM = 22
+    BLOOM_SAVE = 23
 
     @property
     def reads(self) -> bool:

@@ -40,6 +40,9 @@ class NamespaceCounters:
     bloom_age_s: float = -1.0
     bloom_rebuilds: int = 0
     bloom_failures: int = 0
+    bloom_merges: int = 0
+    bloom_refusals: int = 0
+    bloom_saves: int = 0
     expired: int = 0
     policy_version: int = 0
     load_seconds: float = 0.0

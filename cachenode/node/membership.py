@@ -99,7 +99,7 @@ class RegistryMembership:
         if self._farewell is not None:
             await self._farewell()
         with contextlib.suppress(RegistryError):
-            await self._registry.leave(self._placement.me)
+            self._placement.departure = await self._registry.leave(self._placement.me)
         if self._farewell is not None:
             await self._farewell()  # again: those who asked the registry at the first one may have been too early
 

@@ -57,6 +57,8 @@ class Placement:
         """The next view and its ring, if this node has resigned and is not in it."""
         self.follows = True
         """True if no other view was in force between the former and this one."""
+        self.departure: View | None = None
+        """The view without this node, if it has left and that is known."""
         self.alone = False
         """True if this node is the only member, so that it owns every key."""
         self.ready = False

@@ -69,7 +69,7 @@ _log = structlog.get_logger(__name__)
 
 _HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
 _WAIT_LONG = frozenset({Operation.LEASE, Operation.WARM})
-_BLOOMS = frozenset({Operation.BLOOM_BEGIN, Operation.BLOOM_TAKE})
+_BLOOMS = frozenset({Operation.BLOOM_BEGIN, Operation.BLOOM_TAKE, Operation.BLOOM_SAVE})
 _ORDERS = frozenset({Operation.APPLY, Operation.DISTRUST, Operation.REPLAY, Operation.LINK}) | _HANDOVERS | _BLOOMS
 _ASK_AGAIN = frozenset({Reason.NOT_READY, Reason.DEADLINE_EXCEEDED, Reason.OVERLOADED})
 _REFUSALS = {Reason.NOT_OWNER: NOT_OWNER, Reason.SUPERSEDED: ORDER_TOO_LATE}
@@ -133,6 +133,8 @@ class Node:
         """True once no more writes may begin: the node is about to resign."""
         self.slow_s = math.inf
         """Calls of clients that take longer are said in the log."""
+        self.closed = False
+        """True once none is under way any more either."""
         self.copy_hits = 0
         """Reads answered from copies of other nodes' keys."""
         self._reads = Reads(self, hot_reads_per_s)
@@ -221,6 +223,7 @@ class Node:
         self.closing = True
         await self.writes.ended()
         await self.cascades.ended(self._call_timeout_s)
+        self.closed = True
 
     def _act(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool, holder: Hashable) -> Rest | None:
         placement = self.placement

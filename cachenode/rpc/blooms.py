@@ -8,7 +8,7 @@ from typing import Any
 
 from grpc import aio
 
-from cachenode.core.bloom import BloomCounters
+from cachenode.core.bloom_counters import BloomCounters
 from cachenode.core.entries import Failure
 from cachenode.core.failures import NOT_READY, UNKNOWN_NAMESPACE
 from cachenode.node.service import Node
@@ -35,9 +35,9 @@ class BloomCalls:
         node = self._node
         if request.namespace and node.namespaces.get(request.namespace) is None:
             await abort(context, UNKNOWN_NAMESPACE)
-        now, epoch = node.clock.now(), node.placement.epoch
+        wall, epoch = node.wall(), node.placement.epoch
         filters = [
-            _filter(space.policy.name, space.bloom.counters(now, epoch))
+            _filter(space.policy.name, space.bloom.counters(wall, epoch))
             for space in node.namespaces
             if space.bloom is not None and request.namespace in {"", space.policy.name}
         ]

@@ -81,7 +81,9 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
     async def BloomStatus(self, request: Any, context: Any) -> pb.BloomStatusResponse:  # noqa: N802 - the wire's name
         if request.namespace == "unknown":
             await context.abort(grpc.StatusCode.NOT_FOUND, "namespace: the node has none of this name")
-        found = pb.BloomFilter(namespace="users", state="partial", building=True, absences=9, passed=8, age_s=61.0)
+        found = pb.BloomFilter(
+            namespace="users", state="partial", building=True, absences=9, passed=8, age_s=61.0, source="merged"
+        )
         found.false_positives, found.bytes, found.listed, found.expected, found.fill = 2, 2_048, 5, 1_000, 0.25
         return pb.BloomStatusResponse(
             header=self.header(), filters=[found, pb.BloomFilter(namespace="new", state="none")]
@@ -296,6 +298,7 @@ async def test_filters_of_all_nodes_are_shown(capsys: pytest.CaptureFixture[str]
         "node-0",
         "partial,",
         "building",
+        "merged",
         "9",
         "8",
         "25.0%",

@@ -221,13 +221,17 @@ async def test_new_http_address_raises_no_epoch(meeting: Meeting) -> None:
 
 
 async def test_leave(meeting: Meeting) -> None:
-    """Who leaves is gone at once; leaving twice does nothing."""
+    """Who leaves is gone at once, and learns the view without it; leaving twice does nothing."""
     await meeting.renew(member("b"))
     before = await meeting.renew(member("a"))
-    await meeting.registry.leave(member("a"))
-    await meeting.registry.leave(member("a"))
+    left = await meeting.registry.leave(member("a"))
+    assert await meeting.registry.leave(member("a")) is None
     view = await meeting.renew(member("b"), before)
     assert (names(view), view.epoch) == (["b"], before.epoch + 1)
+    assert left == view
+    last = await meeting.registry.leave(member("b"))
+    assert last is not None
+    assert (last.members, last.epoch) == ((), view.epoch + 1)
 
 
 async def test_leave_of_a_replaced_incarnation_does_nothing(meeting: Meeting) -> None:

@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenode.core.bloom import Bloom, KeyFilter, Rebuilds
+from cachenode.core.bloom import Base, Bloom, KeyFilter, Source
+from cachenode.core.rebuilds import Rebuilds
 from cachenode.core.schedule import Schedule, parse_schedule
+
+
+def base_of(listed: int, *, epoch: int = 1, position: int = 0) -> Base:
+    """Return what a list of so many keys is good for."""
+    return Base(1, epoch, position, False, 1_000, 0.01, listed, 5.0)
 
 
 def test_error_is_about_what_was_asked_for() -> None:
@@ -46,7 +52,7 @@ def test_filters_of_other_sizes_stay_apart() -> None:
     assert not KeyFilter(1_000, 0.01).unite(KeyFilter(100_000, 0.01).save())
     bloom = Bloom(1_000, 0.01)
     assert bloom.begin(1, 1_000, 0.01, 1, 0)
-    assert not bloom.take(1, 0, 1, KeyFilter(100_000, 0.01).save(), 0, 0.0)
+    assert not bloom.take(1, 0, 1, KeyFilter(100_000, 0.01).save(), base_of(0), Source.BUILT)
     assert bloom.counters(0.0, 1).state == "none"
 
 
@@ -59,10 +65,10 @@ def test_parts_come_in_any_order_and_twice() -> None:
     assert bloom.begin(1, 1_000, 0.01, 2, 0)  # the order was sent again
     for part in (1, 1, 0):
         assert bloom.rebuilds == 0
-        assert bloom.take(1, part, 2, saved[:100] if part == 0 else saved[100:], 9, 5.0)
+        assert bloom.take(1, part, 2, saved[:100] if part == 0 else saved[100:], base_of(9), Source.BUILT)
     assert (bloom.rebuilds, bloom.epoch) == (1, 1)
-    assert bloom.take(1, 0, 2, saved[:100], 9, 5.0)
-    assert not bloom.take(2, 0, 2, saved[:100], 9, 5.0)
+    assert bloom.take(1, 0, 2, saved[:100], base_of(9), Source.BUILT)
+    assert not bloom.take(2, 0, 2, saved[:100], base_of(9), Source.BUILT)
     assert bloom.absent(b"x", lambda _key, _since: True, lambda *_: False)
     assert not bloom.absent(b"k", lambda _key, _since: True, lambda *_: False)
 
@@ -71,7 +77,7 @@ def test_room_grows_with_the_origin() -> None:
     """A filter that was too small for what was listed is larger the next time."""
     bloom = Bloom(1_000, 0.01)
     bloom.begin(1, bloom.room, 0.01, 1, 0)
-    bloom.take(1, 0, 1, KeyFilter(1_000, 0.01).save(), 4_000, 0.0)
+    bloom.take(1, 0, 1, KeyFilter(1_000, 0.01).save(), base_of(4_000), Source.BUILT)
     assert bloom.room == 5_000
 
 

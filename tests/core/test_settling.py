@@ -335,13 +335,12 @@ def ids(view: View) -> tuple[str, ...]:
     return tuple(each.id for each in view.members)
 
 
-def at_once(call: Coroutine[Any, Any, Renewal | None]) -> Renewal | None:
+def at_once(call: Coroutine[Any, Any, Renewal | View | None]) -> Any:
     """Return the result of a coroutine that waits for nothing."""
     try:
         call.send(None)
     except StopIteration as end:
-        result: Renewal | None = end.value
-        return result
+        return end.value
     raise AssertionError("it waits")
 
 

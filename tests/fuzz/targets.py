@@ -23,11 +23,12 @@ from cachenode.config import load_config
 from cachenode.config.values import parse_address, parse_size, parse_ttl, parse_url, redact_url
 from cachenode.core import envelope
 from cachenode.core.adaptive_ttl import parse_step
-from cachenode.core.bloom import Bloom
+from cachenode.core.bloom import Base, Bloom, Source
 from cachenode.core.entries import Batch, BatchResult, QueuedWrite
 from cachenode.core.events import EventRule, EventRules, parse_event
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.queued import pack_record, unpack_record
+from cachenode.core.saved_filters import BadRecord, Head, Index, Record, Refused, plan_merge
 from cachenode.core.schedule import parse_schedule
 from cachenode.core.signatures import Signatures, signed
 from cachenode.errors import ConfigError, EventRefused
@@ -195,12 +196,28 @@ def _tags_and_parents(data: bytes) -> None:
         assert pack_references(split_references(data)) == data
 
 
+_BASE = Base(1, 3, 5, False, 1_000, 0.01, 10, 0.0)
+
+
 def _bloom(data: bytes) -> None:
     bloom = Bloom(1_000, 0.01)
     bloom.begin(1, 1_000, 0.01, 1, 0)
-    bloom.take(1, 0, 1, data, 10, 0.0)
+    bloom.take(1, 0, 1, data, _BASE, Source.BUILT)
     bloom.add(b"k")
     bloom.absent(b"k", lambda _key, _epoch: True, lambda _key, _tags, _position: False)
+
+
+def _saved_record(data: bytes) -> None:
+    """A node reads what another has saved of its filter, or something else."""
+    text, _, body = data.partition(b"\0")
+    with contextlib.suppress(BadRecord):
+        Index.parse(text)
+    with contextlib.suppress(BadRecord, Refused):
+        record = Head.parse(text).with_body(body)
+        plan_merge([record], epoch=4, members=[record.life], position=9).unite([record])
+    record = Record(("a", "1"), 3, {3: (("a", "1"),)}, 5, _BASE, data[:8], (data[8:100],))  # no check gives it away
+    with contextlib.suppress(Refused):
+        plan_merge([record], epoch=4, members=[record.life], position=9).unite([record])
 
 
 def _value(data: bytes) -> None:
@@ -299,6 +316,12 @@ invalidates = ["user:{userId}", "user:{userId}:*"]
 _TOKEN = ['[[token]]\nname = "shop"\n', f'sha256 = "{"0f" * 32}"\n', 'role = "write"\n', 'namespaces = ["users"]\n']
 
 
+def _saved() -> list[bytes]:
+    record = Record(("a", "1"), 3, {3: (("a", "1"),)}, 5, _BASE, _saved_filter(), (b"key",))
+    body = record.body()
+    return [record.head(body) + b"\0" + body, Index(1_000, 0.01, (("a", "1"),)).save()]
+
+
 def _saved_filter() -> bytes:
     from cachenode.core.bloom import KeyFilter
 
@@ -312,6 +335,7 @@ TARGETS = {
     "queue-entry": Target(_queue_entry, damaged(_QUEUED)),
     "tags-and-parents": Target(_tags_and_parents, damaged([_TAGS, _PARENTS])),
     "bloom": Target(_bloom, damaged([_saved_filter()])),
+    "saved-record": Target(_saved_record, damaged(_saved())),
     "value": Target(_value, damaged([b'{"a": [1, 2.5, null, "x"]}', b"\x28\xb5\x2f\xfd\x04\x00", b"\x04\x22\x4d\x18"])),
     "glob": Target(_glob, damaged_texts(["user:*", "[a-z]", "[!abc]", "\\*", "?", "\0user:1"])),
     "config": Target(_config, damaged_texts([*_TOML, "".join(_TOML)])),

@@ -3,131 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
-from cachenode.adapters.l2_memory import MemoryL2
-from cachenode.core.bloom import Bloom
-from cachenode.core.entries import Batch, BatchResult, Operation
-from cachenode.core.policy import NamespacePolicy
+from cachenode.core.entries import Batch, Operation
 from cachenode.errors import OriginError
-from cachenode.node.blooms import Rebuild
-from cachenode.node.service import Node
 from cachenode_api.keys import seat_of
 from cachenode_api.reasons import Reason
-from cachenode_api.records import HEADER_BYTES
 from cachenode_api.ring import Ring
 from cachenode_api.selectors import SelectorKind
-from tests.support.clock import ManualClock
-from tests.support.cluster import DirectPeers, HeldL2, new_node, owned_by, run, view_of
-from tests.support.origin import ScriptedLoader, origin_of
-
-K, OTHER = b"k", b"other"
-
-
-class Listing(ScriptedLoader):
-    """Lists its keys; `listing` closed holds it after what it has listed then."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.listing = asyncio.Event()
-        self.listing.set()
-        self.listed = asyncio.Event()
-        self.lists = 0
-        self.breaks: OriginError | None = None
-
-    async def enumerate(self) -> AsyncIterator[bytes]:
-        self.lists += 1
-        for key in list(self.values):
-            yield key
-        if self.breaks is not None:
-            raise self.breaks
-        self.listed.set()
-        await self.listing.wait()
-
-
-class Rig:
-    """Nodes with a filter over one origin."""
-
-    def __init__(self, *names: str, l2: bool = False) -> None:
-        self.clock, self.loader, self.peers = ManualClock(), Listing(), DirectPeers()
-        self.wall = 1_000_000.0
-        self.names = names or ("a",)
-        self.l2 = HeldL2(MemoryL2(self.clock)) if l2 else None
-        self.policy = NamespacePolicy(
-            "n", 60.0, 100, l2=l2, share=1, origin="o", bloom=True, bloom_keys=1_000, bloom_rebuild="1d"
-        )
-        self.view = view_of(1, *self.names)
-        self.nodes = {name: self.start(name) for name in self.names}
-        self.node = self.nodes[self.names[0]]
-
-    def start(self, name: str) -> Node:
-        origin = origin_of(self.loader, self.clock, attempts=1, breaker_failures=1_000)
-        node = new_node(
-            name,
-            self.clock,
-            peers=self.peers,
-            policies=[self.policy],
-            l2=self.l2,
-            view=self.view,
-            origins={"o": origin},
-        )
-        node.wall = lambda: self.wall
-        return node
-
-    def change(self, *names: str) -> None:
-        """Put the next view in force everywhere."""
-        self.view = view_of(self.view.epoch + 1, *names)
-        for name in names:
-            if name not in self.nodes:
-                self.nodes[name] = self.start(name)
-            else:
-                self.nodes[name].placement.apply(self.view)
-
-    def bloom(self, name: str = "") -> Bloom:
-        found = (self.nodes[name] if name else self.node).namespaces.get("n").bloom
-        assert found is not None
-        return found
-
-    def begin(self, name: str = "") -> Rebuild:
-        node = self.nodes[name] if name else self.node
-        namespace = node.namespaces.get("n")
-        assert namespace is not None
-        return node.blooms.rebuild(namespace)
-
-    async def rebuild(self, name: str = "") -> str:
-        rebuild = self.begin(name)
-        assert rebuild.task is not None
-        await rebuild.task
-        return rebuild.stage
-
-    def rebuilding(self) -> asyncio.Task[None]:
-        """Begin a rebuild that goes no further than the end of the origin's list."""
-        self.loader.listing.clear()
-        self.loader.listed.clear()
-        task = self.begin().task
-        assert task is not None
-        return task
-
-    async def do(self, operation: Operation, *keys: bytes, node: str = "", **columns: Any) -> BatchResult:
-        on = self.nodes[node] if node else self.node
-        return await run(on, Batch(operation, "n", list(keys or (K,)), **columns))
-
-    async def set(self, key: bytes, node: str = "") -> None:
-        result = await self.do(Operation.SET, key, node=node, values=[b"set"])
-        assert not result.failures
-
-    async def get(self, key: bytes = K, node: str = "") -> bytes | Reason | None:
-        result = await self.do(Operation.GET, key, node=node)
-        if result.failures:
-            return result.failures[0].reason
-        return result.records[0][HEADER_BYTES:] or None
-
-    @property
-    def asked(self) -> int:
-        return len(self.loader.calls)
+from tests.support.cluster import owned_by, run, view_of
+from tests.support.filters import OTHER, K, Rig
 
 
 @pytest.mark.parametrize("l2", [False, True])

@@ -401,9 +401,9 @@ def _renew(server: RedisServer, args: Sequence[Any]) -> list[Any]:
     return [None, view.epoch, view.ring_seed, [_packed(member) for member in view.members], int(renewal.replaced)]
 
 
-def _leave(server: RedisServer, args: Sequence[Any]) -> int:
-    _now(server.registry.leave(_member(args[0])))
-    return 0
+def _leave(server: RedisServer, args: Sequence[Any]) -> list[Any] | int:
+    view = _now(server.registry.leave(_member(args[0])))
+    return [view.epoch, view.ring_seed, [_packed(member) for member in view.members]] if view is not None else 0
 
 
 def _after(server: RedisServer, args: Sequence[Any]) -> int:

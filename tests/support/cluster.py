@@ -146,6 +146,7 @@ def new_node(
     name: str,
     clock: Clock,
     *,
+    incarnation: str = "1",
     l2: L2Store | None = None,
     peers: DirectPeers | None = None,
     policies: Sequence[NamespacePolicy] = (),
@@ -164,7 +165,7 @@ def new_node(
         breaker = Breaker(failures=3, retry_s=1.0)
         tier = L2Tier(l2, breaker, clock, next_version=versions.next, journal_limit=journal_limit)
     default = NamespacePolicy(name="default", ttl_s=math.inf, max_value_bytes=1 << 20, l2=l2 is not None, share=1.0)
-    placement = Placement(member(name))
+    placement = Placement(member(name, incarnation))
     node = Node(
         placement=placement,
         namespaces=Namespaces([default, *policies], Memory(max_bytes), new_store=Store, origins=origins),
@@ -177,7 +178,7 @@ def new_node(
     )
     node.stand_ins.gather_s = 0.0
     peers.join(node)
-    placement.apply(view or view_of(1, name))
+    placement.apply(view or View(1, SEED, (placement.me,)))
     if tier is not None:
         tier.must_adopt = False  # nothing was ordered before
     return node

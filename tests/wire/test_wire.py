@@ -54,6 +54,7 @@ COLUMNS: dict[Operation, dict[str, Any]] = {
     Operation.DISTRUST: {"tokens": [6, 2**64 - 1]},
     Operation.REPLAY: {"tokens": [0, 0]},
     Operation.BLOOM_BEGIN: {"values": [b"1", b"2"], "tokens": [6, 7]},
+    Operation.BLOOM_SAVE: {"values": [b"1", b"2"], "tokens": [6, 7]},
     Operation.BLOOM_TAKE: {"values": [b"1", b"2"], "tokens": [6, 7]},
     Operation.OFFER: {"epoch": 2**63},
     Operation.HAND_OVER: {

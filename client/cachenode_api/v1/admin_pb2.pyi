@@ -1073,6 +1073,10 @@ class BloomFilter(google.protobuf.message.Message):
     LISTED_FIELD_NUMBER: builtins.int
     FILL_FIELD_NUMBER: builtins.int
     AGE_S_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    MERGES_FIELD_NUMBER: builtins.int
+    REFUSALS_FIELD_NUMBER: builtins.int
+    SAVES_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Of which namespace."""
     state: builtins.str
@@ -1090,7 +1094,7 @@ class BloomFilter(google.protobuf.message.Message):
     false_positives: builtins.int
     """Loads of keys that it has, of which the origin had none."""
     rebuilds: builtins.int
-    """Times that a new one was put in use."""
+    """Times that one was put in use for which the origin's keys were listed."""
     failures: builtins.int
     """Rebuilds that this node led and that failed."""
     bytes: builtins.int
@@ -1102,7 +1106,17 @@ class BloomFilter(google.protobuf.message.Message):
     fill: builtins.float
     """Part of its bits that were set when it was put in use; one half when it is as full as was expected."""
     age_s: builtins.float
-    """Seconds since it was put in use; not set if never."""
+    """Seconds since the keys that it rests on were listed; not set if it was never in use."""
+    source: builtins.str
+    """Where the one in use comes from: "built" (the origin's keys were listed), "merged" (what the nodes knew was put
+    together), "saved" (the same, from what was saved alone) or empty.
+    """
+    merges: builtins.int
+    """Times that a merge was put in use."""
+    refusals: builtins.int
+    """Merges that this node led and that could not be believed."""
+    saves: builtins.int
+    """Times that this node has saved what it knows."""
     def __init__(
         self,
         *,
@@ -1120,9 +1134,13 @@ class BloomFilter(google.protobuf.message.Message):
         listed: builtins.int = ...,
         fill: builtins.float = ...,
         age_s: builtins.float | None = ...,
+        source: builtins.str = ...,
+        merges: builtins.int = ...,
+        refusals: builtins.int = ...,
+        saves: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_age_s", b"_age_s", "age_s", b"age_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_age_s", b"_age_s", "absences", b"absences", "age_s", b"age_s", "building", b"building", "bytes", b"bytes", "expected", b"expected", "failures", b"failures", "false_positives", b"false_positives", "fill", b"fill", "listed", b"listed", "namespace", b"namespace", "passed", b"passed", "rebuilds", b"rebuilds", "skipped", b"skipped", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_age_s", b"_age_s", "absences", b"absences", "age_s", b"age_s", "building", b"building", "bytes", b"bytes", "expected", b"expected", "failures", b"failures", "false_positives", b"false_positives", "fill", b"fill", "listed", b"listed", "merges", b"merges", "namespace", b"namespace", "passed", b"passed", "rebuilds", b"rebuilds", "refusals", b"refusals", "saves", b"saves", "skipped", b"skipped", "source", b"source", "state", b"state"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_age_s", b"_age_s"]) -> typing.Literal["age_s"] | None: ...
 
 Global___BloomFilter: typing_extensions.TypeAlias = BloomFilter

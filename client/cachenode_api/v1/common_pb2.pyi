@@ -81,6 +81,10 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Load keys ahead of whoever will ask for them, where their values are not there already. The result's version is 1 for a
     value that was loaded, 2 for one that was there, 3 if there is none.
     """
+    OPERATION_BLOOM_SAVE: _Operation.ValueType  # 23
+    """Between nodes only: save in the shared store what this node knows, for the merge whose number is in tokens; the value is
+    the epoch of the view before which nothing may be missing. The result's version is 0 if it could not be saved.
+    """
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -138,6 +142,10 @@ OPERATION_BLOOM_TAKE: Operation.ValueType  # 21
 OPERATION_WARM: Operation.ValueType  # 22
 """Load keys ahead of whoever will ask for them, where their values are not there already. The result's version is 1 for a
 value that was loaded, 2 for one that was there, 3 if there is none.
+"""
+OPERATION_BLOOM_SAVE: Operation.ValueType  # 23
+"""Between nodes only: save in the shared store what this node knows, for the merge whose number is in tokens; the value is
+the epoch of the view before which nothing may be missing. The result's version is 0 if it could not be saved.
 """
 Global___Operation: typing_extensions.TypeAlias = Operation
 
@@ -524,7 +532,7 @@ class Batch(google.protobuf.message.Message):
 
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """SET, FULFILL, HAND_OVER, BLOOM_BEGIN, BLOOM_TAKE: one value per key."""
+        """SET, FULFILL, HAND_OVER, BLOOM_BEGIN, BLOOM_TAKE, BLOOM_SAVE: one value per key."""
 
     @property
     def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:

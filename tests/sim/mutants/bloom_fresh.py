@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from cachenode.core.bloom import Bloom, Rebuilds
+from cachenode.core.bloom import Bloom
+from cachenode.core.rebuilds import Rebuilds
 from tests.sim.mutants.frame import Mutant, swap
 
 
