@@ -97,6 +97,9 @@ class Node:
         wall: The time of day in seconds since 1970, for what is due at fixed times.
     """
 
+    closed = False
+    """True once no writes are under way, and none may begin: what this node knows is all that it will have written."""
+
     def __init__(
         self,
         *,
@@ -133,8 +136,6 @@ class Node:
         """True once no more writes may begin: the node is about to resign."""
         self.slow_s = math.inf
         """Calls of clients that take longer are said in the log."""
-        self.closed = False
-        """True once none is under way any more either."""
         self.copy_hits = 0
         """Reads answered from copies of other nodes' keys."""
         self._reads = Reads(self, hot_reads_per_s)
