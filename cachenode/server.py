@@ -220,7 +220,7 @@ class Server:
         self._tier = None
         if l2 is not None:
             breaker = Breaker(failures=config.l2.breaker_failures, retry_s=config.l2.breaker_retry_s)
-            self._tier = L2Tier(l2, breaker, clock, next_version=versions.next)
+            self._tier = L2Tier(l2, breaker, clock)
         self._links = PeerLinks(
             me=me,
             cluster=config.cluster.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachenode_api.version import make_version
+from cachenode_api.version import epoch_of, make_version, sequence_of
 
 __all__ = ["VersionSource"]
 
@@ -28,6 +28,11 @@ class VersionSource:
     def enter(self, epoch: int) -> None:
         """Use a new epoch from now on. A lower one is ignored."""
         self._epoch = max(self._epoch, epoch)
+
+    def surpass(self, version: int) -> None:
+        """Give only versions above this one from now on, as soon as this node's epoch is not below its."""
+        if epoch_of(version) >= self._epoch:
+            self._sequence = max(self._sequence, sequence_of(version))
 
     def next(self) -> int:
         """Return a version above all given so far."""

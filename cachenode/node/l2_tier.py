@@ -16,6 +16,11 @@ Interleavings:
 3. The store is started anew, or a replica takes its place that lacks the last writes: an older value, or one that was
    removed, may be there again. What this node wrote in the last minute is journaled, every other node does the same,
    and then the store is trusted again (``test_lost_history_is_replayed_by_all``).
+4. The same, and a member has gone within that minute: nobody has its journal. The floor rises above all that it can
+   have written (``test_history_lost_with_a_member``), also if it goes while it is being asked
+   (``test_member_that_goes_while_it_is_asked``).
+5. A node comes after the store has lost its history, and before anybody has noticed. It asks the members before it
+   believes anything (``test_newcomer_after_history_was_lost``).
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from cachenode.core.entries import L2Entry, L2Write
 from cachenode.errors import L2Unavailable
 from cachenode.ports import Clock, L2Store
 from cachenode_api.selectors import Selector
+from cachenode_api.version import epoch_of, sequence_of
 
 __all__ = ["Belief", "L2Tier"]
 
@@ -51,7 +57,7 @@ RECENT_S = 60.0
 """A failover forgets the writes of some moments; older ones than this have long reached the replicas, or the disk."""
 
 
-async def _do_nothing() -> None:
+async def _ask_nobody(_newcomer: bool) -> None:
     pass
 
 
@@ -66,8 +72,11 @@ class L2Tier:
         store: The store.
         breaker: Opens after repeated failures; only `recover` closes it again.
         clock: For the breaker.
-        next_version: Returns a version above all given so far: the floor after a journal overflow.
         journal_limit: Keys remembered while the store is away.
+
+    Attributes:
+        errors: Calls that have failed.
+        floors: How often what the store holds had to be given up, up to some version.
     """
 
     def __init__(
@@ -76,30 +85,38 @@ class L2Tier:
         breaker: Breaker,
         clock: Clock,
         *,
-        next_version: Callable[[], int],
         journal_limit: int = 100_000,
     ) -> None:
         self.errors = 0
+        self.floors = 0
         self._store = store
         self._breaker = breaker
         self._clock = clock
-        self._next_version = next_version
         self._journal: dict[tuple[str, bytes], int] = {}
         self._journal_limit = journal_limit
-        self._overflowed = False
         self._floor = 0
+        self._gave_up_at = -math.inf
         self._barriers: dict[tuple[str, Selector], int] = {}
         self._history = store.history
         self._recent: deque[tuple[float, str, bytes, int]] = deque()
         self._forgot_at = -math.inf
+        self._forgotten = 0
+        """The newest version that was forgotten at `_forgot_at` or before: more was written than is remembered."""
+        self._bereaved_at = -math.inf
+        self._bereft = 0
+        """No member that had gone by `_bereaved_at` can have given this version."""
         self.known_barriers: Callable[[], list[tuple[str, int, Selector]]] = list
         """Returns the barriers in force on this node."""
-        self.tell_lost: Callable[[], Awaitable[None]] = _do_nothing
-        """Has the other nodes bring the store up to date after it has lost its history; returns when they have."""
+        self.ask_members: Callable[[bool], Awaitable[None]] = _ask_nobody
+        """Has the other nodes bring the store up to date, which may have lost its history, and takes their floors;
+        returns when they have. With True this node is new, and only those who know more are sure."""
+        self.gave_up: Callable[[int], object] = lambda _floor: None
+        """Told of each new floor: what is written from now on is to be believed."""
         self.must_adopt = False
         """True until the barriers that the store knows are known here: before, nothing that it holds is believed."""
         self._adopted = asyncio.Event()
         self._disowned_at = -math.inf
+        self._disowned = 0
         self.may_adopt: Callable[[], bool] = lambda: True
         """Returns whether a barrier that another node orders from now on will be told to this one."""
         self.adopt: Callable[[str, int, Selector], None] = lambda _namespace, _position, _selector: None
@@ -137,7 +154,35 @@ class L2Tier:
     def disown(self) -> None:
         """Believe nothing that the store holds until its barriers are known: this node may have missed some."""
         self.must_adopt, self._disowned_at = True, self._clock.now()
+        self._disowned += 1
         self._adopted.clear()
+
+    @property
+    def floor(self) -> int:
+        """Up to this version nothing that the store holds is believed."""
+        return self._floor
+
+    def give_up(self, floor: int) -> None:
+        """Believe nothing that the store holds up to a version."""
+        if floor <= self._floor:
+            return
+        self._floor, now = floor, self._clock.now()
+        self.gave_up(floor)
+        if now >= self._gave_up_at + RECENT_S:  # a journal that overflows does so with every write
+            self.floors, self._gave_up_at = self.floors + 1, now
+            _log.warning("l2_floor", epoch=epoch_of(floor), sequence=sequence_of(floor))
+
+    def bereave(self, version: int) -> None:
+        """Take note that a member has gone, or may have, whose journal is gone with it.
+
+        Args:
+            version: One above all that it can have given.
+        """
+        self._bereaved_at, self._bereft = self._clock.now(), version
+
+    def console(self) -> None:
+        """Take note that another member knows who has gone, and would say so."""
+        self._bereaved_at = -math.inf
 
     @property
     def journal_size(self) -> int:
@@ -325,7 +370,7 @@ class L2Tier:
     @property
     def behind(self) -> bool:
         """True if `recover` has something to do: the store is away, or has missed writes."""
-        return not self.available or bool(self._journal) or self._overflowed or bool(self._barriers)
+        return not self.available or bool(self._journal) or bool(self._barriers)
 
     async def recover(self) -> bool:
         """Try the store, bring it up to date, and trust it again. Call it from time to time.
@@ -345,33 +390,73 @@ class L2Tier:
             while self._journal or self._barriers:
                 await self._replay_some()
             if history != self._history:
-                await self.tell_lost()
+                await self.ask_members(False)
+                self.give_up_forgotten()
                 self._history = history
                 return False  # the next round sees whether it is still that history, and nothing was missed meanwhile
-            if self.must_adopt and self.may_adopt():
-                for namespace, position, selector in await self._store.barriers():
-                    self.adopt(namespace, position, selector)
-                self.must_adopt = False
-                self._adopted.set()
+            if self.must_adopt and self.may_adopt() and not await self._learn():
+                return False
         except L2Unavailable:
             self._fail()
             return False
-        if self._overflowed:
-            self._floor, self._overflowed = self._next_version(), False
         self._breaker.succeeded(self._clock.now())
         return self.available
 
-    async def replay(self) -> None:
-        """Bring a store that has lost its history up to date, so that another node may trust it.
+    async def _learn(self) -> bool:
+        """Learn what the members and the store know of it. Return False if that has to begin anew."""
+        disowned = self._disowned
+        await self.ask_members(True)
+        barriers = await self._store.barriers()
+        if disowned != self._disowned or self._history != self._store.history or not self.may_adopt():
+            return False
+        for namespace, position, selector in barriers:
+            self.adopt(namespace, position, selector)
+        self.must_adopt = False
+        self._adopted.set()
+        return True
+
+    async def replay(self, *, newcomer: bool) -> None:
+        """Bring a store that may have lost its history up to date, so that another node may trust it.
+
+        Args:
+            newcomer: That one would not know if it has: this node must be done with it.
 
         Raises:
-            L2Unavailable: It does not answer.
+            L2Unavailable: It does not answer, or this node is not done.
         """
-        await self._store.ping()
-        if self._history != self._store.history:
-            self._remember_all()
-        while self._journal or self._barriers:
-            await self._replay_some()
+        try:
+            await self._store.ping()
+            lost = self._history != self._store.history
+            if not (lost and newcomer):
+                if lost:
+                    self._remember_all()
+                while self._journal or self._barriers:
+                    await self._replay_some()
+        except L2Unavailable:
+            self._fail()
+            raise
+        if lost and newcomer:
+            raise L2Unavailable("the shared store is being brought up to date")
+        if lost:
+            self.give_up_forgotten()
+
+    @property
+    def cut_off(self) -> bool:
+        """True if this node has tried in vain for a while: it does not know whether the store has lost its history."""
+        return self._breaker.state is not BreakerState.CLOSED
+
+    def fear(self) -> None:
+        """Take it that the store has lost its history: this node is cut off, and others want to trust the store."""
+        self._remember_all()
+        self.give_up_forgotten()
+
+    def give_up_forgotten(self) -> None:
+        """Raise the floor above what nobody remembers, if that may be among what the store has forgotten."""
+        now = self._clock.now()
+        if now - self._forgot_at < RECENT_S:
+            self.give_up(self._forgotten)
+        if now - self._bereaved_at < RECENT_S:
+            self.give_up(self._bereft)
 
     def _remember_all(self) -> None:
         """Journal all that the store may have forgotten: what was written lately, and the barriers."""
@@ -379,8 +464,6 @@ class L2Tier:
         for at, namespace, key, version in self._recent:
             if at >= now - RECENT_S:
                 self._note(namespace, [(key, version)])
-        if now - self._forgot_at < RECENT_S:
-            self._overflowed = True
         for namespace, position, selector in self.known_barriers():
             self.remember_barriers(namespace, [(position, selector)])
 
@@ -410,8 +493,9 @@ class L2Tier:
         for key, version in written:
             recent.append((now, namespace, key, version))
         while recent and (recent[0][0] < now - RECENT_S or len(recent) > self._journal_limit):
-            if recent.popleft()[0] >= now - RECENT_S:
-                self._forgot_at = now
+            at, _, _, forgotten = recent.popleft()
+            if at >= now - RECENT_S:
+                self._forgot_at, self._forgotten = now, max(forgotten, self._forgotten)
         if self._journal:
             for key, version in written:
                 if self._journal.get((namespace, key), version) < version:
@@ -421,8 +505,7 @@ class L2Tier:
         for key, version in drops:
             self._journal[namespace, key] = max(version, self._journal.get((namespace, key), 0))
         while len(self._journal) > self._journal_limit:
-            self._journal.pop(next(iter(self._journal)))
-            self._overflowed = True
+            self.give_up(self._journal.pop(next(iter(self._journal))))
 
     async def _guard(self, call: Awaitable[T]) -> T:
         try:

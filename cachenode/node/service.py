@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from cachenode.core.durations import Durations
-from cachenode.core.entries import Batch, BatchResult, Failure, L2Entry, Operation
+from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.core.failures import (
     BAD_ORDER,
     LATE,
@@ -34,8 +34,8 @@ from cachenode.core.heavy_hitters import Hitter
 from cachenode.core.limits import Limits
 from cachenode.core.shedding import Shedder, ShedLimits, Work
 from cachenode.core.versions import VersionSource
-from cachenode.errors import L2Unavailable, PeerUnavailable
-from cachenode.node.barriers import Barriers, again
+from cachenode.errors import PeerUnavailable
+from cachenode.node.barriers import Barriers
 from cachenode.node.blooms import Blooms
 from cachenode.node.cascades import Cascades
 from cachenode.node.changes import Changes
@@ -53,15 +53,13 @@ from cachenode.node.slides import SlidingReads
 from cachenode.node.standins import StandIns
 from cachenode.node.warm_loads import WarmLoads
 from cachenode.node.warming import Warming
+from cachenode.node.witnesses import Witnesses
 from cachenode.node.write_behind import WriteBehind
 from cachenode.node.write_through import WriteThrough
 from cachenode.node.writes import Writes
 from cachenode.ports import Clock, Copies, Peers
-from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason
-from cachenode_api.records import DEPENDENT
-from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
-from cachenode_api.view import Member, View
+from cachenode_api.view import Member
 
 __all__ = ["Node", "Reply"]
 
@@ -77,6 +75,7 @@ _ASK_AGAIN_S = 0.02
 
 Reply = Callable[[BatchResult], None]
 Rest = Coroutine[Any, Any, None]
+Heard = Callable[[BatchResult | None], None]
 
 
 class Node:
@@ -157,15 +156,7 @@ class Node:
         self.linking = Linking(self)
         self.cascades = Cascades(self)
         placement.listeners.append(lambda _, view: versions.enter(view.epoch))
-        if tier is not None:
-            tier.judge = self._judge
-            tier.tell_missed = self._tell_missed
-            tier.adopt = self._adopt
-            tier.known_barriers = self._known_barriers
-            tier.tell_lost = self._tell_lost
-            tier.may_adopt = lambda: placement.ready and not placement.unsettled
-            placement.listeners.append(self._catch_up)
-            placement.releasing.append(self._hand_on)
+        self.witnesses = Witnesses(self)
 
     def execute(self, batch: Batch, reply: Reply, *, from_peer: bool = False, holder: Hashable = None) -> Rest | None:
         """Execute a batch.
@@ -266,14 +257,7 @@ class Node:
         if batch.operation in _BLOOMS or batch.operation is Operation.LINK:
             part = self.cascades if batch.operation is Operation.LINK else self.blooms
             return part.begin(batch, namespace, reply)
-        if batch.operation is Operation.REPLAY:
-            return self.run_parts(batch, reply, [([0], self._replay(reply))])
-        if self.tier is not None:
-            self.tier.distrust(batch.namespace, list(zip(batch.keys, batch.tokens, strict=True)))
-        for key in batch.keys:
-            namespace.fills.void(key)
-        reply(BatchResult(indices, versions=list(batch.tokens)))
-        return None
+        return self.witnesses.begin(batch, namespace, reply)
 
     def _must_settle(self, batch: Batch) -> bool:
         """Return True if a batch asks for what another node may still act for."""
@@ -307,73 +291,6 @@ class Node:
 
         return self.run_parts(batch, reply, [(left, rest())])
 
-    # The shared store: what it must not be believed about.
-
-    def _judge(self, name: str, key: bytes, entry: L2Entry) -> L2Entry | None:
-        """Return what is to be believed of an entry of the shared store.
-
-        Nothing if a barrier covers it whose write or load began before, or if it depends on others and it is not known
-        whether they have changed.
-        """
-        namespace = self.namespaces.get(name)
-        if namespace is None:
-            return entry
-        if entry.flags & DEPENDENT and not self.linking.vouches(namespace, key, entry.version):
-            return None
-        return namespace.judge(key, entry, self.clock.now())
-
-    async def _tell_missed(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
-        keys, versions = [key for key, _ in missed], [version for _, version in missed]
-        await self.tell_all(Batch(Operation.DISTRUST, namespace, keys, tokens=versions))
-
-    async def _tell_lost(self) -> None:
-        await self.tell_all(Batch(Operation.REPLAY, DEFAULT_NAMESPACE, [b"l2"], tokens=[0]))
-
-    async def _replay(self, reply: Reply) -> None:
-        """Bring L2 up to date for another node, which has seen that it lost its history."""
-        failures: dict[int, Failure] = {}
-        if self.tier is not None:
-            try:
-                await self.tier.replay()
-            except L2Unavailable:
-                failures[0] = NOT_READY
-        reply(BatchResult([0], versions=[0], failures=failures))
-
-    def _known_barriers(self) -> list[tuple[str, int, Selector]]:
-        whole = make_selector(SelectorKind.NAMESPACE, EVERYTHING)
-        known: list[tuple[str, int, Selector]] = []
-        for namespace in self.namespaces:
-            name, log = namespace.policy.name, namespace.barriers
-            noted = log.barriers() + namespace.expiries.barriers()
-            known += [(name, position, selector) for position, selector in noted]
-            known += [(name, log.floor, whole)] if log.floor else []
-        return known
-
-    def _adopt(self, name: str, position: int, selector: Selector) -> None:
-        namespace = self.namespaces.get(name)
-        if namespace is not None:
-            self.barriers.note(namespace, position, selector)
-
-    def _catch_up(self, former: View | None, _view: View) -> None:
-        """Learn the barriers anew if some may have been ordered while this node was no member."""
-        assert self.tier is not None, "called only with a tier"
-        if former is None or not self.placement.follows:
-            self.tier.disown()
-
-    def _hand_on(self, _view: View) -> Rest | None:
-        """Tell the members what the shared store has missed: who came with this view does not know it."""
-        assert self.tier is not None, "called only with a tier"
-        missed, barriers = self.tier.missed(), self.tier.missed_barriers()
-        return self._tell_all_missed(missed, barriers) if missed or barriers else None
-
-    async def _tell_all_missed(
-        self, missed: dict[str, list[tuple[bytes, int]]], barriers: Sequence[tuple[str, int, Selector]]
-    ) -> None:
-        for namespace, drops in missed.items():
-            await self._tell_missed(namespace, drops)
-        for namespace, position, selector in barriers:
-            await self.tell_all(again(namespace, position, selector))
-
     def hottest(self, limit: int, name: str = "") -> tuple[list[Hitter[tuple[str, bytes]]], float]:
         """Return the keys of this node that are read most, by namespace and key, and all its reads a second.
 
@@ -399,7 +316,9 @@ class Node:
         placement = self.placement
         return placement.owns(key) and not (placement.unsettled and placement.gained(key))
 
-    async def tell_all(self, batch: Batch, *, until: Awaitable[None] | None = None) -> Failure | None:
+    async def tell_all(
+        self, batch: Batch, *, until: Awaitable[None] | None = None, heard: Heard | None = None
+    ) -> Failure | None:
         """Have every other member execute a batch; return when each has, or is no member any more.
 
         Whoever cannot be reached is asked again: as long as it is a member it may serve its clients, and must know. So
@@ -408,27 +327,28 @@ class Node:
         Args:
             batch: What they are to do.
             until: Something that takes its time; who becomes a member before its end is told too.
+            heard: Takes what each has answered; None for one that was a member no more before it had.
 
         Returns:
             Why one refused, if one did: this node's view is no longer the newest, or it has heard of later orders.
         """
         told = {self.placement.me}
         if until is None:
-            return await self._tell_members(batch, told)
-        _, refused = await asyncio.gather(until, self._tell_members(batch, told))
-        return refused or await self._tell_members(batch, told)
+            return await self._tell_members(batch, told, heard)
+        _, refused = await asyncio.gather(until, self._tell_members(batch, told, heard))
+        return refused or await self._tell_members(batch, told, heard)
 
-    async def _tell_members(self, batch: Batch, told: set[Member]) -> Failure | None:
+    async def _tell_members(self, batch: Batch, told: set[Member], heard: Heard | None) -> Failure | None:
         placement = self.placement
         while others := [member for member in (placement.view.members if placement.view else ()) if member not in told]:
-            refusals = await asyncio.gather(*(self._tell(member, batch) for member in others))
+            refusals = await asyncio.gather(*(self._tell(member, batch, heard) for member in others))
             for refused in (NOT_OWNER, ORDER_TOO_LATE):
                 if refused in refusals:
                     return refused
             told.update(others)
         return None
 
-    async def _tell(self, member: Member, batch: Batch) -> Failure | None:
+    async def _tell(self, member: Member, batch: Batch, heard: Heard | None) -> Failure | None:
         while self.placement.view is not None and member in self.placement.view.members:
             try:
                 result = await self._peers.forward(member.id, batch)
@@ -437,8 +357,12 @@ class Node:
             else:
                 reasons = {failure.reason for failure in result.failures.values()}
                 if not reasons & _ASK_AGAIN:  # a member that has no such namespace has nothing to drop
+                    if heard is not None:
+                        heard(result)
                     return _REFUSALS.get(min(reasons, default=Reason.OK))
             await asyncio.sleep(_ASK_AGAIN_S)
+        if heard is not None:
+            heard(None)
         return None
 
     def hit(self, namespace: str, key: bytes) -> tuple[bytes, float]:

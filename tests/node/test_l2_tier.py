@@ -29,7 +29,6 @@ class Rig:
             self.chaos,
             Breaker(failures=3, retry_s=1.0),
             self.clock,
-            next_version=self.next_version,
             journal_limit=journal_limit,
         )
 

@@ -303,6 +303,25 @@ class Nemesis:
         self._busy.discard(name)
         return what
 
+    async def _bereave(self, rng: Random) -> str:
+        """Let a node vanish, and L2 forget soon before or after what it wrote last; the others look there for it."""
+        name = self._take(rng)
+        if name is None:
+            return ""
+        server, lost, first = self._world.redis["l2"], rng.choice((5, 30, 100)), rng.random() < 0.3
+        self._say(f"crash {name}, and L2 fails over: {lost} writes are lost")
+        if first:
+            server.fail_over(lost)
+        self._world.crash_node(name, silently=rng.random() < 0.3)
+        await self._world.pause(rng.choice((0.0, rng.uniform(0.1, 6.0))))
+        if not first:
+            server.fail_over(lost)
+        await self._world.pause(rng.choice((0.05, rng.uniform(0.1, 6.0))))
+        await self._evict(rng)
+        await self._world.start_node(name)
+        self._busy.discard(name)
+        return name
+
     async def _crash_client(self, rng: Random) -> str:
         """Let a client vanish; another takes its place."""
         name = rng.choice(list(self._clients))

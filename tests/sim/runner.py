@@ -156,6 +156,7 @@ AIMED = {
         Profile("exile", {"exile": 1}, count=(1, 1), mix=_PATIENT, strike_s=0.5),
         Profile("clock_steps", {"clock_step": 1}, count=(1, 3), mix=_PATIENT, strike_s=5.0),
         Profile("failovers", {"l2_failover": 1, "evict": 4}, count=(20, 40), mix=_SELDOM, strike_s=5.0),
+        Profile("bereft", {"bereave": 2, "evict": 5}, count=(12, 24), mix=_SELDOM, strike_s=8.0),
         Profile("forsaken", {"forsake": 1}, count=(2, 4), mix=_PATIENT, strike_s=5.0),
         Profile("behind_calm", mix=_BEHIND),
         Profile("behind_evict", {"evict": 10, "origin_outage": 4}, count=(20, 40), mix=_BEHIND, strike_s=8.0),

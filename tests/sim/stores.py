@@ -79,6 +79,7 @@ class RedisServer:
         down: No connection comes about, and those that were are lost.
         frozen: What arrives waits.
         executed: How many requests were done.
+        lacking: It may have older values again than it once had.
     """
 
     def __init__(self, host: Host) -> None:
@@ -95,6 +96,7 @@ class RedisServer:
     def begin_anew(self) -> None:
         """Forget everything, as a server without persistence that was started again."""
         self.life += 1
+        self.lacking = False
         self.store = MemoryL2(self.clock)
         self.store._slots = _Undoable(self._undo)
         self.store._barriers = _Undoable(self._undo)
@@ -109,16 +111,19 @@ class RedisServer:
         self.clock.ahead += seconds
 
     def keep(self) -> None:
-        """Lose nothing any more of what has been written until now.
+        """Lose nothing any more of what has been written until now, and nothing that was lost comes back.
 
-        Called when a node's process ends: what it wrote is in its own journal alone, and that L2 forgets it soon after
+        Called when no node is left that knows what has been written: that L2 forgets it then, or has done so just now,
         is no failure that the cluster promises to survive (see the README).
         """
         self._undo.clear()
+        if self.lacking:
+            self.begin_anew()
 
     def fail_over(self, writes: int) -> None:
         """Let a replica take its place that lacks the last so many writes."""
         self.life += 1
+        self.lacking = True
         self._waiting.clear()
         for _ in range(min(writes, len(self._undo))):
             table, key, old = self._undo.pop()

@@ -235,9 +235,10 @@ class World:
         if node.host.dead:
             return
         self.end_process(node.host, silently=silently)
-        self.redis["l2"].keep()
         if self.nodes.get(machine) is node:
             del self.nodes[machine]
+        if not any(map(_knows, self.nodes.values())):
+            self.redis["l2"].keep()
 
     def end_process(self, host: Host, *, silently: bool) -> None:
         """Let a process vanish, and its streams with it."""
@@ -304,6 +305,12 @@ class World:
             host.dead = True
         self.loop.bury(self.hosts)
         self.loop.close()
+
+
+def _knows(node: Node) -> bool:
+    """Return True if a node has been a member long enough to know of L2 what there is to know."""
+    tier = node.server.node.tier
+    return node.server.node.placement.ready and tier is not None and not tier.must_adopt
 
 
 def _no_reader(host: Host) -> object:

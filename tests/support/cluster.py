@@ -163,7 +163,7 @@ def new_node(
     tier = None
     if l2 is not None:
         breaker = Breaker(failures=3, retry_s=1.0)
-        tier = L2Tier(l2, breaker, clock, next_version=versions.next, journal_limit=journal_limit)
+        tier = L2Tier(l2, breaker, clock, journal_limit=journal_limit)
     default = NamespacePolicy(name="default", ttl_s=math.inf, max_value_bytes=1 << 20, l2=l2 is not None, share=1.0)
     placement = Placement(member(name, incarnation))
     node = Node(
