@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from cachenode.node.service import Node
+from cachenode.node.witnesses import Witnesses
 from tests.sim.mutants.frame import Mutant, swap
 
 
 def apply(stack: ExitStack) -> None:
-    swap(stack, Node, "_judge", lambda _node, _name, _key, entry: entry)
+    swap(stack, Witnesses, "_judge", lambda _node, _name, _key, entry: entry)
 
 
 MUTANT = Mutant(apply, "calm")

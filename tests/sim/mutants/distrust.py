@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from contextlib import ExitStack
 from typing import Any
 
-from cachenode.node.service import Node
+from cachenode.node.witnesses import Witnesses
 from tests.sim.mutants.frame import Mutant, swap
 
 
@@ -19,8 +19,8 @@ def _tell_nobody(*_: Any) -> Awaitable[None]:
 
 
 def apply(stack: ExitStack) -> None:
-    swap(stack, Node, "_tell_missed", _tell_nobody)
-    swap(stack, Node, "_hand_on", lambda *_: None)
+    swap(stack, Witnesses, "_tell_missed", _tell_nobody)
+    swap(stack, Witnesses, "_hand_on", lambda *_: None)
 
 
 MUTANT = Mutant(apply, "forsaken")
