@@ -19,6 +19,8 @@ from cachenode.adapters.policies_redis import RedisPolicies
 from cachenode.adapters.queue_redis import RedisQueue
 from cachenode.adapters.redis_access import RedisAccess
 from cachenode.adapters.redis_client import connect
+from cachenode.adapters.region_links import GrpcRegionLink, RegionTls
+from cachenode.adapters.regions_redis import RedisRegions
 from cachenode.adapters.registry_leases import LeaseRegistry
 from cachenode.adapters.registry_redis import RedisRegistry
 from cachenode.adapters.seeds import DnsSeeds
@@ -30,6 +32,7 @@ from cachenode.errors import ConfigError
 from cachenode.node.drain import Drain, Outlet
 from cachenode.node.membership import RegistryMembership
 from cachenode.node.origins import Origin
+from cachenode.node.region_links import RegionLinks
 from cachenode.node.seed_membership import SeedMembership
 from cachenode.node.write_behind import WriteBehind
 from cachenode.ports import PeerEvents
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from cachenode.config.limits import LimitsConfig
     from cachenode.config.model import ClusterConfig
     from cachenode.config.origins import OriginConfig
+    from cachenode.config.regions import RegionPeerConfig
     from cachenode.node.events import Events
     from cachenode.node.placement import Placement
     from cachenode.node.service import Node
@@ -58,6 +62,7 @@ __all__ = [
     "make_origins",
     "make_policies",
     "make_queue",
+    "make_regions",
     "make_tls",
     "make_tokens",
 ]
@@ -72,6 +77,8 @@ _WRITE_LIMITS = 4
 _SAFE_PUT_S = 2.5
 """A disk that is flushed once a second may take so long to have a write, and a replica as well."""
 _RENEWALS_PER_LEASE = 4
+_OF_A_REGION_LEASE = 0.7
+"""What a call to another region may take, as a part of the lease of its sender."""
 
 
 class Membership(PeerEvents, Protocol):
@@ -156,6 +163,38 @@ def make_drain(config: NodeConfig, node: Node, queue: WriteQueue, origins: Mappi
         if origin.writable
     }
     return Drain(node, node.write_behind, limits, outlets)
+
+
+def make_regions(config: NodeConfig, node: Node) -> RegionLinks | None:
+    """Let a node tell other regions what changes; return the links to them, None if it belongs to no region.
+
+    Raises:
+        ConfigError: A file with a token cannot be used.
+    """
+    url, settings = config.regions_url(), config.regions
+    if url is None:
+        return None
+    store = RedisRegions(
+        _connect(config, url, most=8),
+        config.cluster.name,
+        [peer.name for peer in settings.peers],
+        most=settings.outbox_entries,
+        append_timeout_s=config.l2.timeout_s * _WRITE_LIMITS,
+        timeout_s=_CONTROL_TIMEOUT_S,
+    )
+    links = {peer.name: _region_link(config, peer) for peer in settings.peers}
+    breaker = Breaker(failures=config.l2.breaker_failures, retry_s=config.l2.breaker_retry_s)
+    return RegionLinks(node, store, links, name=settings.name, lease_s=settings.lease_s, breaker=breaker)
+
+
+def _region_link(config: NodeConfig, peer: RegionPeerConfig) -> GrpcRegionLink:
+    tls = None
+    if peer.tls or peer.ca_file or config.tls.cert_file:
+        own = config.tls
+        tls = RegionTls(peer.ca_file or own.ca_file, own.cert_file, own.key_file, peer.server_name)
+    token = read_secret(f"regions.peers: {peer.name}: token_file", peer.token_file) if peer.token_file else ""
+    timeout_s = _OF_A_REGION_LEASE * config.regions.lease_s
+    return GrpcRegionLink(config.regions.name, peer.name, peer.addresses, tls=tls, token=token, timeout_s=timeout_s)
 
 
 def make_origins(config: NodeConfig, clock: Clock) -> dict[str, Origin]:

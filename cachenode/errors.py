@@ -8,6 +8,7 @@
     ├── L2Unavailable      the shared store did not answer in time, or refused
     ├── OriginError        an origin could not be read or written
     ├── PeerUnavailable    a peer did not answer, or its link is down
+    ├── RegionUnavailable  another region does not answer, or refuses
     └── RegistryError      the registry cannot be reached, or refuses this member
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "L2Unavailable",
     "OriginError",
     "PeerUnavailable",
+    "RegionUnavailable",
     "RegistryError",
 ]
 
@@ -83,6 +85,18 @@ class PeerUnavailable(CacheNodeError):
 
     def __init__(self, text: str, *, sent: bool) -> None:
         self.sent = sent
+        super().__init__(text)
+
+
+class RegionUnavailable(CacheNodeError):
+    """Another region does not answer, or refuses what this one says.
+
+    Attributes:
+        refused: True if it has answered: asking again does not help before somebody has changed a configuration.
+    """
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        self.refused = refused
         super().__init__(text)
 
 

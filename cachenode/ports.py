@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from cachenode.core.entries import Batch, BatchResult, L2Entry, L2Write, Loaded, QueuedWrite, SinkWrite
 from cachenode.core.live_policy import LivePolicy
 from cachenode.core.queued import DeadLetter, Fetched, Put, QueueStatus
+from cachenode.core.regions import Cursor, Outgoing, RegionEntry, Shipment
 from cachenode.errors import OriginError
 from cachenode_api.selectors import Selector
 from cachenode_api.view import Member, View
@@ -21,6 +22,8 @@ __all__ = [
     "PeerEvents",
     "Peers",
     "PolicyStore",
+    "RegionLink",
+    "RegionStore",
     "Registry",
     "Renewal",
     "Sink",
@@ -320,6 +323,67 @@ class WriteQueue(Protocol):
 
     async def problems(self) -> list[str]:
         """Return why this queue cannot keep what it promises, for people; empty if it can."""
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""
+
+
+class RegionStore(Protocol):
+    """What a region keeps of its links to others: its own outbox, and how far it has acted on those of others.
+
+    The outbox is bounded: beyond that its oldest entries go, and who has not been told of them learns that they are
+    missing. When the store has lost the outbox, or may have lost its end, the next one has another id.
+
+    Every method raises `L2Unavailable` if the store does not answer in time, and nothing else.
+    """
+
+    async def append(self, entries: Sequence[RegionEntry]) -> None:
+        """Add entries at the end of the outbox. If it raises, they may have been added all the same."""
+
+    async def fetch(
+        self, remote: str, sender: str, *, lease_s: float, after: Cursor | None, most: int
+    ) -> Outgoing | None:
+        """Take the link to another region, or prolong its lease, and return what is to be told there.
+
+        Args:
+            remote: Name of the other region.
+            sender: Who asks; no other has the same name.
+            lease_s: How long it then has the link.
+            after: Up to where the other region has acted: what all regions have acted on is removed. None: not known.
+            most: Entries to return, at least 1.
+
+        Returns:
+            What there is; None if another sender has the link.
+        """
+
+    async def release(self, remote: str, sender: str) -> None:
+        """Give the link back, if the sender has it."""
+
+    async def pause(self, remote: str, *, paused: bool) -> None:
+        """Have nothing sent to a region any more, or again."""
+
+    async def cursor(self, origin: str) -> Cursor | None:
+        """Return up to where this region has acted on another's outbox, None if that is not known."""
+
+    async def advance(self, origin: str, known: Cursor | None, to: Cursor) -> bool:
+        """Move the cursor of another region's outbox, unless it is no more the one that is known.
+
+        Returns:
+            True if it was moved.
+        """
+
+    async def close(self) -> None:
+        """Give back connections. Safe to call twice."""
+
+
+class RegionLink(Protocol):
+    """The way to another region. Every method raises `RegionUnavailable`, and nothing else."""
+
+    async def position(self) -> Cursor | None:
+        """Return up to where it has acted on this region's outbox, None if it does not know."""
+
+    async def relay(self, shipment: Shipment) -> Cursor | None:
+        """Let it act on a shipment; return where it is then."""
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""

@@ -54,6 +54,7 @@ from cachenode.assembly import (
     make_origins,
     make_policies,
     make_queue,
+    make_regions,
     make_tls,
     make_tokens,
 )
@@ -82,8 +83,9 @@ from cachenode.rpc.gate import Gate
 from cachenode.rpc.guard import CallLimits, GuardedServer
 from cachenode.rpc.peer import PeerService
 from cachenode.rpc.policies import PolicyCalls
+from cachenode.rpc.region import RegionService
 from cachenode.rpc.session import SessionLimits, SessionService
-from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, session_pb2_grpc
+from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, region_pb2_grpc, session_pb2_grpc
 from cachenode_api.view import Member
 
 if TYPE_CHECKING:
@@ -171,6 +173,8 @@ class Server:
         await self._live.start()
         await self._membership.start()
         self._loops.start()
+        if self._regions is not None:
+            self._regions.start()
         if self._drain is not None:
             self._drain.start()
         for feed in self._event_feeds:
@@ -263,6 +267,7 @@ class Server:
         )
         self._queue = make_queue(config)
         self._drain = None if self._queue is None else make_drain(config, self._node, self._queue, self._origins)
+        self._regions = make_regions(config, self._node)
         self._event_feeds = make_event_feeds(config, self._events, placement)
         self._membership = make_membership(config, placement, clock, self._links)
         self._live = LivePolicies(namespaces, clock, partial(live_policy, config), make_policies(config))
@@ -308,6 +313,8 @@ class Server:
             CacheService(node, self._events, max_batch_keys=self.config.limits.max_batch_keys), server
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
+        receiver = self._regions.receiver if self._regions is not None else None
+        region_pb2_grpc.add_RegionServiceServicer_to_server(RegionService(node, receiver), server)
         policies = PolicyCalls(node.namespaces, self._live, partial(settings, self.config))
         silences = self._links.silences
         admin = AdminService(node, self.stats, silences, policies, self._events, self._warm, self._leaving, log_levels)
@@ -384,6 +391,7 @@ class Server:
             certificate_expires_at=self._tls.expires_at() if self._tls is not None else None,
             events=tuple(EventCounters(*how, count) for how, count in sorted(self._events.counts.items())),
             event_invalidations=self._events.invalidations,
+            **(self._regions.counters() if self._regions is not None else {}),
             origins=tuple(origin.counters() for origin in self._origins.values()),
             leaving=self._leaving.stage,
             late_holders=node.invalidations.late,
@@ -413,6 +421,7 @@ class Server:
             Step("ending work", _STEP_S, self._warm.note_hot),
             Step("ending work", _STEP_S, node.close),
             Step("ending work", _STEP_S, node.blooms.saved.leave),
+            Step("ending work", _STEP_S, self._end_regions),
             Step("ending work", half_s, self._end_drain),
             Step("leaving the view", half_s, self._membership.stop),
             Step("leaving the view", _STEP_S, node.blooms.saved.left),
@@ -426,6 +435,10 @@ class Server:
             await within(_STEP_S, feed.stop())
         if self._copies is not None:
             await self._copies.stop()
+
+    async def _end_regions(self) -> None:
+        if self._regions is not None:
+            await self._regions.stop()
 
     async def _end_drain(self) -> None:
         if self._drain is not None:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.regions import RegionEntry
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason, detail_at
 from cachenode_api.selectors import Selector
 from cachenode_api.v1 import common_pb2 as pb
+from cachenode_api.v1 import region_pb2
 from cachenode_api.view import Member, View
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "member_from_wire",
     "member_to_wire",
     "merge_reply",
+    "region_entry_from_wire",
+    "region_entry_to_wire",
     "replies_to_wire",
     "view_from_wire",
     "view_to_wire",
@@ -148,6 +152,7 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         slide=batch.slide,
         slide_ms=batch.slide_ms,
         depends_on=batch.depends_on,
+        region=batch.region,
     )
 
 
@@ -294,3 +299,25 @@ def view_from_wire(message: pb.View) -> View:
         vnodes=message.vnodes,
         members=tuple(member_from_wire(member) for member in message.members),
     )
+
+
+def region_entry_to_wire(entry: RegionEntry) -> region_pb2.RegionEntry:
+    """Return the message of what has become untrue, which is also what an outbox keeps."""
+    return region_pb2.RegionEntry(
+        namespace=entry.namespace,
+        texts=entry.texts,
+        kinds=entry.kinds,
+        mode=pb.INVALIDATION_MODE_EXPIRE if entry.expire else pb.INVALIDATION_MODE_UNSPECIFIED,
+    )
+
+
+def region_entry_from_wire(message: region_pb2.RegionEntry) -> RegionEntry:
+    """Return what a message says to be untrue.
+
+    Raises:
+        BadBatch: It says nothing, or not of each text what it is.
+    """
+    if not message.texts or len(message.kinds) not in {0, len(message.texts)}:
+        raise BadBatch(f"kinds: {len(message.kinds):,} for {len(message.texts):,} texts")
+    expire = message.mode == pb.INVALIDATION_MODE_EXPIRE
+    return RegionEntry(message.namespace, tuple(message.texts), tuple(message.kinds), expire)

@@ -215,6 +215,7 @@ class Link:
             reasons = [Reason.INVALID_REQUEST.value] * count
             self._replies.append(common_pb2.Reply(id=batch_id, reasons=reasons, details=[str(bad)]))
             return
+        batch.region = message.region  # a node's word; a client's would keep the other regions from hearing of it
         rest = self._owner.execute(batch, reply)
         if rest is not None:
             self._spawn(rest)

@@ -12,11 +12,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from cachenode.core.durations import LIMITS_S
-from cachenode.core.stats import DurationCounters, NamespaceCounters, NodeStats, OriginCounters
+from cachenode.core.stats import (
+    DurationCounters,
+    NamespaceCounters,
+    NodeStats,
+    OriginCounters,
+    OriginRegionCounters,
+    RegionCounters,
+)
 
 __all__ = ["NodeCollector"]
 
 _L2_STATES = ("off", "closed", "open", "half_open", "catching_up")
+_Named = NamespaceCounters | OriginCounters | RegionCounters | OriginRegionCounters
 _Table = tuple[tuple[str, str, str], ...]
 """Rows of a metric's name, its help, and which counter it shows."""
 _NAMESPACE_COUNTERS: _Table = (
@@ -102,7 +110,24 @@ _ORIGIN_GAUGES: _Table = (
         "sink_left_alone",
     ),
 )
+_REGION_COUNTERS: _Table = (
+    ("cachenode_region_sent", "Entries of the outbox that this node has brought to the region.", "sent"),
+    ("cachenode_region_gaps_told", "Gaps that it was told: everything shared is untrue there then.", "gaps"),
+    ("cachenode_region_failures", "Calls that the region has not answered, or refused.", "failures"),
+)
+_REGION_GAUGES: _Table = (
+    ("cachenode_region_connected", "1 if the region has answered the last call.", "connected"),
+    ("cachenode_region_lag_entries", "Entries that the region does not have yet.", "lag_entries"),
+    ("cachenode_region_lag_seconds", "How long the oldest of them has waited.", "lag_s"),
+)
+_ORIGIN_REGION_COUNTERS: _Table = (
+    ("cachenode_region_applied", "Entries of the region that were acted on here.", "applied"),
+    ("cachenode_region_redelivered", "Those that came again, and had no effect.", "known"),
+    ("cachenode_region_gaps", "Gaps: everything shared became untrue here.", "gaps"),
+    ("cachenode_region_ignored", "Entries of namespaces that are not shared here.", "ignored"),
+)
 _NODE_COUNTERS: _Table = (
+    ("cachenode_regions_appended", "Entries that this node has put in the outbox.", "regions_appended"),
     ("cachenode_l2_errors", "Calls to L2 that failed.", "l2_errors"),
     ("cachenode_forwarded", "Keys sent on to their owner.", "forwarded"),
     ("cachenode_copy_hits", "Reads of other nodes' hot keys that were answered from copies.", "copy_hits"),
@@ -114,6 +139,7 @@ _NODE_COUNTERS: _Table = (
     ("cachenode_swept", "Entries that barriers removed from memory.", "swept"),
 )
 _NODE_GAUGES: _Table = (
+    ("cachenode_regions_owed", "Entries that the outbox did not take and is still to get.", "regions_owed"),
     ("cachenode_copies", "Copies of other nodes' hot keys.", "copies"),
     ("cachenode_pressure", "What there is to do, as a part of what there may be.", "pressure"),
     ("cachenode_hottest_reads_per_second", "Reads a second of the key that is read most.", "hottest_reads_per_s"),
@@ -151,6 +177,11 @@ class NodeCollector(Collector):
         if stats.origins:
             yield _of_writes(stats.origins)
             yield from _labelled("origin", stats.origins, _ORIGIN_COUNTERS, _ORIGIN_GAUGES)
+        if stats.origin_regions:
+            sending = [region for region in stats.regions if region.sending]
+            yield from _labelled("region", stats.regions, _REGION_COUNTERS, ())
+            yield from _labelled("region", sending, (), _REGION_GAUGES)
+            yield from _labelled("region", stats.origin_regions, _ORIGIN_REGION_COUNTERS, ())
 
 
 def _of_namespaces(namespaces: tuple[NamespaceCounters, ...]) -> Iterator[Metric]:
@@ -186,9 +217,7 @@ def _of_writes(origins: tuple[OriginCounters, ...]) -> Metric:
     return writes
 
 
-def _labelled(
-    label: str, counted: Sequence[NamespaceCounters] | Sequence[OriginCounters], counters: _Table, gauges: _Table
-) -> Iterator[Metric]:
+def _labelled(label: str, counted: Sequence[_Named], counters: _Table, gauges: _Table) -> Iterator[Metric]:
     """Yield the metrics of a table, each with a sample for everything that is counted."""
     for family, table in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
         for name, text, attribute in table:

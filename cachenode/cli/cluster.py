@@ -52,6 +52,18 @@ def cluster(
     tls: Annotated[
         bool, typer.Option("--tls", help="Let nodes and clients talk TLS, with certificates made in DIR/certs.")
     ] = False,
+    region: Annotated[
+        str, typer.Option("--region", metavar="NAME", help="Of the region that this cluster is.", show_default=False)
+    ] = "",
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer",
+            metavar="NAME=HOST:PORT,…",
+            help="Another region, and its nodes; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(metavar="debug|info|warning|error", help="Least severe lines in the nodes' logs.")
     ] = "info",
@@ -63,6 +75,8 @@ def cluster(
     """
     from cachenode.cli.local_cluster import LocalCluster
 
+    if peer and not region:
+        raise CliError("--peer needs --region: other regions know this one by its name", code=ExitCode.USAGE)
     arguments = ["--log-level", log_level, *(["--config", str(config.absolute())] if config is not None else [])]
     local = LocalCluster(
         directory=directory,
@@ -73,6 +87,8 @@ def cluster(
         port=port,
         arguments=arguments,
         tls=tls,
+        region=region,
+        peers=";".join(peer or ()),
         on_exit=lambda node_id, code: _say(_obituary(node_id, code, directory)),
     )
     asyncio.run(_run(local))

@@ -52,6 +52,8 @@ class LocalCluster:
         port: Of the first node, the next ones are two apart with HTTP between; 0 takes free ones.
         arguments: More flags of ``cachenode serve`` for every node.
         tls: Whether all of them talk TLS, with certificates made for this run.
+        region: Name of the region that it is; "" for none.
+        peers: The other regions, as ``regions.peers`` has them in an environment variable.
         token_file: Holds a token that may see the view, if the nodes' configuration asks for one.
         on_exit: Called with a node's name and exit code when it ends by itself.
     """
@@ -67,6 +69,8 @@ class LocalCluster:
         port: int = 0,
         arguments: Sequence[str] = (),
         tls: bool = False,
+        region: str = "",
+        peers: str = "",
         token_file: Path | None = None,
         on_exit: Callable[[str, int], None] | None = None,
     ) -> None:
@@ -81,6 +85,7 @@ class LocalCluster:
         self._port = port
         self._arguments = tuple(arguments)
         self._token_file = token_file
+        self._regions = {"CACHENODE_REGIONS__NAME": region, "CACHENODE_REGIONS__PEERS": peers} if region else {}
         self.certs = self.directory / "certs" if tls else None
         """Where the certificates are; None without TLS."""
         self._on_exit = on_exit
@@ -264,7 +269,7 @@ class LocalCluster:
     def _environ(self) -> dict[str, str]:
         # Not among the flags, which every user of the machine can read: a URL may hold a password.
         environ = {name: value for name, value in os.environ.items() if name not in _NOT_SHARED}
-        return environ | {"CACHENODE_L2_URL": self.l2_url} | self._tls_environ()
+        return environ | {"CACHENODE_L2_URL": self.l2_url} | self._regions | self._tls_environ()
 
     def _tls_environ(self) -> dict[str, str]:
         if self.certs is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cachenode.cli import bloom, config_cmd, events_cmd, namespace_cmd, warm, write_behind_cmd
+from cachenode.cli import bloom, config_cmd, events_cmd, namespace_cmd, regions_cmd, warm, write_behind_cmd
 from cachenode.cli.advise import advise
 from cachenode.cli.certs import certs
 from cachenode.cli.cluster import cluster
@@ -93,7 +93,11 @@ app.command(
 app.command(
     "cluster",
     rich_help_panel=_RUN,
-    epilog=examples("cachenode cluster --nodes 3 --dir build/cluster", "cachenode cluster --port 7401"),
+    epilog=examples(
+        "cachenode cluster --nodes 3 --dir build/cluster",
+        "cachenode cluster --port 7401",
+        "cachenode cluster --dir east --port 7501 --region east --peer west=127.0.0.1:7601 --config shared.toml",
+    ),
 )(cluster)
 app.command(
     "demo", rich_help_panel=_RUN, epilog=examples("cachenode demo", "cachenode demo --no-kill --json > report.json")
@@ -231,5 +235,6 @@ app.add_typer(events_cmd.app, name="events", rich_help_panel=_USE)
 app.add_typer(warm.app, name="warm", rich_help_panel=_USE)
 app.add_typer(bloom.app, name="bloom", rich_help_panel=_LOOK)
 app.add_typer(write_behind_cmd.app, name="writebehind", rich_help_panel=_LOOK)
+app.add_typer(regions_cmd.app, name="regions", rich_help_panel=_LOOK)
 app.add_typer(namespace_cmd.app, name="namespace", rich_help_panel=_LOOK)
 app.add_typer(config_cmd.app, name="config", rich_help_panel=_LOOK)

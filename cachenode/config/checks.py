@@ -8,16 +8,19 @@ from dataclasses import dataclass
 
 from cachenode.config.events import event_problems
 from cachenode.config.model import NodeConfig
+from cachenode.config.regions import peer_problems
 from cachenode.config.sources import FieldPath, did_you_mean
 from cachenode.config.values import NO_URL, is_loopback, is_wildcard, parse_address
 from cachenode.core.redis_url import read_redis_url
 from cachenode_api.keys import DEFAULT_NAMESPACE
 
-__all__ = ["EVENT", "Conflict", "conflicts"]
+__all__ = ["EVENT", "REGION_PEERS", "Conflict", "conflicts"]
 
 EVENT = ("event",)
 """The path of the list of rules."""
 _LEAST_PROCESS_BYTES = 128 << 20
+REGION_PEERS = ("regions", "peers")
+"""The path of the list of other regions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def conflicts(config: NodeConfig, *, given: Collection[FieldPath]) -> Iterator[C
         yield Conflict((EVENT,), text)
     yield from _write_behind(config)
     yield from _warm(config)
+    yield from _regions(config)
 
 
 def _addresses(config: NodeConfig) -> Iterator[Conflict]:
@@ -223,6 +227,33 @@ def _memory(config: NodeConfig, given: Collection[FieldPath]) -> Iterator[Confli
         yield Conflict((entries, process), "must not be set beside memory.process_bytes, which it follows from")
     if config.memory.process_bytes < _LEAST_PROCESS_BYTES:
         yield Conflict((process,), "must be 128MiB or more: the process itself takes 100 MiB")
+
+
+def _regions(config: NodeConfig) -> Iterator[Conflict]:
+    regions, name, peers = config.regions, ("regions", "name"), REGION_PEERS
+    if regions.name and config.regions_url() is None:
+        yield Conflict((("regions", "url"), ("l2", "url"), name), "needs a Redis: regions.url or l2.url")
+    if regions.peers and not regions.name:
+        yield Conflict((name, peers), "must be the name of this region: others know it by that")
+    for text in peer_problems(regions.name, regions.peers):
+        yield Conflict((peers, name), text)
+    for peer in regions.peers:
+        plain = not (peer.tls or peer.ca_file or config.tls.cert_file or config.node.insecure)
+        if plain and not all(is_loopback(parse_address(address)[0]) for address in peer.addresses):
+            text = (
+                f"must have tls = true for {peer.name}, which is another machine; or trust the network: node.insecure"
+            )
+            yield Conflict((peers, ("node", "insecure")), text)
+    for space, namespace in config.namespaces.items():
+        path = ("namespaces", space, "regions")
+        if namespace.regions and not regions.name:
+            yield Conflict((path, name), "needs regions.name: this node belongs to no region")
+        if namespace.regions and space == DEFAULT_NAMESPACE and not config.strict_namespaces:
+            text = (
+                "must be true if regions share the default namespace: they would share those that are made at first use"
+                " too, and not every node would know of them"
+            )
+            yield Conflict((("strict_namespaces",), path), text)
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

@@ -23,6 +23,7 @@ __all__ = [
     "Listen",
     "OptionalAddress",
     "OptionalListen",
+    "OptionalName",
     "OptionalRedisUrl",
     "Part",
     "RedisUrl",
@@ -105,6 +106,7 @@ Steps = Annotated[tuple[str, ...], BeforeValidator(parse_list), AfterValidator(_
 Due = Annotated[str, AfterValidator(_checked_schedule)]
 Id = Annotated[str, AfterValidator(_identifier)]
 ClusterName = Annotated[Id, Field(max_length=64)]
+OptionalName = Annotated[str, _optional(_identifier), Field(max_length=64)]
 Address = Annotated[str, AfterValidator(_checked_address)]
 Listen = Annotated[str, AfterValidator(_checked_listen)]
 RedisUrl = Annotated[str, AfterValidator(parse_url), Secret()]

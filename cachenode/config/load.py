@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from cachenode.config.checks import EVENT, conflicts
+from cachenode.config.checks import EVENT, REGION_PEERS, conflicts
 from cachenode.config.model import NodeConfig
 from cachenode.config.sources import FILE_VARIABLE, FieldPath, Merged, dotted
 from cachenode.errors import ConfigError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_config", "problem_text"]
 
+_LISTS = frozenset({EVENT, REGION_PEERS})
 _TEXTS = {
     "greater_than": "must be above {gt:,}",
     "greater_than_equal": "must be {ge:,} or more",
@@ -85,11 +86,11 @@ def _check_fields(merged: Merged) -> set[FieldPath]:
             place = tuple(str(part) for part in detail["loc"])
             # It may be within a list; the setting is the list.
             path = next(path for path in merged.origins if place[: len(path)] == path)
-            if path not in bad or path == EVENT:
+            if path not in bad or path in _LISTS:
                 bad.add(path)
                 text = problem_text(detail)
-                if path == EVENT and len(place) > 1:  # of its entries each is told, as of tables
-                    text = ": ".join([f"number {int(place[1]) + 1}", *place[2:], text])
+                if path in _LISTS and (within := place[len(path) :]):  # of its entries each is told, as of tables
+                    text = ": ".join([f"number {int(within[0]) + 1}", *within[1:], text])
                 merged.problems.append(_line(path, text, [merged.origins[path]]))
     for path in bad:
         merged.drop(path)

@@ -31,6 +31,7 @@ from cachenode.config.fields import (
 from cachenode.config.limits import LimitsConfig
 from cachenode.config.namespaces import NamespaceConfig
 from cachenode.config.origins import OriginConfig
+from cachenode.config.regions import RegionsConfig
 from cachenode.config.values import NO_URL, is_loopback, parse_address, parse_list
 from cachenode.config.warm import WarmConfig
 from cachenode.config.write_behind import WriteBehindConfig
@@ -236,6 +237,7 @@ class NodeConfig(Section):
     )
     events: EventsConfig = Field(default_factory=EventsConfig)
     writebehind: WriteBehindConfig = Field(default_factory=WriteBehindConfig)
+    regions: RegionsConfig = Field(default_factory=RegionsConfig)
     warm: tuple[WarmConfig, ...] = Field(
         (), description="Tables [[warm]]: jobs that load keys ahead, with namespace, cron, rate_per_s and a source"
     )
@@ -283,3 +285,9 @@ class NodeConfig(Section):
         if not any(section.write == "behind" for section in self.namespaces.values()):
             return None
         return self.l2.queue_url or self.l2_url()
+
+    def regions_url(self) -> str | None:
+        """Return the URL of the Redis that keeps what other regions are to be told, None if there are none."""
+        if not self.regions.name:
+            return None
+        return self.regions.url or self.l2_url()

@@ -102,6 +102,9 @@ class NamespaceConfig(Section):
     warm_top: Count = Field(
         0, ge=0, le=1_000_000, description="Keys that a node read most, noted in L2 and warmed when it starts again"
     )
+    regions: bool = Field(
+        False, description="Whether what is written or declared untrue here becomes untrue in the other regions too"
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 
     def policy(self, name: str, max_value_bytes: int) -> NamespacePolicy:

@@ -154,6 +154,7 @@ class Batch:
     `acknowledged` says that a write waits until nobody holds an older copy. `stand_in` says, between nodes, that who
     asks cannot reach the keys' owner. `expire` says that what is declared untrue may be served for a while, marked as
     stale, where its namespace allows that. `near` never travels: the holder of copies who asks, if it is one.
+    `region` says, between nodes, from which region a declaration of untruth comes: it is not told to any other.
     `slide` says of a GET that it renews the lives of what it finds, to `slide_ms`, 0 for what a write would give.
     `epoch` belongs to OFFER, HAND_OVER and LINK, `position` and `since_s` to HAND_OVER. `depends_on` has a block of
     references per key, or one for all (`cachenode_api.dependencies`).
@@ -182,6 +183,7 @@ class Batch:
     slide: bool = False
     slide_ms: int = 0
     depends_on: Sequence[bytes] = ()
+    region: str = ""
 
 
 class Failure(NamedTuple):

@@ -20,6 +20,7 @@ __all__ = [
     "NOT_READY",
     "NO_SLIDING",
     "ORDER_TOO_LATE",
+    "REGIONS_NOT_TOLD",
     "SUPERSEDED",
     "UNANSWERABLE",
     "UNCERTAIN",
@@ -50,6 +51,10 @@ BAD_ORDER = Failure(Reason.INVALID_REQUEST, "operation: for nodes only")
 ORDER_TOO_LATE = Failure(Reason.SUPERSEDED, "a barrier that was ordered later has come first")
 NOT_OWNER = Failure(Reason.NOT_OWNER, "this node does not own the key in its view")
 NOT_READY = Failure(Reason.NOT_READY, "the node has no place in the cluster yet, or is leaving it")
+REGIONS_NOT_TOLD = Failure(
+    Reason.REGIONS_NOT_TOLD,
+    "done here, but what keeps the word for other regions does not take it now; they are told if this node lives",
+)
 UNKNOWN_NAMESPACE = Failure(Reason.UNKNOWN_NAMESPACE, "namespace: the node has none of this name")
 LATE = Failure(Reason.DEADLINE_EXCEEDED, "the time given for the call ran out inside the cluster")
 CONDITION_FAILED = Failure(Reason.CONDITION_FAILED, "the key's value is not of the version that the write asks for")

@@ -49,6 +49,7 @@ class NamespacePolicy:
         write: Where writes go: "around" the origin, "through" the cache to it, or to it "behind" the acknowledgement.
         write_delay_s: How long a write behind waits for others, and for the key's next one.
         write_priority: Which namespace's writes behind go first, 1 before 10.
+        regions: Whether what changes here is declared untrue in other regions (`cachenode.core.regions`).
         warm_top: So many of the keys that a node read most are noted for its next life; 0: none.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
@@ -89,6 +90,7 @@ class NamespacePolicy:
     bloom_keys: int = 1_000_000
     bloom_error: float = 0.01
     bloom_rebuild: str = "1d"
+    regions: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["DurationCounters", "EventCounters", "NamespaceCounters", "NodeStats", "OriginCounters"]
+__all__ = [
+    "DurationCounters",
+    "EventCounters",
+    "NamespaceCounters",
+    "NodeStats",
+    "OriginCounters",
+    "OriginRegionCounters",
+    "RegionCounters",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,47 @@ class EventCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionCounters:
+    """The link to one other region, as one node knows it: how far behind the region is now, counters since the start.
+
+    Only the node that sends there, `sending`, knows how much waits (`lag_entries`), and for how long the oldest of it
+    has (`lag_s`). `state` is a `cachenode.node.region_sender.SenderState`.
+    """
+
+    name: str
+    state: str = ""
+    why: str = ""
+    sending: bool = False
+    lag_entries: int = 0
+    lag_s: float = 0.0
+    sent: int = 0
+    gaps: int = 0
+    failures: int = 0
+    outbox: str = ""
+    head: int = 0
+    acted: int = 0
+
+    @property
+    def connected(self) -> bool:
+        """True if the region has answered the last time that this node asked."""
+        return self.state == "connected"
+
+
+@dataclass(frozen=True, slots=True)
+class OriginRegionCounters:
+    """What has come from another region to one node: entries acted on, those known already, and gaps.
+
+    `ignored` are entries of namespaces that this region does not have, or does not share.
+    """
+
+    name: str
+    applied: int = 0
+    known: int = 0
+    gaps: int = 0
+    ignored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStats:
     """One node: sizes now, counters since the start."""
 
@@ -169,6 +218,11 @@ class NodeStats:
     certificate_expires_at: float | None = None
     events: tuple[EventCounters, ...] = ()
     event_invalidations: int = 0
+    regions: tuple[RegionCounters, ...] = ()
+    origin_regions: tuple[OriginRegionCounters, ...] = ()
+    regions_appended: int = 0
+    regions_owed: int = 0
+    region: str = ""
     late_holders: int = 0
     clock_steps: int = 0
     clock_step_s: float = 0.0

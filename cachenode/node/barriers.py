@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
@@ -87,7 +88,10 @@ class Barriers:
             return node.run_parts(batch, reply, [(indices, self._obey(batch, namespace, selectors, reply))])
         owner = node.placement.owner(seat_of(namespace.policy.name)) or node.placement.me.id
         if owner == node.placement.me.id:
-            return node.run_parts(batch, reply, [(indices, self._order(batch, namespace, selectors, reply))])
+            order = partial(self._order, batch, namespace, selectors)
+            told = node.regions if namespace.policy.regions and not batch.region else None
+            rest = told.tell(batch, indices, order, reply) if told is not None else order(reply)
+            return node.run_parts(batch, reply, [(indices, rest)])
         if from_peer:
             reply(failed(batch, dict.fromkeys(indices, NOT_OWNER)))
             return None

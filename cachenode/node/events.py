@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import structlog
 
-from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.entries import Batch, Operation
 from cachenode.core.events import EventRules, Invalidation
 from cachenode.errors import EventRefused
-from cachenode_api.reasons import RETRYABLE, Reason
+from cachenode.node.until_done import until_done
+from cachenode_api.reasons import Reason
 
 if TYPE_CHECKING:
     from cachenode.node.service import Node
@@ -35,10 +36,6 @@ EventOutcome = Literal["done", "duplicate", "unknown", "refused", "failed"]
 MAX_EVENT_ID = 128
 _REMEMBERED = 10_000
 _WARNED = 100
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 0.5
-_AGAIN = RETRYABLE | {Reason.UNCERTAIN}
-"""Whatever may have been done already can be done once more."""
 
 
 class Published(NamedTuple):
@@ -161,24 +158,10 @@ class Events:
 
     async def _until_done(self, batch: Batch, timeout_s: float) -> int:
         """Have a batch executed, again where that may help; return how many of its keys had a value."""
-        pause_s, batch.timeout_s = _FIRST_PAUSE_S, timeout_s
-        while True:
-            versions, failures = await self._execute(batch)
-            if not failures:
-                return sum(map(bool, versions)) if batch.operation is Operation.INVALIDATE else 0
-            for failure in failures:
-                if failure.reason not in _AGAIN:
-                    raise EventRefused(failure.detail, failure.reason)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    async def _execute(self, batch: Batch) -> tuple[list[int], list[Failure]]:
-        parts: list[BatchResult] = []
-        rest = self._node.execute(batch, parts.append)
-        if rest is not None:
-            await rest
-        versions = [version for part in parts for version in part.versions]
-        return versions, [failure for part in parts for failure in part.failures.values()]
+        versions, failure = await until_done(self._node, batch, timeout_s)
+        if failure is not None:
+            raise EventRefused(failure.detail, failure.reason)
+        return sum(map(bool, versions)) if batch.operation is Operation.INVALIDATE else 0
 
 
 async def _outcome_of(known: asyncio.Future[Published], timeout_s: float) -> Published:

@@ -49,6 +49,7 @@ from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.read_through import ReadThrough
 from cachenode.node.reads import Reads
+from cachenode.node.regions import Regions
 from cachenode.node.slides import SlidingReads
 from cachenode.node.standins import StandIns
 from cachenode.node.warm_loads import WarmLoads
@@ -98,6 +99,8 @@ class Node:
 
     closed = False
     """True once no writes are under way, and none may begin: what this node knows is all that it will have written."""
+    regions: Regions | None = None
+    """Tells other regions what changes; set by who builds the node, if there are any."""
 
     def __init__(
         self,
@@ -518,4 +521,5 @@ def part_of(batch: Batch, indices: Sequence[int]) -> Batch:
         slide_ms=batch.slide_ms,
         expire=batch.expire,
         depends_on=pick(batch.depends_on) if batch.depends_on else (),
+        region=batch.region,
     )

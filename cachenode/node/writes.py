@@ -146,11 +146,19 @@ class Writes:
             reply(failed(batch, failures))
         alone = namespace.dependents is None and namespace.links is None and not batch.depends_on
         write = self.now if alone else self._changed
+        if namespace.policy.regions and not batch.region and batch.operation in CHANGES:
+            write = self._told
         parts = [(own, rest)] if own and (rest := write(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
         parts += [(indices, self.ask(owner, batch, indices, reply)) for owner, indices in away.items()]
         return node.run_parts(batch, reply, parts)
+
+    def _told(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
+        """Change keys of this node, and have other regions told of it before it is answered."""
+        regions = self._node.regions
+        assert regions is not None, "the configuration's checks see to it"
+        return regions.tell(batch, list(own), lambda held: self._changed(batch, namespace, list(own), held), reply)
 
     # This node's own keys: with what depends on them, with what they depend on, and then the write itself.
 

@@ -26,6 +26,7 @@ from cachenode.rpc.drain import DrainCall
 from cachenode.rpc.key_lists import KeyListCalls
 from cachenode.rpc.log_levels import LogLevelCalls
 from cachenode.rpc.policies import PolicyCalls
+from cachenode.rpc.regions import RegionCalls, regions_of
 from cachenode.rpc.ring import RingCalls
 from cachenode.rpc.status import abort
 from cachenode.rpc.warming import WarmCalls
@@ -49,6 +50,7 @@ class AdminService(
     DrainCall,
     KeyListCalls,
     LogLevelCalls,
+    RegionCalls,
     RingCalls,
     WarmCalls,
     WriteBehindCalls,
@@ -141,6 +143,7 @@ class AdminService(
                 )
                 for each in stats.durations
             ],
+            **regions_of(stats),
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802

@@ -34,6 +34,7 @@ _SERVICES = {
     "cachenode.v1.CacheService": Role.WRITE,
     "cachenode.v1.AdminService": Role.ADMIN,
     "cachenode.v1.PeerService": Role.PEER,
+    "cachenode.v1.RegionService": Role.PEER,
 }
 _METHODS = {
     "/cachenode.v1.CacheService/Get": Role.READ,

@@ -271,6 +271,8 @@ _BY_REASON: dict[Reason, tuple[type[CacheError], str]] = {
     Reason.NOT_READY: (CacheUnavailable, "The node is starting or stopping; call again."),
     Reason.INTERNAL: (NodeError, ""),
     Reason.UNCERTAIN: (CacheUnavailable, "The key's owner was lost; the write may or may not have happened."),
+    Reason.REGIONS_NOT_TOLD: (CacheUnavailable, "It was done, but other regions may not learn of it; call again."),
+    Reason.REGION_REFUSED: (NodeError, "The region is not the one that is meant, or does not know this one."),
     Reason.LOAD_FAILED: (LoadFailed, ""),
     Reason.SINK_FAILED: (SinkFailed, ""),
     Reason.SINK_UNAVAILABLE: (SinkFailed, ""),

@@ -10,7 +10,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.core.durations import Durations
 from cachenode.core.entries import Operation
-from cachenode.core.stats import EventCounters, NamespaceCounters, NodeStats, OriginCounters
+from cachenode.core.stats import (
+    EventCounters,
+    NamespaceCounters,
+    NodeStats,
+    OriginCounters,
+    OriginRegionCounters,
+    RegionCounters,
+)
 
 USERS = NamespaceCounters(
     name="users",
@@ -80,6 +87,14 @@ STATS = NodeStats(
     events=(EventCounters("webhook", "refused", 4),),
     event_invalidations=77,
     origins=(DATABASE,),
+    region="east",
+    regions=(
+        RegionCounters("west", "connected", sending=True, lag_entries=3, lag_s=1.5, sent=7, gaps=1, failures=2),
+        RegionCounters("south", "waiting", sent=4),
+    ),
+    origin_regions=(OriginRegionCounters("west", applied=8, known=2, gaps=1, ignored=5),),
+    regions_appended=9,
+    regions_owed=6,
 )
 
 
@@ -155,6 +170,22 @@ def test_durations_are_a_histogram() -> None:
     assert value(stats, f"{name}_bucket", le="0.005", **labels) == 3
     assert value(stats, f"{name}_bucket", le="+Inf", **labels) == value(stats, f"{name}_count", **labels) == 4
     assert value(stats, f"{name}_sum", **labels) == 7.006
+
+
+def test_regions_have_a_lag_where_somebody_knows_it() -> None:
+    """Only the node that sends to a region shows how far behind that is; all show what they have done."""
+    assert value(STATS, "cachenode_region_lag_seconds", region="west") == 1.5
+    assert value(STATS, "cachenode_region_lag_entries", region="west") == 3
+    assert value(STATS, "cachenode_region_connected", region="west") == 1
+    assert value(STATS, "cachenode_region_lag_seconds", region="south") is None
+    assert value(STATS, "cachenode_region_sent_total", region="west") == 7
+    assert value(STATS, "cachenode_region_sent_total", region="south") == 4
+    assert value(STATS, "cachenode_region_failures_total", region="west") == 2
+    assert value(STATS, "cachenode_region_gaps_told_total", region="west") == 1
+    names = ("applied", "redelivered", "gaps", "ignored")
+    assert [value(STATS, f"cachenode_region_{name}_total", region="west") for name in names] == [8, 2, 1, 5]
+    assert value(STATS, "cachenode_regions_appended_total") == 9
+    assert value(STATS, "cachenode_regions_owed") == 6
 
 
 def test_refused_work_is_counted() -> None:
@@ -279,6 +310,18 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_build_info": ["node_id", "version"],
         "cachenode_l2_errors_total": [],
         "cachenode_forwarded_total": [],
+        "cachenode_region_applied_total": ["region"],
+        "cachenode_region_connected": ["region"],
+        "cachenode_region_failures_total": ["region"],
+        "cachenode_region_gaps_told_total": ["region"],
+        "cachenode_region_gaps_total": ["region"],
+        "cachenode_region_ignored_total": ["region"],
+        "cachenode_region_lag_entries": ["region"],
+        "cachenode_region_lag_seconds": ["region"],
+        "cachenode_region_redelivered_total": ["region"],
+        "cachenode_region_sent_total": ["region"],
+        "cachenode_regions_appended_total": [],
+        "cachenode_regions_owed": [],
         "cachenode_sessions": [],
         "cachenode_view_epoch": [],
         "cachenode_members": [],

@@ -104,7 +104,7 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
     GetNamespace = SetNamespace = Advise = ListEvents = ListNamespaces
-    WriteBehindStatus = ListDeadLetters = ReplayDeadLetters = DropDeadLetters = ListNamespaces
+    WriteBehindStatus = ListDeadLetters = ReplayDeadLetters = DropDeadLetters = SetRegion = ListNamespaces
 
     GetLogLevels = SetLogLevel = Ring = ListNamespaces
 

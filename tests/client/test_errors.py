@@ -154,6 +154,12 @@ REASONS = [
     (Reason.QUOTA_EXCEEDED, QuotaExceeded, QuotaExceeded.default_text),
     (Reason.UNAUTHENTICATED, PermissionDenied, "The node does not know the client's token."),
     (Reason.PERMISSION_DENIED, PermissionDenied, PermissionDenied.default_text),
+    (
+        Reason.REGIONS_NOT_TOLD,
+        CacheUnavailable,
+        "It was done, but other regions may not learn of it; call again.",
+    ),
+    (Reason.REGION_REFUSED, NodeError, "The region is not the one that is meant, or does not know this one."),
 ]
 
 

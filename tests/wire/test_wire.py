@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.regions import RegionEntry
 from cachenode.wire import (
     BadBatch,
     batch_from_wire,
     batch_to_wire,
     member_from_wire,
     merge_reply,
+    region_entry_from_wire,
+    region_entry_to_wire,
     replies_to_wire,
     view_from_wire,
     view_to_wire,
@@ -21,6 +24,7 @@ from cachenode.wire import (
 from cachenode_api.errors import InvalidView
 from cachenode_api.reasons import Reason
 from cachenode_api.v1 import common_pb2 as pb
+from cachenode_api.v1 import region_pb2
 from cachenode_api.view import Member, View
 
 LATE = Failure(Reason.DEADLINE_EXCEEDED, "late")
@@ -230,3 +234,29 @@ def test_view_that_breaks_the_contract_is_refused() -> None:
     message.ring_hash = "other"
     with pytest.raises(InvalidView):
         view_from_wire(message)
+
+
+@pytest.mark.parametrize(
+    "entry", [RegionEntry("users", (b"a", b"\xff"), expire=True), RegionEntry("users", (b"t", b"p"), (3, 1))]
+)
+def test_region_entry_there_and_back(entry: RegionEntry) -> None:
+    """What another region is told arrives as it was."""
+    message = region_pb2.RegionEntry.FromString(region_entry_to_wire(entry).SerializeToString())
+    assert region_entry_from_wire(message) == entry
+
+
+@pytest.mark.parametrize(
+    "message", [region_pb2.RegionEntry(namespace="users"), region_pb2.RegionEntry(texts=[b"a", b"b"], kinds=[1])]
+)
+def test_region_entry_that_does_not_fit_is_refused(message: region_pb2.RegionEntry) -> None:
+    """Without texts, or without a kind for each, it says nothing that could be done."""
+    with pytest.raises(BadBatch):
+        region_entry_from_wire(message)
+
+
+def test_a_clients_batch_comes_from_no_region() -> None:
+    """Only a link between nodes takes that word: a client's would keep other regions from hearing of its change."""
+    batch = Batch(Operation.INVALIDATE, "users", [b"a"], region="west")
+    message = batch_to_wire(batch, 7)
+    assert message.region == "west"
+    assert not batch_from_wire(message, max_keys=1).region

@@ -261,6 +261,11 @@ class GetStatsResponse(google.protobuf.message.Message):
     CLOCK_FIELD_NUMBER: builtins.int
     CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: builtins.int
     DURATIONS_FIELD_NUMBER: builtins.int
+    REGIONS_FIELD_NUMBER: builtins.int
+    ORIGIN_REGIONS_FIELD_NUMBER: builtins.int
+    REGIONS_APPENDED_FIELD_NUMBER: builtins.int
+    REGIONS_OWED_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
     incarnation: builtins.str
     """Incarnation of the node."""
     version: builtins.str
@@ -301,6 +306,12 @@ class GetStatsResponse(google.protobuf.message.Message):
     """Leases of near caches that were refused because the client had not acknowledged what it was told."""
     certificate_expires_at: builtins.float
     """When its certificate ends, in seconds since 1970; not set without one."""
+    regions_appended: builtins.int
+    """Entries that this node has put in its region's outbox."""
+    regions_owed: builtins.int
+    """Entries that the outbox did not take, and is still to get."""
+    region: builtins.str
+    """Name of the region that the node belongs to; empty if there are none."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -328,6 +339,14 @@ class GetStatsResponse(google.protobuf.message.Message):
     @property
     def durations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OperationDurations]:
         """How long operations took, by kind; those that never came are left out."""
+
+    @property
+    def regions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RegionStats]:
+        """The links to other regions."""
+
+    @property
+    def origin_regions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OriginRegionStats]:
+        """What has come from other regions."""
 
     def __init__(
         self,
@@ -358,9 +377,14 @@ class GetStatsResponse(google.protobuf.message.Message):
         clock: Global___ClockState | None = ...,
         certificate_expires_at: builtins.float | None = ...,
         durations: collections.abc.Iterable[Global___OperationDurations] | None = ...,
+        regions: collections.abc.Iterable[Global___RegionStats] | None = ...,
+        origin_regions: collections.abc.Iterable[Global___OriginRegionStats] | None = ...,
+        regions_appended: builtins.int = ...,
+        regions_owed: builtins.int = ...,
+        region: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "durations", b"durations", "event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "late_holders", b"late_holders", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origins", b"origins", "pressure", b"pressure", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "durations", b"durations", "event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "late_holders", b"late_holders", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origin_regions", b"origin_regions", "origins", b"origins", "pressure", b"pressure", "region", b"region", "regions", b"regions", "regions_appended", b"regions_appended", "regions_owed", b"regions_owed", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_certificate_expires_at", b"_certificate_expires_at"]) -> typing.Literal["certificate_expires_at"] | None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
@@ -428,6 +452,147 @@ class ClockState(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["last_step_age_s", b"last_step_age_s", "last_step_s", b"last_step_s", "steps", b"steps", "wall_s", b"wall_s"]) -> None: ...
 
 Global___ClockState: typing_extensions.TypeAlias = ClockState
+
+@typing.final
+class RegionStats(google.protobuf.message.Message):
+    """The link to one other region, as one node knows it: how far behind the region is now, counters since the start."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    SENDING_FIELD_NUMBER: builtins.int
+    LAG_ENTRIES_FIELD_NUMBER: builtins.int
+    LAG_S_FIELD_NUMBER: builtins.int
+    SENT_FIELD_NUMBER: builtins.int
+    GAPS_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
+    OUTBOX_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    ACTED_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    state: builtins.str
+    """"connected", "cut" (it does not answer), "refused", "paused", "no_store" (what keeps the outbox does not answer),
+    "waiting" (another node sends) or "starting".
+    """
+    why: builtins.str
+    """Why it is not connected, for people."""
+    sending: builtins.bool
+    """Whether this node is the one that sends; only that one knows how far behind the region is."""
+    lag_entries: builtins.int
+    """Entries that the region does not have yet."""
+    lag_s: builtins.float
+    """How long the oldest of them has waited, in seconds."""
+    sent: builtins.int
+    """Entries that this node has brought there."""
+    gaps: builtins.int
+    """Gaps that it was told."""
+    failures: builtins.int
+    """Calls that were not answered, or refused."""
+    outbox: builtins.str
+    """Id of the outbox."""
+    head: builtins.int
+    """Number of the newest entry in it."""
+    acted: builtins.int
+    """Number of the last entry that the region is known to have acted on."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        state: builtins.str = ...,
+        why: builtins.str = ...,
+        sending: builtins.bool = ...,
+        lag_entries: builtins.int = ...,
+        lag_s: builtins.float = ...,
+        sent: builtins.int = ...,
+        gaps: builtins.int = ...,
+        failures: builtins.int = ...,
+        outbox: builtins.str = ...,
+        head: builtins.int = ...,
+        acted: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acted", b"acted", "failures", b"failures", "gaps", b"gaps", "head", b"head", "lag_entries", b"lag_entries", "lag_s", b"lag_s", "name", b"name", "outbox", b"outbox", "sending", b"sending", "sent", b"sent", "state", b"state", "why", b"why"]) -> None: ...
+
+Global___RegionStats: typing_extensions.TypeAlias = RegionStats
+
+@typing.final
+class OriginRegionStats(google.protobuf.message.Message):
+    """What has come from another region to one node: counters since the start."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    APPLIED_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    GAPS_FIELD_NUMBER: builtins.int
+    IGNORED_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    applied: builtins.int
+    """Entries that were acted on."""
+    known: builtins.int
+    """Entries that came again, and had no effect."""
+    gaps: builtins.int
+    """Gaps: everything shared became untrue."""
+    ignored: builtins.int
+    """Entries of namespaces that are not shared here."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        applied: builtins.int = ...,
+        known: builtins.int = ...,
+        gaps: builtins.int = ...,
+        ignored: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "gaps", b"gaps", "ignored", b"ignored", "known", b"known", "name", b"name"]) -> None: ...
+
+Global___OriginRegionStats: typing_extensions.TypeAlias = OriginRegionStats
+
+@typing.final
+class SetRegionRequest(google.protobuf.message.Message):
+    """Request of SetRegion."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the other region."""
+    paused: builtins.bool
+    """Whether nothing is sent there any more; what is to be told waits meanwhile."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        paused: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "paused", b"paused"]) -> None: ...
+
+Global___SetRegionRequest: typing_extensions.TypeAlias = SetRegionRequest
+
+@typing.final
+class SetRegionResponse(google.protobuf.message.Message):
+    """Response of SetRegion."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
+        """Who answered."""
+
+    def __init__(
+        self,
+        *,
+        header: cachenode_api.v1.common_pb2.ResponseHeader | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header"]) -> None: ...
+
+Global___SetRegionResponse: typing_extensions.TypeAlias = SetRegionResponse
 
 @typing.final
 class OriginStats(google.protobuf.message.Message):

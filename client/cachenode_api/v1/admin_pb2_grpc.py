@@ -160,6 +160,11 @@ class AdminServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersResponse.FromString,
                 _registered_method=True)
+        self.SetRegion = channel.unary_unary(
+                '/cachenode.v1.AdminService/SetRegion',
+                request_serializer=cachenode__api_dot_v1_dot_admin__pb2.SetRegionRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SetRegionResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -346,6 +351,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRegion(self, request, context):
+        """Has the whole cluster send nothing to another region any more, or send again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -473,6 +485,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DropDeadLetters,
                     request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersResponse.SerializeToString,
+            ),
+            'SetRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRegion,
+                    request_deserializer=cachenode__api_dot_v1_dot_admin__pb2.SetRegionRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_admin__pb2.SetRegionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1151,6 +1168,33 @@ class AdminService(object):
             '/cachenode.v1.AdminService/DropDeadLetters',
             cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersRequest.SerializeToString,
             cachenode__api_dot_v1_dot_admin__pb2.DropDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.AdminService/SetRegion',
+            cachenode__api_dot_v1_dot_admin__pb2.SetRegionRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_admin__pb2.SetRegionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -425,7 +425,23 @@ _AdminServiceDropDeadLettersType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceDependentsType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceDrainType, _AdminServiceRingType, _AdminServiceSnapshotType, _AdminServiceGetLogLevelsType, _AdminServiceSetLogLevelType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType]):
+_AdminServiceSetRegionType = typing_extensions.TypeVar(
+    '_AdminServiceSetRegionType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetRegionRequest,
+        cachenode_api.v1.admin_pb2.SetRegionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetRegionRequest,
+        cachenode_api.v1.admin_pb2.SetRegionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetRegionRequest,
+        cachenode_api.v1.admin_pb2.SetRegionResponse,
+    ],
+)
+
+class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGetStatsType, _AdminServiceListEventsType, _AdminServiceExplainType, _AdminServiceHotKeysType, _AdminServiceBigKeysType, _AdminServiceDependentsType, _AdminServiceBloomStatusType, _AdminServiceRebuildBloomType, _AdminServiceListNamespacesType, _AdminServiceGetNamespaceType, _AdminServiceSetNamespaceType, _AdminServiceAdviseType, _AdminServiceWarmType, _AdminServiceWarmStatusType, _AdminServiceCancelWarmType, _AdminServiceDrainType, _AdminServiceRingType, _AdminServiceSnapshotType, _AdminServiceGetLogLevelsType, _AdminServiceSetLogLevelType, _AdminServiceWriteBehindStatusType, _AdminServiceListDeadLettersType, _AdminServiceReplayDeadLettersType, _AdminServiceDropDeadLettersType, _AdminServiceSetRegionType]):
     """What one node knows about itself and its cluster."""
 
     @typing.overload
@@ -529,6 +545,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
         grpc.UnaryUnaryMultiCallable[
             cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
             cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.SetRegionRequest,
+            cachenode_api.v1.admin_pb2.SetRegionResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -634,6 +654,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
             cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
             cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.admin_pb2.SetRegionRequest,
+            cachenode_api.v1.admin_pb2.SetRegionResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetView: _AdminServiceGetViewType
@@ -718,6 +742,9 @@ class AdminServiceStub(typing.Generic[_AdminServiceGetViewType, _AdminServiceGet
 
     DropDeadLetters: _AdminServiceDropDeadLettersType
     """Removes dead letters for ever."""
+
+    SetRegion: _AdminServiceSetRegionType
+    """Has the whole cluster send nothing to another region any more, or send again."""
 
 AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -819,6 +846,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.admin_pb2.DropDeadLettersRequest,
         cachenode_api.v1.admin_pb2.DropDeadLettersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.admin_pb2.SetRegionRequest,
+        cachenode_api.v1.admin_pb2.SetRegionResponse,
     ],
 ]
 
@@ -1032,5 +1063,13 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.admin_pb2.DropDeadLettersResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.DropDeadLettersResponse]]:
         """Removes dead letters for ever."""
+
+    @abc.abstractmethod
+    def SetRegion(
+        self,
+        request: cachenode_api.v1.admin_pb2.SetRegionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.admin_pb2.SetRegionResponse, collections.abc.Awaitable[cachenode_api.v1.admin_pb2.SetRegionResponse]]:
+        """Has the whole cluster send nothing to another region any more, or send again."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -309,6 +309,12 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """No token was shown, or one that is not known."""
     REASON_PERMISSION_DENIED: _Reason.ValueType  # 29
     """The token does not allow this, or not in this namespace."""
+    REASON_REGIONS_NOT_TOLD: _Reason.ValueType  # 35
+    """It was done in this region, but it is not certain yet that the others will be told, if this node dies: the store
+    that keeps what they are to be told does not take it now. Where doing it twice does no harm, call again.
+    """
+    REASON_REGION_REFUSED: _Reason.ValueType  # 36
+    """This is not the region that is meant, or it does not know the one that asks."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an operation failed. The names are stable; cachenode_api.reasons says which may be retried and which gRPC code a
@@ -369,6 +375,12 @@ REASON_UNAUTHENTICATED: Reason.ValueType  # 28
 """No token was shown, or one that is not known."""
 REASON_PERMISSION_DENIED: Reason.ValueType  # 29
 """The token does not allow this, or not in this namespace."""
+REASON_REGIONS_NOT_TOLD: Reason.ValueType  # 35
+"""It was done in this region, but it is not certain yet that the others will be told, if this node dies: the store
+that keeps what they are to be told does not take it now. Where doing it twice does no harm, call again.
+"""
+REASON_REGION_REFUSED: Reason.ValueType  # 36
+"""This is not the region that is meant, or it does not know the one that asks."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final
@@ -496,6 +508,7 @@ class Batch(google.protobuf.message.Message):
     SLIDE_FIELD_NUMBER: builtins.int
     SLIDE_MS_FIELD_NUMBER: builtins.int
     SOFT_TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -526,6 +539,8 @@ class Batch(google.protobuf.message.Message):
     """LEASE: how long to wait for a load that is under way where there is a value past its TTL; 0 means not at all. Whoever is
     given the right to load anew is given the value at once, and waits by itself.
     """
+    region: builtins.str
+    """INVALIDATE, BARRIER, between nodes only: name of the region that this comes from; it is not told to any other."""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The keys, 1 to 1,024 bytes each."""
@@ -603,8 +618,9 @@ class Batch(google.protobuf.message.Message):
         slide: builtins.bool = ...,
         slide_ms: builtins.int = ...,
         soft_timeout_ms: builtins.int = ...,
+        region: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "depends_on", b"depends_on", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "depends_on", b"depends_on", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "region", b"region", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
