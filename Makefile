@@ -18,7 +18,7 @@ PYTEST := $(PY) -m pytest
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := -n 2 --dist loadfile
 # Alone: they keep both cores busy, and what is beside them misses its time limits.
-ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py tests/integration/test_handover.py
+ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py tests/integration/test_statefulset.py tests/integration/test_handover.py
 
 ALERTS := $(wildcard tests/deploy/test_alerts.py tests/deploy/test_dashboards.py tests/deploy/test_prometheus.py)
 

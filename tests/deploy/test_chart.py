@@ -108,7 +108,7 @@ def test_every_value_arrives() -> None:
         (GOOD | {"replica": 3}, "additional properties 'replica' not allowed"),
         (GOOD | {"tls": {"enable": True}}, "at '/tls': additional properties 'enable' not allowed"),
         (GOOD | {"l2": {"url": "http://redis"}}, "at '/l2/url'"),
-        (GOOD | {"terminationGracePeriodSeconds": 5}, "minimum: got 5, want 22"),
+        (GOOD | {"terminationGracePeriodSeconds": 5}, "minimum: got 5, want 25"),
         (GOOD | {"networkPolicy": {"clientLabels": {"cachenode/client": True}}}, "got boolean, want string"),
         ({}, "set tls.enabled=true (with a Secret tls.secretName), or insecure=true"),
         (GOOD | {"tls": {"enabled": True}}, "tls.enabled and insecure exclude each other"),

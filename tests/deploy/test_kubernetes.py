@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cachenode.cli.options import parse_duration
 from cachenode.config import load_config
 from tests.deploy.rendering import CHART, DEPLOY, NAMES, kustomized, tool
 
@@ -146,8 +147,9 @@ def test_chart_and_overlays_have_one_configuration() -> None:
 def test_a_stopping_node_has_time_to_leave(overlay: str) -> None:
     """The kubelet waits longer than a node takes at most to leave, with what comes before."""
     pod = one(overlay, "StatefulSet")["spec"]["template"]["spec"]
-    before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= before + 20
+    name, command, flag, flush = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert (name, command, flag) == ("cachenode", "drain", "--flush")
+    assert pod["terminationGracePeriodSeconds"] >= parse_duration(flush) + 20
 
 
 @every_overlay
