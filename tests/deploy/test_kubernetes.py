@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cachenode.cli.options import parse_duration
+from cachenode.cli.options import CLIENT_VARIABLES, parse_duration
 from cachenode.config import load_config
 from tests.deploy.rendering import CHART, DEPLOY, NAMES, kustomized, tool
 
@@ -90,7 +90,7 @@ def test_pods_settings_are_a_configuration(overlay: str, tmp_path: Path) -> None
         "CACHENODE_MEMORY__PROCESS_BYTES": limit + "B",
     }
     del environ["POD_NAMESPACE"]
-    config = load_config(flags={}, environ=environ, file=None)
+    config = load_config(flags={}, environ=environ, file=None, ignore=CLIENT_VARIABLES)
     assert config.cluster.discovery == "redis"
     assert config.memory.budget() >= 200 << 20
     assert bool(config.tls.cert_file) is (overlay == "prod")
