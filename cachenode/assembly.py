@@ -259,7 +259,7 @@ def make_tls(config: NodeConfig) -> NodeTls | None:
     tls = config.tls
     if not tls.cert_file:
         return None
-    files = TlsFiles(tls.cert_file, tls.key_file, tls.ca_file, tls.server_name)
+    files = TlsFiles(tls.cert_file, tls.key_file, tls.ca_file, tls.server_name, tls.peer_ca_file)
     return NodeTls(files, verify_clients=tls.verify_clients)
 
 
@@ -272,7 +272,13 @@ def make_tokens(config: NodeConfig) -> tuple[TokenFile | None, str]:
     auth = config.auth
     if not auth.tokens_file:
         return None, ""
-    return TokenFile(auth.tokens_file), read_secret("auth.peer_token_file", auth.peer_token_file)
+    tokens = TokenFile(auth.tokens_file)
+    if tokens.grants().certificates and not config.tls.verify_clients:
+        text = "auth.tokens_file: has certificates, and nobody is asked for one: set tls.verify_clients"
+        raise ConfigError([text])
+    if not auth.peer_token_file:
+        return tokens, ""
+    return tokens, read_secret("auth.peer_token_file", auth.peer_token_file)
 
 
 def make_event_feeds(config: NodeConfig, events: Events, placement: Placement) -> list[EventFeed]:

@@ -139,7 +139,9 @@ class Server:
         self._origins = make_origins(config, self._clock)
         self._tls = make_tls(config)
         tokens, self._peer_token = make_tokens(config)
-        self._gate = Gate(tokens.grants) if tokens is not None else None
+        self._gate = (
+            Gate(tokens.grants, self._tls.is_peers if self._tls is not None else None) if tokens is not None else None
+        )
         self._call_limits = CallLimits(config.limits.max_calls, config.limits.max_watchers)
         self._grpc = aio.server(options=make_options(config.limits))
         self.address = _bind(self._grpc, config.node.listen, config.node.advertise, self._tls)

@@ -155,7 +155,7 @@ class PeerCopies:
 
 
 def _client_tls(files: TlsFiles) -> Tls:
-    return Tls(files.ca_file or None, files.cert_file, files.key_file, files.server_name)
+    return Tls(files.for_peers or None, files.cert_file, files.key_file, files.server_name)
 
 
 def _forget(waiter: asyncio.Future[object]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import grpc
 import structlog
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from cachenode.errors import ConfigError
 
@@ -26,6 +28,7 @@ __all__ = ["NodeTls", "TlsFiles"]
 
 _log = structlog.get_logger(__name__)
 
+_LONGEST_CHAIN = 5
 _OTHER_NAME = "grpc.ssl_target_name_override"
 _Stamp = tuple[tuple[int, int], ...]
 
@@ -38,6 +41,7 @@ class TlsFiles:
         cert_file: The node's own, and those of authorities between it and the root.
         key_file: Its private key.
         ca_file: The authorities whose certificates of others are believed; empty for those that gRPC comes with.
+        peer_ca_file: Those whose certificates of peers are believed; empty for the same ones.
         server_name: The name that the peers' certificates bear; empty for what they are dialled by.
     """
 
@@ -45,6 +49,12 @@ class TlsFiles:
     key_file: str
     ca_file: str = ""
     server_name: str = ""
+    peer_ca_file: str = ""
+
+    @property
+    def for_peers(self) -> str:
+        """The authorities that peers are known by."""
+        return self.peer_ca_file or self.ca_file
 
 
 class NodeTls:
@@ -82,7 +92,8 @@ class NodeTls:
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = (Path(self.files.key_file).read_bytes(), Path(self.files.cert_file).read_bytes())
-        authorities = Path(self.files.ca_file).read_bytes() if self.files.ca_file else None
+        files = [file for file in (self.files.ca_file, self.files.peer_ca_file) if file]
+        authorities = b"\n".join(Path(file).read_bytes() for file in files) or None
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
@@ -129,7 +140,7 @@ class NodeTls:
         """
         files = self.files
         return grpc.ssl_channel_credentials(
-            root_certificates=Path(files.ca_file).read_bytes() if files.ca_file else None,
+            root_certificates=Path(files.for_peers).read_bytes() if files.for_peers else None,
             private_key=Path(files.key_file).read_bytes(),
             certificate_chain=Path(files.cert_file).read_bytes(),
         )
@@ -138,6 +149,25 @@ class NodeTls:
         """Return the options for a connection to a peer."""
         return [(_OTHER_NAME, self.files.server_name)] if self.files.server_name else []
 
+    def is_peers(self, chain: Sequence[bytes]) -> bool:
+        """Return True if a certificate, which TLS has taken, was issued by an authority for peers.
+
+        Args:
+            chain: The certificate in PEM form, and those after it that the other side has shown.
+        """
+        if not self.files.peer_ca_file:
+            return True
+        found = [one for pem in chain for one in x509.load_pem_x509_certificates(pem)]
+        roots = x509.load_pem_x509_certificates(Path(self.files.peer_ca_file).read_bytes())
+        current = found[0] if found else None
+        for _ in range(_LONGEST_CHAIN):
+            if current is None:
+                return False
+            if any(_issued(current, root) for root in roots):
+                return True
+            current = next((one for one in found if _is_authority(one) and _issued(current, one)), None)
+        return False
+
     def _looked_at(self) -> _Stamp:
         """Return what changes when the files do, after a look into each.
 
@@ -145,7 +175,7 @@ class NodeTls:
             ConfigError: Files that cannot be used.
         """
         problems, stamp = [], []
-        for name in ("cert_file", "key_file", "ca_file"):
+        for name in ("cert_file", "key_file", "ca_file", "peer_ca_file"):
             file = getattr(self.files, name)
             if not file:
                 continue
@@ -165,6 +195,22 @@ class NodeTls:
 
 
 _HOLDS = {"cert_file": "a certificate", "key_file": "a private key without a passphrase", "ca_file": "certificates"}
+_HOLDS["peer_ca_file"] = _HOLDS["ca_file"]
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def _check(name: str, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The file of tokens, and the one that a node shows to its peers; both are read again when they have changed.
+"""The file of tokens and certificates, and the token that a node shows to its peers; read again when they have changed.
 
 ::
 
@@ -8,6 +8,12 @@
     role = "write"                # read, write, admin or peer
     namespaces = ["users"]        # the only ones; without it all
 
+    [[certificate]]
+    name = "billing"
+    san = "spiffe://example.org/billing/*"   # or a DNS name; * is one label, or one segment of the path
+    role = "read"
+
+A certificate counts where a call shows no token, and `tls.verify_clients` says that one is asked for.
 While a changed file cannot be used, what was read before stays in force.
 """
 
@@ -22,7 +28,7 @@ from typing import Any
 
 import structlog
 
-from cachenode.core.access import Grant, Grants, Role
+from cachenode.core.access import Grant, Grants, Role, check_pattern
 from cachenode.errors import ConfigError
 from cachenode_api.errors import InvalidNamespace
 from cachenode_api.keys import check_namespace
@@ -33,7 +39,9 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.0
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
-_FIELDS = {"name", "sha256", "role", "namespaces"}
+_FIELDS = {"name", "role", "namespaces"}
+_KINDS = {"token": "sha256", "certificate": "san"}
+"""The tables, and what each is known by."""
 
 
 class TokenFile:
@@ -70,7 +78,7 @@ class TokenFile:
             _log.warning("tokens_not_renewed", problems=len(error.problems))
             return
         self._stamp = stamp
-        _log.info("tokens_renewed", tokens=len(self._grants))
+        _log.info("tokens_renewed", entries=len(self._grants))
 
     def _looked_at(self) -> tuple[int, int]:
         try:
@@ -100,27 +108,34 @@ def _read(path: Path) -> Grants:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError([f"auth.tokens_file: is no TOML file that can be read ({type(error).__name__})"]) from None
-    entries = document.pop("token", [])
-    problems = [f"auth.tokens_file: there is no such table: {name}" for name in document]
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError(["auth.tokens_file: token must be tables: [[token]]"])
-    grants: list[tuple[str, Grant]] = []
-    for number, entry in enumerate(entries, start=1):
-        found = _problems(entry)
-        problems += [f"auth.tokens_file: token {number}: {problem}" for problem in found]
-        if not found:
-            role = Role[entry["role"].upper()]
-            grants.append((entry["sha256"], Grant(entry["name"], role, frozenset(entry.get("namespaces", ())))))
+    problems = [f"auth.tokens_file: there is no such table: {name}" for name in document if name not in _KINDS]
+    grants: dict[str, list[tuple[str, Grant]]] = {}
+    for kind, field in _KINDS.items():
+        entries = document.get(kind, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ConfigError([f"auth.tokens_file: {kind} must be tables: [[{kind}]]"])
+        grants[kind] = []
+        for number, entry in enumerate(entries, start=1):
+            found = _problems(entry, field)
+            problems += [f"auth.tokens_file: {kind} {number}: {problem}" for problem in found]
+            if not found:
+                role = Role[entry["role"].upper()]
+                grant = Grant(entry["name"], role, frozenset(entry.get("namespaces", ())))
+                grants[kind].append((entry[field], grant))
     if problems:
         raise ConfigError(problems)
-    return Grants(grants)
+    return Grants(grants["token"], grants["certificate"])
 
 
-def _problems(entry: Mapping[str, Any]) -> list[str]:
-    problems = [f"{field}: there is no such field" for field in sorted(entry.keys() - _FIELDS)]
+def _problems(entry: Mapping[str, Any], known_by: str) -> list[str]:
+    problems = [f"{field}: there is no such field" for field in sorted(entry.keys() - _FIELDS - {known_by})]
     if not isinstance(entry.get("name"), str) or not entry["name"]:
         problems.append("name: must be a text")
-    if not isinstance(entry.get("sha256"), str) or not _HASH.match(entry["sha256"]):
+    if known_by == "san":
+        san = entry.get("san")
+        if text := check_pattern(san) if isinstance(san, str) else "must be a text":
+            problems.append(f"san: {text}")
+    elif not isinstance(entry.get("sha256"), str) or not _HASH.match(entry["sha256"]):
         problems.append("sha256: must be 64 hexadecimal digits in lower case")
     role = entry.get("role")
     if not isinstance(role, str) or role.upper() not in Role.__members__:

@@ -37,6 +37,14 @@ def certs(
             "--host", metavar="NAME", help="Name or address of the nodes; may be repeated. Default: this machine."
         ),
     ] = None,
+    client_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--client-name",
+            metavar="NAME",
+            help="DNS name or URI (spiffe://…) that the client is known by; may be repeated. Default: none.",
+        ),
+    ] = None,
     days: Annotated[int, typer.Option("--days", min=1, max=825, help="Life of the certificates.")] = 90,
     output: Output = Format.TABLE,
 ) -> None:
@@ -47,7 +55,7 @@ def certs(
     """
     hosts = host or _HOSTS
     renewed = (directory / "ca.pem").exists()
-    make_certificates(directory, hosts, days)
+    make_certificates(directory, hosts, days, client_name or ())
     files = {name: str(directory / f"{name}.pem") for name in ("ca", "node", "client")}
     keys = {f"{name}_key": str(directory / f"{name}-key.pem") for name in ("node", "client")}
     if output is Format.JSON:
@@ -67,7 +75,9 @@ def certs(
     screen.print(f"  cachenode --tls-ca {files['ca']} {certificate} view", soft_wrap=True)
 
 
-def make_certificates(directory: Path, hosts: Sequence[str] = _HOSTS, days: int = 90) -> None:
+def make_certificates(
+    directory: Path, hosts: Sequence[str] = _HOSTS, days: int = 90, client_names: Sequence[str] = ()
+) -> None:
     """Make what is missing of an authority, and a certificate for nodes and one for clients in any case.
 
     Raises:
@@ -76,7 +86,7 @@ def make_certificates(directory: Path, hosts: Sequence[str] = _HOSTS, days: int 
     directory.mkdir(parents=True, exist_ok=True)
     authority = _read(directory) if (directory / "ca.pem").exists() else _make_authority(directory)
     _issue(directory, "node", authority, hosts, days)
-    _issue(directory, "client", authority, [], days)
+    _issue(directory, "client", authority, client_names, days)
 
 
 def _make_authority(directory: Path) -> _Signed:
@@ -150,9 +160,9 @@ def _name(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     try:
-        return x509.DNSName(host)
+        return x509.UniformResourceIdentifier(host) if "://" in host else x509.DNSName(host)
     except ValueError:
-        text = "--host: must be a DNS name (international ones in their xn-- form) or an IP address"
+        text = "--host: must be a DNS name (international ones in their xn-- form), an IP address or a URI"
         raise CliError(text, code=ExitCode.USAGE) from None
 
 

@@ -92,7 +92,7 @@ def _tls(config: NodeConfig) -> Iterator[Conflict]:
         yield Conflict((missing, other), "must be set too: certificate and key belong together")
     if tls.verify_clients and not tls.ca_file:
         yield Conflict((ca_file, ("tls", "verify_clients")), "must name the authorities that clients are verified by")
-    for name in ("ca_file", "server_name"):
+    for name in ("ca_file", "peer_ca_file", "server_name"):
         if getattr(tls, name) and not tls.cert_file:
             yield Conflict((("tls", name), cert_file), "says nothing without tls.cert_file: there is no TLS")
 
@@ -100,8 +100,12 @@ def _tls(config: NodeConfig) -> Iterator[Conflict]:
 def _auth(config: NodeConfig) -> Iterator[Conflict]:
     auth = config.auth
     tokens, peer_token = ("auth", "tokens_file"), ("auth", "peer_token_file")
-    if auth.tokens_file and not auth.peer_token_file:
-        yield Conflict((peer_token, tokens), "must be set too: peers ask each other for a token")
+    if auth.tokens_file and not auth.peer_token_file and not config.tls.verify_clients:
+        text = "must be set too: peers ask each other for a token, or for certificates with tls.verify_clients"
+        yield Conflict((peer_token, tokens), text)
+    if config.tls.peer_ca_file and not (auth.tokens_file and config.tls.verify_clients):
+        text = "needs auth.tokens_file and tls.verify_clients: else nobody is asked who they are"
+        yield Conflict((("tls", "peer_ca_file"), tokens, ("tls", "verify_clients")), text)
     if auth.peer_token_file and not auth.tokens_file:
         yield Conflict((tokens, peer_token), "must be set too: without it nobody asks for a token")
 

@@ -123,6 +123,10 @@ class TlsConfig(Section):
     cert_file: str = Field("", description='Certificate of this node; "": no TLS')
     key_file: str = Field("", description="Its private key, without a passphrase")
     ca_file: str = Field("", description='Authorities whose certificates of others are believed; "": the usual ones')
+    peer_ca_file: str = Field(
+        "",
+        description="Authorities of nodes, in place of ca_file's; who links as a peer needs a certificate of theirs",
+    )
     verify_clients: bool = Field(
         False, description="Whether clients and peers must show a certificate that ca_file's authorities have signed"
     )
@@ -132,8 +136,14 @@ class TlsConfig(Section):
 class AuthConfig(Section):
     """Who may do what."""
 
-    tokens_file: str = Field("", description='File of tokens and their roles; "": whoever connects may do everything')
-    peer_token_file: str = Field("", description="File with the token, of the role peer, that nodes show each other")
+    tokens_file: str = Field(
+        "", description='File of tokens and certificates and their roles; "": whoever connects may do everything'
+    )
+    peer_token_file: str = Field(
+        "",
+        description="File with the token, of the role peer, that nodes show each other; "
+        ": they are known by their certificates",
+    )
 
 
 class MemoryConfig(Section):

@@ -1,4 +1,7 @@
-"""Who is let in: each call shows a token, and each method takes a role.
+"""Who is let in: each call shows a token or comes with a certificate that is known, and each method takes a role.
+
+A token goes before a certificate: who shows one that is not known is not let in, whatever the certificate. Where peers
+have authorities of their own, a peer's call must come with a certificate of theirs, token or not.
 
 A method that is not listed takes the highest role of its service, so that a new one is closed until it is opened. A
 grant for some namespaces opens no call that concerns others, or all of them.
@@ -6,7 +9,7 @@ grant for some namespaces opens no call that concerns others, or all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,6 +31,7 @@ GRANT: ContextVar[Grant | None] = ContextVar("grant", default=None)
 """What the caller of the method that runs may do; None where nobody is asked for a token."""
 NOT_ALLOWED = Failure(Reason.PERMISSION_DENIED, "the token does not allow this, or not in this namespace")
 _NO_TOKEN = Failure(Reason.UNAUTHENTICATED, "a token is needed, and none that is known was shown")
+_CHAIN = ("x509_pem_cert", "x509_pem_cert_chain")
 
 _SERVICES = {
     "cachenode.v1.SessionService": Role.READ,  # each batch is looked at by itself
@@ -70,10 +74,12 @@ class Gate:
 
     Args:
         grants: Returns the grants in force.
+        is_peers: Says whether a chain of certificates is one of peers; None where they need none.
     """
 
-    def __init__(self, grants: Callable[[], Grants]) -> None:
+    def __init__(self, grants: Callable[[], Grants], is_peers: Callable[[Sequence[bytes]], bool] | None = None) -> None:
         self._grants = grants
+        self._is_peers = is_peers
         self.refused = 0
         """Calls that were not let in."""
 
@@ -92,7 +98,7 @@ class Gate:
         if grant is None:
             self.refused += 1
             await abort(context, _NO_TOKEN)
-        if not _covers(grant, role, method, request):
+        if not _covers(grant, role, method, request) or (role is Role.PEER and not self._may_link(context)):
             self.refused += 1
             _log.warning("call_refused", who=grant.name, method=method)
             await abort(context, NOT_ALLOWED)
@@ -104,7 +110,20 @@ class Gate:
         for key, value in context.invocation_metadata() or ():
             if key == AUTHORIZATION_KEY and isinstance(value, str) and value.startswith(BEARER):
                 return self._grants().of(value.removeprefix(BEARER))
-        return None
+        grants = self._grants()
+        return grants.of_names(_names(context)) if grants.certificates else None
+
+    def _may_link(self, context: aio.ServicerContext[Any, Any]) -> bool:
+        if self._is_peers is None:
+            return True
+        shown = context.auth_context()
+        return self._is_peers([bytes(pem) for name in _CHAIN for pem in shown.get(name, ())])
+
+
+def _names(context: aio.ServicerContext[Any, Any]) -> list[str]:
+    """Return the alternative names of the certificate that a call came with."""
+    raw = context.auth_context().get("x509_subject_alternative_name", ())
+    return [bytes(name).decode("utf-8", "replace") for name in raw]
 
 
 def _covers(grant: Grant, role: Role, method: str, request: object) -> bool:

@@ -91,3 +91,17 @@ def test_names_that_are_none(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["certs", "--dir", str(tmp_path / "c")])
     assert result.exit_code == 2
     assert "Name an empty directory." in result.output
+
+
+def test_authorities_of_peers(tmp_path: Path) -> None:
+    """Only what an authority for peers has issued is a peer's; without one of their own any that TLS takes is."""
+    clients, peers = make(tmp_path / "clients"), make(tmp_path / "peers")
+    files = TlsFiles(peers.cert_file, peers.key_file, clients.ca_file, "", peers.ca_file)
+    tls = NodeTls(files, verify_clients=True)
+    node, client = Path(peers.cert_file).read_bytes(), Path(clients.cert_file).read_bytes()
+    assert tls.is_peers([node])
+    assert not tls.is_peers([client])
+    assert not tls.is_peers([client, node, Path(peers.ca_file).read_bytes()]), "what is shown beside it says nothing"
+    assert not tls.is_peers([])
+    assert NodeTls(clients, verify_clients=True).is_peers([client])
+    assert problems_of(TlsFiles(peers.cert_file, peers.key_file, clients.ca_file, "", "absent"))

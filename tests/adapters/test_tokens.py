@@ -76,3 +76,19 @@ def test_secret_of_a_file(tmp_path: Path) -> None:
         read_secret("auth.peer_token_file", str(file))
     with pytest.raises(ConfigError, match="cannot be read"):
         read_secret("auth.peer_token_file", str(tmp_path / "absent"))
+
+
+def test_certificates_are_read(tmp_path: Path) -> None:
+    """Their tables stand beside those of tokens, in the order in which they are tried."""
+    file = tmp_path / "tokens.toml"
+    table = '[[certificate]]\nname = "{}"\nsan = "{}"\nrole = "read"\n'
+    file.write_text(GOOD + table.format("one", "a.example.org") + table.format("all", "*.example.org"))
+    grants = TokenFile(str(file)).grants()
+    assert (len(grants), grants.certificates) == (3, 2)
+    assert [grants.of_names([name]).name for name in ("a.example.org", "b.example.org")] == ["one", "all"]
+    assert grants.of_names(["example.org"]) is None
+    file.write_text(table.format("x", "*") + '[[certificate]]\nname = "y"\nrole = "read"\nsha256 = "0"\n')
+    with pytest.raises(ConfigError) as caught:
+        TokenFile(str(file))
+    assert len(caught.value.problems) == 3
+    assert "certificate 1: san: " in caught.value.problems[0]

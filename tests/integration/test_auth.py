@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable
@@ -15,6 +16,7 @@ import pytest
 from grpc import aio
 from typer.testing import CliRunner
 
+from cachenode.cli.certs import make_certificates
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode.cli.main import app
 from cachenode_api.v1 import (
@@ -24,7 +26,7 @@ from cachenode_api.v1 import (
     cache_pb2_grpc,
     peer_pb2_grpc,
 )
-from cachenode_client import CacheClient, CacheUnavailable, InvalidArgument, PermissionDenied
+from cachenode_client import CacheClient, CacheUnavailable, InvalidArgument, PermissionDenied, Tls
 
 
 def settings(folder: Path) -> list[str]:
@@ -130,6 +132,49 @@ async def test_unary_calls_and_commands(tmp_path: Path) -> None:
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+
+
+def certified(folder: Path, authority: Path) -> tuple[Tls, grpc.ChannelCredentials]:
+    """Make a certificate for a client of the shop, of an authority that is there."""
+    folder.mkdir()
+    for name in ("ca.pem", "ca-key.pem"):
+        shutil.copy(authority / name, folder / name)
+    make_certificates(folder, client_names=["spiffe://example.org/shop/web"])
+    files = [folder / name for name in ("ca.pem", "client-key.pem", "client.pem")]
+    tls = Tls(files[0], files[2], files[1])
+    return tls, grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+
+
+async def test_certificates_instead_of_tokens(tmp_path: Path) -> None:
+    """Nodes and clients are known by the names in their certificates; a client's makes no peer.
+
+    Scenario 62.
+    """
+    settings(tmp_path)  # whoever waits for the cluster shows a token
+    tables = {"node": ("127.0.0.1", "peer"), "shop": ("spiffe://example.org/shop/*", "write")}
+    text = "".join(
+        f'[[certificate]]\nname = "{name}"\nsan = "{san}"\nrole = "{role}"\n' for name, (san, role) in tables.items()
+    )
+    tokens, config = tmp_path / "tokens.toml", tmp_path / "node.toml"
+    tokens.write_text(tokens.read_text() + text)
+    config.write_text(f'[auth]\ntokens_file = "{tokens}"\n')
+    async with LocalCluster(
+        nodes=2,
+        directory=tmp_path / "c",
+        arguments=["--config", str(config)],
+        tls=True,
+        token_file=tmp_path / "read",
+    ) as cluster:
+        tls, credentials = certified(tmp_path / "shop", tmp_path / "c/certs")
+        async with CacheClient(cluster.address, tls=tls, timeout_s=10) as cache:
+            await cache.set_many({f"k{number}": number for number in range(50)})
+            assert len(await cache.get_many([f"k{number}" for number in range(50)])) == 50
+        async with CacheClient(cluster.address, tls=cluster.tls, timeout_s=2) as nameless:
+            with pytest.raises(CacheUnavailable, match="asks for a token"):
+                await nameless.get("k1")
+        async with aio.secure_channel(cluster.nodes[0].address, credentials) as channel:
+            link = peer_pb2_grpc.PeerServiceStub(channel).Link()
+            assert await link.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_token_that_cannot_be_read(tmp_path: Path) -> None:

@@ -82,7 +82,10 @@ async def test_commands_and_http_over_tls(tmp_path: Path) -> None:
 
 
 async def test_certificates_are_renewed_while_it_runs(tmp_path: Path) -> None:
-    """New certificates, even of a new authority, are in use from the next connection on; open ones stay."""
+    """New certificates, even of a new authority, are in use from the next connection on; open ones stay.
+
+    Scenario 63.
+    """
     async with LocalCluster(nodes=1, directory=tmp_path / "c", tls=True) as cluster:
         tls = cluster.tls
         async with CacheClient(cluster.address, tls=tls, timeout_s=10, near_cache=None) as before:

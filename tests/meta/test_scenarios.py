@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.support.syntax import parse
 
 TESTS = Path(__file__).parents[1]
-LIST = {*range(1, 62)}
+LIST = {*range(1, 64)}
 NOT_COVERED = {
     35: "No partition is made here: durability replicated fails writes that no replica has, failovers are scenario 34.",
     52: "A soak of half an hour is run by hand, not by CI: make soak-coherence ARGS='--faults 2000'.",
