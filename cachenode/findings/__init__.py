@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cachenode.findings import cluster, namespaces, origins, times
+from cachenode.findings import cluster, namespaces, origins, regions, times
 from cachenode.findings.measured import measured
 from cachenode.findings.moments import Check, Finding, Moment, Severity
 from cachenode.findings.sections import SECTIONS
 
 __all__ = ["CHECKS", "Check", "Finding", "Moment", "Severity", "examine", "measured"]
 
-CHECKS: tuple[Check, ...] = (*cluster.CHECKS, *namespaces.CHECKS, *origins.CHECKS, *times.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *cluster.CHECKS,
+    *namespaces.CHECKS,
+    *origins.CHECKS,
+    *regions.CHECKS,
+    *times.CHECKS,
+)
 
 
 def examine(before: Moment, after: Moment) -> list[Finding]:

@@ -18,6 +18,7 @@ SECTIONS = {
     "overload": "CacheNodeSlow",
     "policies": "Nodes that differ",
     "quotas": "Full quotas",
+    "regions": "CacheNodeRegionBehind",
     "releases": "Nodes that differ",
     "silent": "CacheNodeDown",
     "stampede": "Stampedes",

@@ -110,6 +110,31 @@ def test_nodes_that_differ() -> None:
     assert {each.severity for each in findings} == {Severity.WARNING}
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"state": "connected", "sending": True, "lag_s": 3.0, "lag_entries": 9}, []),
+        ({"state": "cut", "sending": True, "lag_s": 61.0}, [("warning", "a region is behind")]),
+        ({"state": "paused", "sending": True, "lag_s": 601.0}, [("critical", "a region is behind")]),
+        ({"state": "refused", "sending": True}, [("critical", "a region refuses what it is told")]),
+        ({"state": "no_store"}, [("critical", "a region is told nothing")]),
+    ],
+)
+def test_links_to_regions(fields: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    """What the node that sends says counts; a second one that waits says nothing."""
+    one = node(namespaces=[space()], regions=[pb.RegionStats(name="west", **fields)])
+    other = node(namespaces=[space()], regions=[pb.RegionStats(name="west", state="waiting")])
+    findings = examine(moment(0), moment(1, a=one, b=other))
+    assert [(each.severity.value, each.what) for each in findings] == expected
+    assert {each.section for each in findings} <= {"CacheNodeRegionBehind"}
+
+
+def test_outbox_that_takes_nothing() -> None:
+    """The node still has what it owes."""
+    [finding] = examine(moment(0), moment(1, a=node(namespaces=[space()], regions_owed=2)))
+    assert (finding.what, finding.evidence) == ("the outbox takes nothing", "2 entries")
+
+
 def clock(wall_s: float = 1e9, **fields: float) -> pb.ClockState:
     return pb.ClockState(wall_s=wall_s, **fields)  # type: ignore[arg-type]
 
