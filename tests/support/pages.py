@@ -10,6 +10,7 @@ NO_POLICIES = {
     "logs",
     "membership",
     "operating",
+    "redis",
     "security",
     "strategy",
     "tracing",
