@@ -260,6 +260,7 @@ class Server:
             shed=config.limits.shed(),
             handover_bytes=config.memory.handover_bytes,
             limits=config.limits.entries(),
+            durations=config.node.durations,
         )
         self._events = Events(
             self._node,
@@ -389,7 +390,7 @@ class Server:
             handover_declined=node.handover.declined,
             handover_accepted=node.handover.accepted,
             handover_refused=node.handover.refused,
-            durations=node.durations.counters(),
+            durations=node.durations.counters() if self.config.node.durations else (),
             certificate_expires_at=self._tls.expires_at() if self._tls is not None else None,
             events=tuple(EventCounters(*how, count) for how, count in sorted(self._events.counts.items())),
             event_invalidations=self._events.invalidations,

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+
+from cachenode.adapters.exposition import exposition
 
 __all__ = ["HttpServer"]
 
@@ -100,8 +101,8 @@ class HttpServer:
         return web.Response(text=_PAGE.format(**self._info()), content_type="text/html")
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._metrics), headers={"Content-Type": content_type})
+        body, content_type = await exposition(self._metrics, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     def _probe(self, healthy: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:

@@ -94,6 +94,7 @@ class Node:
         hot_reads_per_s: Reads a second, forwarded by other nodes, that make a key hot; 0: none is.
         handover_bytes: Most bytes of entries handed to new owners when keys move; 0: none.
         limits: Of what one entry, invalidation and session may be or hold; None for those of the contract.
+        durations: Whether to measure how long operations take.
         wall: The time of day in seconds since 1970, for what is due at fixed times.
     """
 
@@ -117,6 +118,7 @@ class Node:
         shed: ShedLimits | None = None,
         handover_bytes: int = 0,
         limits: Limits | None = None,
+        durations: bool = True,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.placement = placement
@@ -129,6 +131,7 @@ class Node:
         self.forwarded = 0
         self.failures: Counter[Reason] = Counter()
         self.durations = Durations()
+        self._timed = Durations.counts if durations else _untimed
         self._peers = peers
         self._call_timeout_s = call_timeout_s
         self.copies = copies
@@ -174,7 +177,7 @@ class Node:
             A coroutine that does and answers what is left, or None if nothing is. It must be awaited; it does not
             raise, and it ends within the batch's time limit. Cancelling it leaves the rest unanswered.
         """
-        if from_peer or not self.durations.counts(batch.operation):
+        if from_peer or not self._timed(batch.operation):
             return self._execute(batch, reply, from_peer, holder)
         now, waited = self.clock.now, False
         began = now()
@@ -482,6 +485,10 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.placement.me.id} epoch={self.placement.epoch} used={self.namespaces.memory.used_bytes}>"
+
+
+def _untimed(_: Operation) -> bool:
+    return False
 
 
 def _merge(whole: BatchResult, part: BatchResult) -> None:

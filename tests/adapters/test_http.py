@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import ClientSession
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
+from cachenode.adapters import exposition
 from cachenode.adapters.http import HttpServer
 
 
@@ -104,3 +107,26 @@ async def test_stop_before_start_and_twice(node: Node) -> None:
     async with ClientSession() as session:
         with pytest.raises(OSError, match="Cannot connect"):
             await session.get(f"http://{server.address}/livez")
+
+
+async def test_calls_are_answered_between_slices_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many metrics there are, the loop comes round; the text is the one that is written in one go."""
+    monkeypatch.setattr(exposition, "_SLICE_S", 0.0)
+    registry = CollectorRegistry()
+    for number in range(20):
+        Counter(f"c{number}", "A counter.", registry=registry).inc(number)
+    rounds = 0
+
+    async def turn() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    for accept, encode in (("text/plain", generate_latest), ("application/openmetrics-text", generate_openmetrics)):
+        rounds = 0
+        turning = asyncio.create_task(turn())
+        text, _ = await exposition.exposition(registry, accept)
+        turning.cancel()
+        assert rounds >= 20
+        assert text == encode(registry)
