@@ -44,6 +44,7 @@ from cachenode.adapters.logs import levels as log_levels
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
 from cachenode.adapters.tls import NodeTls
+from cachenode.adapters.traces import start_traces
 from cachenode.adapters.webhook import SecretFile, Webhook
 from cachenode.assembly import (
     make_drain,
@@ -85,11 +86,13 @@ from cachenode.rpc.peer import PeerService
 from cachenode.rpc.policies import PolicyCalls
 from cachenode.rpc.region import RegionService
 from cachenode.rpc.session import SessionLimits, SessionService
+from cachenode_api.tracing import disable as disable_traces
 from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, peer_pb2_grpc, region_pb2_grpc, session_pb2_grpc
 from cachenode_api.view import Member
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from opentelemetry.sdk.trace import TracerProvider
 
     from cachenode.adapters.tokens import TokenFile
     from cachenode.config import NodeConfig
@@ -124,6 +127,7 @@ class Server:
         """Set once the node is in a view."""
         self._stopping = False
         self._started_at = 0.0
+        self._traces: TracerProvider | None = None
 
     async def start(self) -> None:
         """Bind, serve, and begin to join the cluster.
@@ -137,6 +141,10 @@ class Server:
         self._started_at = time.monotonic()
         self._clock = BootClock()
         self._origins = make_origins(config, self._clock)
+        if config.tracing.endpoint:
+            self._traces = start_traces(
+                config.tracing.endpoint, config.tracing.ratio, config.node.id, config.cluster.name, __version__
+            )
         self._tls = make_tls(config)
         tokens, self._peer_token = make_tokens(config)
         self._gate = (
@@ -475,6 +483,9 @@ class Server:
         await within(_STEP_S, self._membership.close())
         await within(_STEP_S, self._live.stop())
         await within(_STEP_S, self._http.stop())
+        if self._traces is not None:
+            disable_traces()
+            await within(_STEP_S, asyncio.to_thread(self._traces.shutdown))  # exports what waits
         _log.info("stopped")
 
 

@@ -12,11 +12,13 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cachenode.core.entries import Batch, BatchResult, Operation
 from cachenode.errors import PeerUnavailable
 from cachenode.outbox import Outbox
+from cachenode.traced import execute_traced
 from cachenode.wire import (
     BadBatch,
     batch_from_wire,
@@ -29,6 +31,7 @@ from cachenode.wire import (
     view_to_wire,
 )
 from cachenode_api.reasons import Reason
+from cachenode_api.tracing import recording, span, switch, traceparent
 from cachenode_api.v1 import common_pb2, peer_pb2
 
 if TYPE_CHECKING:
@@ -216,7 +219,11 @@ class Link:
             self._replies.append(common_pb2.Reply(id=batch_id, reasons=reasons, details=[str(bad)]))
             return
         batch.region = message.region  # a node's word; a client's would keep the other regions from hearing of it
-        rest = self._owner.execute(batch, reply)
+        if message.traceparent and switch.tracer is not None:
+            execute = partial(self._owner.execute, batch)
+            rest = execute_traced(message.traceparent, self._owner.me.id, batch, reply, execute)
+        else:
+            rest = self._owner.execute(batch, reply)
         if rest is not None:
             self._spawn(rest)
 
@@ -239,6 +246,13 @@ class Link:
         """
         if self.closed or self.peer is None:
             raise PeerUnavailable("the link to the peer is down", sent=False)
+        if switch.tracer is None or not recording():
+            return await self._request(batch)
+        attributes = {"db.namespace": batch.namespace, "cachenode.peer": self.peer.id}
+        with span(f"cachenode.forward {batch.operation.name.lower()}", "client", attributes):
+            return await self._request(batch, traceparent())
+
+    async def _request(self, batch: Batch, parent: str = "") -> BatchResult:
         count = len(batch.keys)
         gives_records = batch.operation.gives_records
         result = BatchResult(
@@ -250,6 +264,8 @@ class Link:
         request_id = next(self._ids)
         waiting = _Waiting(result, count, asyncio.get_running_loop().create_future())
         waiting.batch = batch_to_wire(batch, request_id)
+        if parent:
+            waiting.batch.traceparent = parent
         self._waiting[request_id] = waiting
         self._requests.append(waiting)
         self._schedule_pump()

@@ -49,6 +49,7 @@ __all__ = [
     "NodeConfig",
     "NodeSection",
     "TlsConfig",
+    "TracingConfig",
 ]
 
 _MIB = 1024 * 1024
@@ -228,6 +229,24 @@ class LogConfig(Section):
     )
 
 
+class TracingConfig(Section):
+    """Traces for OpenTelemetry; needs the extra "otel"."""
+
+    endpoint: str = Field(
+        "", description='Collector that takes OTLP over gRPC, such as http://localhost:4317; "": none'
+    )
+    ratio: float = Field(
+        1.0, ge=0, le=1, description="Part of the traces recorded by their beginners that this node records too"
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _a_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must be a URL that begins with http:// or https://")
+        return value
+
+
 class NodeConfig(Section):
     """The configuration of one node, valid as a whole if `load_config` made it."""
 
@@ -258,6 +277,7 @@ class NodeConfig(Section):
         False, description="Refuse namespaces without a table of their own; otherwise up to 1,000 are made at first use"
     )
     log: LogConfig = Field(default_factory=LogConfig)
+    tracing: TracingConfig = Field(default_factory=TracingConfig)
 
     @field_validator("namespaces", mode="before")
     @classmethod

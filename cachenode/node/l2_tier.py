@@ -39,6 +39,7 @@ from cachenode.core.entries import L2Entry, L2Write
 from cachenode.errors import L2Unavailable
 from cachenode.ports import Clock, L2Store
 from cachenode_api.selectors import Selector
+from cachenode_api.tracing import recording, spanned, switch
 from cachenode_api.version import epoch_of, sequence_of
 
 __all__ = ["Belief", "L2Tier"]
@@ -55,6 +56,16 @@ ADOPTION_S = 1.0
 """So long a node that has just come lets readers wait for the store's barriers; then they miss."""
 RECENT_S = 60.0
 """A failover forgets the writes of some moments; older ones than this have long reached the replicas, or the disk."""
+
+
+def _attributes(namespace: str, operation: str, count: int) -> dict[str, str | int]:
+    """Return what a span says of a call."""
+    return {
+        "db.system.name": "redis",
+        "db.namespace": namespace,
+        "db.operation.name": operation,
+        "db.operation.batch.size": count,
+    }
 
 
 async def _ask_nobody(_newcomer: bool) -> None:
@@ -197,7 +208,10 @@ class L2Tier:
         """
         if not self.available:
             return [None] * len(keys)
-        entries = await self._guard(self._store.read(namespace, keys))
+        reading = self._guard(self._store.read(namespace, keys))
+        if switch.tracer is not None and recording():
+            reading = spanned(reading, "l2 read", "client", _attributes(namespace, "read", len(keys)))
+        entries = await reading
         judge = self.judge
         if self._floor or self._journal:
             entries = [
@@ -238,7 +252,10 @@ class L2Tier:
         versions = [(write.key, write.version) for write in writes]
         if self.available:
             try:
-                taken = await self._guard(self._store.write(namespace, writes))
+                writing = self._guard(self._store.write(namespace, writes))
+                if switch.tracer is not None and recording():
+                    writing = spanned(writing, "l2 write", "client", _attributes(namespace, "write", len(writes)))
+                taken = await writing
             except L2Unavailable:
                 pass
             else:

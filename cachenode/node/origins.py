@@ -14,6 +14,7 @@ from cachenode.core.stats import OriginCounters
 from cachenode.errors import OriginError
 from cachenode.node.origin_calls import Calls
 from cachenode.ports import Clock, Loader, Sink
+from cachenode_api.tracing import recording, spanned, switch
 
 __all__ = ["Origin"]
 
@@ -82,7 +83,10 @@ class Origin:
             OriginError: That could not be found out.
         """
         assert self._reads is not None, "only an origin with a loader is asked"
-        return await self._reads.ask(key, priority)
+        asking = self._reads.ask(key, priority)
+        if switch.tracer is not None and recording():
+            asking = spanned(asking, "origin load", "client", {"cachenode.origin": self.name})
+        return await asking
 
     async def write(
         self, write: SinkWrite, priority: Priority = Priority.DEMAND, *, allowed: Callable[[], bool] | None = None

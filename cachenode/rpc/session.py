@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -40,9 +41,11 @@ from cachenode.core.failures import failed, too_many
 from cachenode.node.service import Node
 from cachenode.outbox import Outbox
 from cachenode.rpc.gate import GRANT, NOT_ALLOWED
+from cachenode.traced import execute_traced
 from cachenode.wire import BadBatch, batch_from_wire, invalidation_to_wire, replies_to_wire, view_to_wire
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason
+from cachenode_api.tracing import switch
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 
 if TYPE_CHECKING:
@@ -259,7 +262,11 @@ class _Session:
         if self._grant is not None and not self._grant.allows(_role_for(batch), batch.namespace or DEFAULT_NAMESPACE):
             reply(failed(batch, dict.fromkeys(range(len(batch.keys)), NOT_ALLOWED)))
             return
-        rest = self._node.execute(batch, reply, holder=self)
+        if message.traceparent and switch.tracer is not None:
+            execute = partial(self._node.execute, batch, holder=self)
+            rest = execute_traced(message.traceparent, self._node.placement.me.id, batch, reply, execute)
+        else:
+            rest = self._node.execute(batch, reply, holder=self)
         if rest is not None:
             self._pending_keys += len(batch.keys)
             task = asyncio.create_task(self._finish(batch, rest))

@@ -87,6 +87,7 @@ class PendingBatch:
         "sent",
         "size",
         "tokens",
+        "traceparent",
         "ttls_ms",
         "values",
     )
@@ -104,6 +105,7 @@ class PendingBatch:
         self.left = 0
         self.sent = False
         self.deadline = 0.0
+        self.traceparent = ""
 
     def measure(self) -> int:
         """Return about how many bytes the batch takes in a frame, rather more than less."""
@@ -137,6 +139,7 @@ class PendingBatch:
             else pb.INVALIDATION_MODE_UNSPECIFIED,
             acknowledgement=pb.ACKNOWLEDGEMENT_OWNER if owner_only else pb.ACKNOWLEDGEMENT_UNSPECIFIED,
             depends_on=[parents] if parents else (),
+            traceparent=self.traceparent,
         )
 
     def take(self, reply: pb.Reply) -> bool:
@@ -170,7 +173,7 @@ class EachBatch(PendingBatch):
     def split(self) -> EachBatch:
         """Give up the later half of the keys, before the batch is sent; return it, with the same deadline."""
         later, half = EachBatch(self.group), len(self.keys) // 2
-        later.deadline = self.deadline
+        later.deadline, later.traceparent = self.deadline, self.traceparent
         for name in ("keys", "waiters", "values", "flags", "ttls_ms"):
             column = getattr(self, name)
             setattr(later, name, column[half:])

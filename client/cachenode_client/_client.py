@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ParamSpec, Self
 
 from cachenode_api.records import HEADER_BYTES
+from cachenode_api.tracing import root, switch
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import AfterCommit, Pending
@@ -34,7 +35,7 @@ from cachenode_client._checks import (
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, is_stale, many_keys, many_values
+from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, is_stale, many_keys, many_values, traits_of
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
 from cachenode_client._events import Published, encoded_fields, publish
@@ -614,6 +615,21 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
+        if switch.tracer is not None:
+            with root("cachenode.get_or_load", traits_of(group)):
+                return await self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
+        return await self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
+
+    async def _get_or_load(
+        self,
+        group: Group,
+        raw: bytes,
+        loader: Loader,
+        default: Any,
+        ttl_ms: int,
+        tags: Iterable[str] | None,
+        soft_timeout_s: float | None,
+    ) -> Any:
         engine = self._started()
         end = engine.loop.time() + group[2]
         try:

@@ -473,6 +473,11 @@ class ClientCore:
         return instead
 
 
+def traits_of(group: Group) -> dict[str, str]:
+    """Return what a span says of a call."""
+    return {"db.system.name": "cachenode", "db.namespace": group[1], "db.operation.name": "get_or_load"}
+
+
 def is_callers_fault(error: CacheError) -> bool:
     """Return True for what is raised even when errors count as misses: the program must be corrected."""
     return isinstance(error, (InvalidArgument, ClientClosed, ForkedClient)) or error.reason == "wrong_loop"

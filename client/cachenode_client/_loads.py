@@ -10,6 +10,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from cachenode_api.tracing import recording, spanned, switch
 from cachenode_client._checks import DependsOn
 from cachenode_client.errors import CacheError, InvalidArgument
 
@@ -89,6 +90,12 @@ class FlightEnd:
 
 async def call_loader(loader: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a loader returns; one that is no async function runs in a thread, so that it may block."""
+    if switch.tracer is not None and recording() and not arguments:
+        return await spanned(_call(loader), "cachenode.loader", "internal", {})
+    return await _call(loader, *arguments)
+
+
+async def _call(loader: Callable[..., Any], *arguments: Any) -> Any:
     if _is_async(loader):
         return await loader(*arguments)
     result = await asyncio.to_thread(loader, *arguments)

@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
+from cachenode_api.tracing import root, switch
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import BlockingAfterCommit, Pending
@@ -42,7 +43,7 @@ from cachenode_client._checks import (
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import ClientCore, K, Lead, is_stale, many_keys, many_values
+from cachenode_client._core import ClientCore, K, Lead, is_stale, many_keys, many_values, traits_of
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
 from cachenode_client._events import Published, encoded_fields, publish
@@ -414,6 +415,21 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
+        if switch.tracer is not None:
+            with root("cachenode.get_or_load", traits_of(group)):
+                return self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
+        return self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
+
+    def _get_or_load(
+        self,
+        group: Group,
+        raw: bytes,
+        loader: Callable[[], Any],
+        default: Any,
+        ttl_ms: int,
+        tags: Iterable[str] | None,
+        soft_timeout_s: float | None,
+    ) -> Any:
         try:
             engine = self._started()
             if engine.router.route(raw) is None:

@@ -508,6 +508,7 @@ class Batch(google.protobuf.message.Message):
     SLIDE_FIELD_NUMBER: builtins.int
     SLIDE_MS_FIELD_NUMBER: builtins.int
     SOFT_TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    TRACEPARENT_FIELD_NUMBER: builtins.int
     REGION_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
@@ -539,6 +540,8 @@ class Batch(google.protobuf.message.Message):
     """LEASE: how long to wait for a load that is under way where there is a value past its TTL; 0 means not at all. Whoever is
     given the right to load anew is given the value at once, and waits by itself.
     """
+    traceparent: builtins.str
+    """The span that the batch belongs to, as a W3C traceparent; empty unless that is being recorded."""
     region: builtins.str
     """INVALIDATE, BARRIER, between nodes only: name of the region that this comes from; it is not told to any other."""
     @property
@@ -618,9 +621,10 @@ class Batch(google.protobuf.message.Message):
         slide: builtins.bool = ...,
         slide_ms: builtins.int = ...,
         soft_timeout_ms: builtins.int = ...,
+        traceparent: builtins.str = ...,
         region: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "depends_on", b"depends_on", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "region", b"region", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "depends_on", b"depends_on", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "region", b"region", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "traceparent", b"traceparent", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
