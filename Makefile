@@ -73,7 +73,7 @@ cluster: setup  ## Run three nodes and a Valkey on this machine until Ctrl-C
 test: setup  ## Run the tests: unit, property, a short simulation, real processes; five minutes
 	@status=0; \
 	echo "Unit and property tests, and a short simulation:"; \
-	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/deploy --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
+	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/deploy --ignore=tests/browser --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
 	$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS) || status=$$?; \
 	exit $$status
@@ -86,6 +86,9 @@ test-sim: setup  ## Simulate 500 clusters in virtual time, and switch safeguards
 
 test-coherence: setup  ## Check what clients see while real nodes, clients and L2 are killed, frozen and restarted
 	@$(PYTEST) -q $(ALONE) $(ARGS)
+
+console-test: setup  ## Use the web console in a Chromium (Debian's package chromium); screenshots in build/console
+	@$(PYTEST) -q -rs tests/browser $(ARGS)
 
 soak-sim: setup  ## Simulate seed after seed until told to stop
 	@$(PY) -m tests.sim $(ARGS)
@@ -193,7 +196,7 @@ dist: setup  ## Build both distributions into build/dist
 	@$(PY) -m build --no-isolation --outdir build/dist .
 
 ci: setup  ## Everything that must hold before a change goes in; the tests come last
-	@failed=; for step in fmt-check lint types arch proto-check k8s-check alerts-check dist audit fuzz-quick test test-sim test-coherence; do \
+	@failed=; for step in fmt-check lint types arch proto-check k8s-check alerts-check dist audit fuzz-quick test console-test test-sim test-coherence; do \
 		printf '\n=== %s ===\n' $$step; \
 		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \

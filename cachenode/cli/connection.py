@@ -23,6 +23,7 @@ __all__ = [
     "set_tls",
     "set_token",
     "status_of",
+    "tls_settings",
 ]
 
 TlsCa = Annotated[
@@ -69,7 +70,8 @@ def set_token(file: Path | None) -> None:
     _Settings.token = file
 
 
-def _tls() -> Tls | None:
+def tls_settings() -> Tls | None:
+    """Return how nodes are met over TLS, as the options say; None for plain connections."""
     if not any(_Settings.files):
         return None
     from cachenode_client import Tls
@@ -81,18 +83,20 @@ def client(address: str, **options: Any) -> CacheClient:  # noqa: ANN401 - those
     """Return a client for a command: it keeps no copies."""
     from cachenode_client import CacheClient
 
-    return CacheClient(address, near_cache=None, client_name="cli", tls=_tls(), token=_Settings.token, **options)
+    return CacheClient(
+        address, near_cache=None, client_name="cli", tls=tls_settings(), token=_Settings.token, **options
+    )
 
 
 def status_of(error: Exception) -> str:
     """Return in a few words how a call to a node ended."""
     from cachenode_client._channels import Channels
 
-    return Channels(_tls(), _Settings.token).status(error)
+    return Channels(tls_settings(), _Settings.token).status(error)
 
 
 def channel(address: str, tls: Tls | None = None, token: Path | None = None) -> aio.Channel:
     """Return a channel to one node, as the options say unless something else is given."""
     from cachenode_client._channels import Channels
 
-    return Channels(tls or _tls(), token or _Settings.token).open(address, showing_token=True)
+    return Channels(tls or tls_settings(), token or _Settings.token).open(address, showing_token=True)

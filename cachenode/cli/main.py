@@ -11,6 +11,7 @@ from cachenode.cli.advise import advise
 from cachenode.cli.certs import certs
 from cachenode.cli.cluster import cluster
 from cachenode.cli.connection import TlsCa, TlsCert, TlsKey, TlsName, TokenFile, set_tls, set_token
+from cachenode.cli.console_cmd import web_console
 from cachenode.cli.demo import demo
 from cachenode.cli.dependents import dependents
 from cachenode.cli.docs import docs
@@ -186,6 +187,13 @@ app.command(
         "cachenode loglevel reset --logger cachenode.node.membership",
     ),
 )(loglevel)
+app.command(
+    "console",
+    rich_help_panel=_LOOK,
+    epilog=examples(
+        "cachenode console", "cachenode console --open", "cachenode console -o json | jq -r '.consoles[0].url'"
+    ),
+)(web_console)
 app.command(
     "stats",
     rich_help_panel=_LOOK,
