@@ -252,6 +252,9 @@ def _regions(config: NodeConfig) -> Iterator[Conflict]:
         path = ("namespaces", space, "regions")
         if namespace.regions and not regions.name:
             yield Conflict((path, name), "needs regions.name: this node belongs to no region")
+        if namespace.region_holdoff_s and not namespace.regions:
+            held = ("namespaces", space, "region_holdoff_s")
+            yield Conflict((held, path), "says nothing where regions is false: no region's word comes there")
         if namespace.regions and space == DEFAULT_NAMESPACE and not config.strict_namespaces:
             text = (
                 "must be true if regions share the default namespace: they would share those that are made at first use"

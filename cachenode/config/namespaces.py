@@ -105,6 +105,11 @@ class NamespaceConfig(Section):
     regions: bool = Field(
         False, description="Whether what is written or declared untrue here becomes untrue in the other regions too"
     )
+    region_holdoff_s: Span = Field(
+        0.0,
+        le=3_600,
+        description="How long after another region's word loaded values are not kept: as long as its changes may take",
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 
     def policy(self, name: str, max_value_bytes: int) -> NamespacePolicy:

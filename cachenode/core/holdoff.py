@@ -59,11 +59,11 @@ class Holdoff:
             self._keys[key] = max(known, now + seconds)
             self._prune(now)
 
-    def note_barrier(self, selector: Selector, now: float) -> None:
-        """All that a selector covers was declared untrue."""
-        if self._s:
+    def note_barrier(self, selector: Selector, now: float, holdoff_s: float = 0.0) -> None:
+        """All that a selector covers was declared untrue (see `note`)."""
+        if seconds := max(self._s, holdoff_s):
             self._any = True
-            self._selectors.append((now + self._s, selector))
+            self._selectors.append((now + seconds, selector))
             self._prune(now)
 
     def note_all(self, now: float, holdoff_s: float = 0.0) -> None:

@@ -50,6 +50,8 @@ class NamespacePolicy:
         write_delay_s: How long a write behind waits for others, and for the key's next one.
         write_priority: Which namespace's writes behind go first, 1 before 10.
         regions: Whether what changes here is declared untrue in other regions (`cachenode.core.regions`).
+        region_holdoff_s: `holdoff_s` after what another region has told: its changes may take so long to reach the
+            origin that is loaded from here.
         warm_top: So many of the keys that a node read most are noted for its next life; 0: none.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
@@ -91,6 +93,7 @@ class NamespacePolicy:
     bloom_error: float = 0.01
     bloom_rebuild: str = "1d"
     regions: bool = False
+    region_holdoff_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
@@ -109,7 +112,7 @@ class NamespacePolicy:
         for field in ("max_bytes", "max_keys"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
-        for field in ("holdoff_s", "stale_s", "xfetch_beta", "negative_ttl_s"):
+        for field in ("holdoff_s", "region_holdoff_s", "stale_s", "xfetch_beta", "negative_ttl_s"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"{field}: must not be below 0")
         for field in ("ttl_jitter", "refresh_ahead"):

@@ -118,7 +118,7 @@ class Barriers:
         node, name, epoch = self._node, namespace.policy.name, self._node.placement.epoch
         kinds = [selector.kind.value for selector in selectors]
         order = Batch(Operation.APPLY, name, batch.keys, flags=kinds, tokens=positions, timeout_s=batch.timeout_s)
-        order.acknowledged, order.expire = batch.acknowledged, batch.expire
+        order.acknowledged, order.expire, order.region = batch.acknowledged, batch.expire, batch.region
         waiter = self._begin(order, namespace, selectors, batch.near)
         refused = await node.tell_all(order, until=self._keep(namespace, positions, selectors))
         if waiter is not None:
@@ -161,14 +161,22 @@ class Barriers:
     ) -> asyncio.Future[None] | None:
         """Make what the selectors cover untrue on this node and its sessions; return what to wait for, if anything."""
         for position, selector in zip(order.tokens, selectors, strict=True):
-            self.note(namespace, position, selector, expire=order.expire)
+            self.note(namespace, position, selector, expire=order.expire, holdoff_s=namespace.held_s(order))
         waiter = self._node.invalidations.bar(namespace, selectors, by)
         waiter = waiter if order.acknowledged else None
         if namespace.dependents is not None:
             return self._node.cascades.bar(namespace, selectors, waiter, order.acknowledged)
         return waiter
 
-    def note(self, namespace: Namespace, position: int, selector: Selector, *, expire: bool = False) -> None:
+    def note(
+        self,
+        namespace: Namespace,
+        position: int,
+        selector: Selector,
+        *,
+        expire: bool = False,
+        holdoff_s: float = 0.0,
+    ) -> None:
         """Put a barrier in force in this node's memory.
 
         Args:
@@ -177,6 +185,7 @@ class Barriers:
             selector: What it covers.
             expire: Whether the namespace may serve what it covers for a while. Who brings the barrier again does not
                 know that any more.
+            holdoff_s: How long loads are held off at least.
         """
         now, version, stale_s = self._node.clock.now(), self._node.versions.next(), namespace.policy.stale_s
         if expire and stale_s:
@@ -188,7 +197,7 @@ class Barriers:
                 return
             namespace.sweep.bar(selector, version)
         namespace.invalidations += 1
-        namespace.holdoff.note_barrier(selector, now)
+        namespace.holdoff.note_barrier(selector, now, holdoff_s)
         namespace.fills.void_all()
         if selector.kind is SelectorKind.TAG:  # what a load under way brings may have any tags, so may what was absent
             namespace.negatives.void_all()

@@ -450,7 +450,7 @@ class Loads:
     def _view_changed(self, _former: View | None, _view: View) -> None:
         now = self._node.clock.now()
         for namespace in self._node.namespaces:
-            namespace.holdoff.note_all(now)
+            namespace.holdoff.note_all(now, namespace.policy.region_holdoff_s)
             namespace.negatives.void_all()
             _send_round(namespace.flights.end_all())
 

@@ -13,7 +13,7 @@ from cachenode.core.barriers import BarrierLog
 from cachenode.core.bloom import Bloom
 from cachenode.core.demand import Demand, Wanted
 from cachenode.core.dependencies import Dependents, Links
-from cachenode.core.entries import L2Entry
+from cachenode.core.entries import Batch, L2Entry
 from cachenode.core.expiries import Expiries
 from cachenode.core.fills import FillTokens
 from cachenode.core.flights import Flights
@@ -191,6 +191,10 @@ class Namespace:
         former, self.quota = self.quota, Quota.of(policy, self.store)
         if former is not None and self.quota is not None:
             self.quota.evictions, self.quota.refusals = former.evictions, former.refusals
+
+    def held_s(self, batch: Batch) -> float:
+        """Return how long loads are to be held off at least after what a batch makes untrue."""
+        return self.policy.region_holdoff_s if batch.region else 0.0
 
     def counted(self) -> tuple[float, ...]:
         """Return the counters whose rise over the last minutes `measured` tells."""

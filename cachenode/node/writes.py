@@ -385,14 +385,14 @@ class Writes:
         return batch.expire and namespace.policy.stale_s > 0 and self._node.behind(namespace) is None
 
     def _expire_in_memory(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
-        found = self._expired(namespace, [batch.keys[index] for index in indices])
+        found = self._expired(namespace, [batch.keys[index] for index in indices], namespace.held_s(batch))
         for index, write in zip(indices, found, strict=True):
             if write is None:
                 self._forget(batch, namespace, batch.keys[index])
         writes = [write for write in found if write is not None]
         return _with_gaps(indices, found, self._store(namespace, range(len(writes)), writes, [True] * len(writes)))
 
-    def _expired(self, namespace: Namespace, keys: Sequence[bytes]) -> list[L2Write | None]:
+    def _expired(self, namespace: Namespace, keys: Sequence[bytes], held_s: float) -> list[L2Write | None]:
         """Return for each key its value as it may still be served, None where there is none or it is being written."""
         now, position = self._node.clock.now(), namespace.barriers.position
         found: list[L2Write | None] = []
@@ -407,14 +407,14 @@ class Writes:
             found.append(L2Write(key, record[HEADER_BYTES:], flags | STALE, version, left_s, position))
             namespace.invalidations += 1
             namespace.expired += 1
-            namespace.holdoff.note(key, now)
+            namespace.holdoff.note(key, now, held_s)
         return found
 
     def _forget(self, batch: Batch, namespace: Namespace, key: bytes) -> bool:
         now = self._node.clock.now()
         record = self._node.present(namespace, key, now)
         namespace.void(key)
-        namespace.holdoff.note(key, now)
+        namespace.holdoff.note(key, now, namespace.held_s(batch))
         if key in namespace.at_sink:  # what the sink is being given was ordered before, and must not come after
             namespace.tombstones.note(key, self._node.versions.next(), now)
         namespace.store.remove(key)
@@ -645,7 +645,7 @@ class Writes:
         missing = [key for index in indices if present(namespace, key := batch.keys[index], now) is None]
         if missing:
             await fill(self._node, namespace, missing)
-        found = self._expired(namespace, [batch.keys[index] for index in indices])
+        found = self._expired(namespace, [batch.keys[index] for index in indices], namespace.held_s(batch))
         writes = [write for write in found if write is not None]
         stored = await self._set(batch, namespace, range(len(writes)), writes) if writes else BatchResult()
         result = _with_gaps(indices, found, stored)

@@ -9,10 +9,11 @@ import pytest
 from cachenode.core.entries import Batch, Operation
 from cachenode.core.regions import Cursor, RegionEntry, Shipment
 from cachenode.errors import L2Unavailable, RegionUnavailable
+from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, STALE
 from cachenode_api.selectors import SelectorKind
 from tests.support.cluster import fetch, put, run
-from tests.support.regions import Site
+from tests.support.regions import SHARED, Site
 
 BOX = "run:1"
 KEY = b"k"
@@ -161,6 +162,39 @@ async def test_what_cannot_be_done_in_time_is_not_acknowledged() -> None:
     with pytest.raises(RegionUnavailable, match="in time"):
         await take(west, Shipment(BOX, 0, 1, (entry,)))
     assert await west.store.cursor("east") == Cursor(BOX, 0)
+
+
+async def loaded(west: Site, key: bytes) -> bytes | None:
+    """Load a key as a reader who finds nothing does; return what is kept of that."""
+    leased = await run(west.node, Batch(Operation.LEASE, "shared", [key], lease_s=1.0), holder="loader")
+    await run(west.node, Batch(Operation.FULFILL, "shared", [key], [b"loaded"], tokens=list(leased.tokens)))
+    kept = await fetch(west.node, key, "shared")
+    assert not isinstance(kept, Reason)
+    return kept
+
+
+@pytest.mark.parametrize("how", ["key", "selector", "gap"])
+async def test_what_is_loaded_soon_after_is_not_kept(how: str) -> None:
+    """It may come from a replica that the other region's change has not reached; a while later it is kept."""
+    west = await site()
+    west.clock.advance(60.0)
+    assert await loaded(west, b"before") == b"loaded"
+    entry = RegionEntry("shared", (KEY,), (SelectorKind.PREFIX.value,) if how == "selector" else ())
+    await take(west, Shipment("run:2", 0, 7, gap=True) if how == "gap" else Shipment(BOX, 0, 1, (entry,)))
+    assert await loaded(west, KEY) is None
+    assert await loaded(west, b"other") == (None if how == "gap" else b"loaded")
+    west.clock.advance(SHARED.region_holdoff_s + 0.1)
+    assert await loaded(west, KEY) == b"loaded"
+
+
+@pytest.mark.parametrize("operation", [Operation.INVALIDATE, Operation.BARRIER])
+async def test_own_word_holds_nothing_off(operation: Operation) -> None:
+    """Who declares something untrue here has changed what this region loads from."""
+    west = await site()
+    west.clock.advance(60.0)
+    flags = [SelectorKind.PREFIX.value] if operation is Operation.BARRIER else ()
+    await run(west.node, Batch(operation, "shared", [KEY], flags=flags))
+    assert await loaded(west, KEY) == b"loaded"
 
 
 @pytest.mark.parametrize(("origin", "target"), [("north", "west"), ("east", "south")])

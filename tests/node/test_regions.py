@@ -58,6 +58,7 @@ async def test_namespace_that_is_not_shared_is_nobodys_business(operation: Opera
 async def test_reads_loads_and_touches_are_not_told() -> None:
     """They change no other region's copy of the value."""
     east = site()
+    east.clock.advance(60.0)  # what a node loads in its first moments is not kept here
     batch = Batch(Operation.LEASE, "shared", [KEY], lease_s=1.0)
     leased = await run(east.node, batch, holder="loader")
     fulfil = Batch(Operation.FULFILL, "shared", [KEY], [b"v"], tokens=list(leased.tokens))

@@ -20,7 +20,14 @@ from tests.support.clock import ManualClock
 from tests.support.cluster import DirectPeers, new_node, view_of
 
 SHARED = NamespacePolicy(
-    name="shared", ttl_s=math.inf, max_value_bytes=1 << 20, l2=True, share=1.0, regions=True, stale_s=60.0
+    name="shared",
+    ttl_s=math.inf,
+    max_value_bytes=1 << 20,
+    l2=True,
+    share=1.0,
+    regions=True,
+    stale_s=60.0,
+    region_holdoff_s=5.0,
 )
 OWN = NamespacePolicy(name="own", ttl_s=math.inf, max_value_bytes=1 << 20, l2=True, share=1.0)
 
