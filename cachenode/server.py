@@ -206,6 +206,7 @@ class Server:
             rules=lambda: self._events.rules,
             host=host,
             loopback=is_loopback(host),
+            open_changes=is_loopback(host) and not config.asks_for_certificates_alone(),
             grants=tokens.grants if tokens is not None else None,
             tls=self._tls,
         ).add_to

@@ -82,7 +82,9 @@ class HttpConfig(Section):
     """What the HTTP port serves besides metrics and probes."""
 
     console: bool | None = Field(
-        None, description="Whether it serves the web console; unset: if only this machine can reach the port"
+        None,
+        description="Whether it serves the web console; unset: if only this machine reaches the port, and not"
+        " tls.verify_clients alone says who may connect",
     )
 
 
@@ -291,8 +293,12 @@ class NodeConfig(Section):
     def serves_console(self) -> bool:
         """Return whether the HTTP port serves the web console."""
         if self.http.console is None:
-            return is_loopback(self.http_host())
+            return is_loopback(self.http_host()) and not self.asks_for_certificates_alone()
         return self.http.console
+
+    def asks_for_certificates_alone(self) -> bool:
+        """Return whether certificates say who may connect, which the HTTP port does not ask for, and no tokens."""
+        return self.tls.verify_clients and not self.auth.tokens_file
 
     def policies(self) -> tuple[NamespacePolicy, ...]:
         """Return the policy of each configured namespace; "default" is always among them."""

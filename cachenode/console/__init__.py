@@ -33,6 +33,7 @@ def make_console(
     rules: Callable[[], EventRules],
     host: str,
     loopback: bool,
+    open_changes: bool,
     grants: Callable[[], Grants] | None = None,
     tls: NodeTls | None = None,
 ) -> Console:
@@ -45,11 +46,12 @@ def make_console(
         rules: Returns this node's rules of events.
         host: What the HTTP port listens on.
         loopback: Whether only this machine can reach it.
+        open_changes: Whether anybody may change things who reaches it, if nobody is asked for a token.
         grants: Returns the grants in force; None if nobody is asked for a token.
         tls: How peers are met; None for plain connections.
     """
     fleet = Fleet(me, view, tls)
-    guard = Guard(grants, host, loopback=loopback)
+    guard = Guard(grants, host, loopback=loopback, open_changes=open_changes)
     overview = OverviewCalls(fleet, guard, cluster)
     keys, events = KeyCalls(fleet), EventCalls(fleet, guard, rules)
     duties, settings = DutyCalls(fleet), SettingCalls(fleet)

@@ -66,12 +66,15 @@ class Guard:
         grants: Returns the grants in force; None if nobody is asked for a token.
         host: What the HTTP port listens on.
         loopback: Whether only this machine can reach it.
+        open_changes: Whether anybody may change things who reaches it, if nobody is asked for a token. Not where callers
+            need a certificate: the HTTP port asks for none, and calls go on with the node's own.
     """
 
-    def __init__(self, grants: Callable[[], Grants] | None, host: str, *, loopback: bool) -> None:
+    def __init__(self, grants: Callable[[], Grants] | None, host: str, *, loopback: bool, open_changes: bool) -> None:
         self._grants = grants
         self._names = _LOCAL | {host.strip("[]").lower()}
         self._loopback = loopback
+        self._open_changes = open_changes
 
     @property
     def asks(self) -> bool:
@@ -116,11 +119,11 @@ class Guard:
         """Return why a caller may change nothing; empty if that is for the nodes' gates to say."""
         if caller.role is not None:
             return "" if caller.role >= Role.WRITE else "Your token lets you look only."
-        if self._loopback:
+        if self._open_changes:
             return ""
         return (
-            "This node asks nobody for a token, and others can reach its HTTP port: "
-            "set auth.tokens_file to allow changes."
+            "This node asks nobody for a token, though others may reach its HTTP port or need certificates elsewhere:"
+            " set auth.tokens_file to allow changes."
         )
 
     def check_role(self, caller: Caller, role: Role) -> None:

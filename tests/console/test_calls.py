@@ -178,12 +178,20 @@ async def test_what_a_token_allows(guarded: Page) -> None:
 
 
 async def test_over_tls(tmp_path: Path, http: ClientSession) -> None:
-    """With certificates the console is HTTPS, and meets the members as the node does: also where they ask for one."""
+    """With certificates the console is HTTPS, and meets the members as the node does: also where they ask for one.
+
+    Who needs a certificate elsewhere cannot go round that by the console.
+    """
     assert CliRunner().invoke(app, ["certs", "--dir", str(tmp_path)]).exit_code == 0
     files: dict[str, Any] = {name: str(tmp_path / f"{file}.pem") for name, file in FILES.items()}
+    headers, trust = Page("", http).headers, ssl.create_default_context(cafile=files["tls__ca_file"])
     async with running_server(**files, tls__verify_clients=True) as server:
-        headers = Page("", http).headers
-        trust = ssl.create_default_context(cafile=files["tls__ca_file"])
+        async with http.get(f"https://{server.http_address}/ui/", ssl=trust) as answer:
+            assert answer.status == 404, "certificates are not asked for here, so it is off"
+    async with running_server(**files, tls__verify_clients=True, http__console=True) as server:
         url = f"https://{server.http_address}/ui/api"
+        body = {"kind": "key", "key": "k"}
+        async with http.post(f"{url}/invalidate", json=body, headers=headers, ssl=trust) as answer:
+            assert answer.status == 403
         async with http.post(f"{url}/explain", json={"key": "k"}, headers=headers, ssl=trust) as answer:
             assert (await answer.json())["nodes"][0]["answers"] is True

@@ -108,9 +108,8 @@ async function begin() {
   try {
     Object.assign(session, await call("session"));
   } catch (error) {
-    if (error.status !== 401) {
-      byId("main").replaceChildren(problem(error), h("button", { type: "button", onclick: begin }, "Try again"));
-    }
+    const again = error.status === 401 ? h("button", { type: "button", class: "main", onclick: () => signIn({}, begin) }, "Sign in") : h("button", { type: "button", onclick: begin }, "Try again");
+    byId("main").replaceChildren(h("div", { class: "stack" }, problem(error), h("div", {}, again)));
     return;
   }
   banner();

@@ -63,7 +63,7 @@ function numbers(last) {
     tile("Reads", total ? rate(reads) : "–", "/s", total ? `${rate(total.misses)} misses/s` : "", past((t) => t.l1_hits + t.l2_hits + t.misses)),
     tile("Hit ratio", reads ? percent(hits / reads) : "–", "", reads ? `${percent(total.l1_hits / reads, 0)} from memory` : "no reads", past((t) => (t.l1_hits + t.l2_hits) / (t.l1_hits + t.l2_hits + t.misses || 1))),
     tile("Writes", total ? rate(total.sets + total.deletes) : "–", "/s", total ? `${rate(total.invalidations)} invalidations/s` : "", past((t) => t.sets + t.deletes)),
-    tile("Get, p99", took(get?.p99_s), "", get ? `p50 ${took(get.p50_s)}` : "no reads", past((t, each) => each.latency.get?.p99_s || 0)),
+    tile("Get, p99", took(get?.p99_s), "", get ? `p50 ${took(get.p50_s)}` : reads ? "not measured" : "no reads", past((t, each) => each.latency.get?.p99_s || 0)),
     tile("Memory", bytes(used), "", most ? `${percent(used / most, 0)} of ${bytes(most)}` : "", past((t) => t.used_bytes)),
     tile("Nodes", `${last.nodes_up}`, `of ${last.members.length}`, `view ${last.epoch}`, past((t, each) => each.nodes_up)),
   ];
@@ -88,7 +88,7 @@ function nodes(last) {
     if (!each.answers) return h("span", { class: "tag bad" }, "no answer");
     if (each.links_down.length) return h("span", { class: "tag bad" }, `does not hear ${each.links_down.join(", ")}`);
     if (each.epoch !== last.epoch) return h("span", { class: "tag warn" }, `view ${each.epoch}`);
-    return h("span", { class: "tag good" }, each.links ? `up, ${each.links} links` : "up, alone");
+    return h("span", { class: "tag good" }, each.links ? `up, ${each.links} ${each.links === 1 ? "link" : "links"}` : "up, alone");
   };
   const known = (each, show) => (each.answers ? show(each) : "–");
   const l2 = (each) => { const [text, kind] = L2[each.l2_state] || [each.l2_state, ""]; return h("span", { class: `tag ${kind}` }, text); };
