@@ -66,8 +66,8 @@ class Guard:
         grants: Returns the grants in force; None if nobody is asked for a token.
         host: What the HTTP port listens on.
         loopback: Whether only this machine can reach it.
-        open_changes: Whether anybody may change things who reaches it, if nobody is asked for a token. Not where callers
-            need a certificate: the HTTP port asks for none, and calls go on with the node's own.
+        open_changes: Whether anybody may change things who reaches it, if nobody is asked for a token. Not where
+            callers need a certificate: the HTTP port asks for none, and calls go on with the node's own.
     """
 
     def __init__(self, grants: Callable[[], Grants] | None, host: str, *, loopback: bool, open_changes: bool) -> None:
