@@ -18,6 +18,7 @@ from cachenode.adapters.plugins import LOADERS, SINKS, find_plugin
 from cachenode.adapters.policies_redis import RedisPolicies
 from cachenode.adapters.queue_redis import RedisQueue
 from cachenode.adapters.redis_access import RedisAccess
+from cachenode.adapters.redis_checks import RedisChecks
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.region_links import GrpcRegionLink, RegionTls
 from cachenode.adapters.regions_redis import RedisRegions
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from cachenode.config.model import ClusterConfig
     from cachenode.config.origins import OriginConfig
     from cachenode.config.regions import RegionPeerConfig
+    from cachenode.core.redis_settings import Use
     from cachenode.node.events import Events
     from cachenode.node.placement import Placement
     from cachenode.node.service import Node
@@ -62,6 +64,7 @@ __all__ = [
     "make_origins",
     "make_policies",
     "make_queue",
+    "make_redis_checks",
     "make_regions",
     "make_tls",
     "make_tokens",
@@ -150,6 +153,21 @@ def make_queue(config: NodeConfig) -> WriteQueue | None:
         timeout_s=_CONTROL_TIMEOUT_S,
         tombstone_s=config.l2.tombstone_s,
     )
+
+
+def make_redis_checks(config: NodeConfig) -> RedisChecks:
+    """Return what looks at how the servers are set."""
+    uses: dict[str, list[Use]] = {}
+    membership = config.registry_url() if config.cluster.discovery == "redis" else None
+    places: list[tuple[Use, str | None]] = [
+        ("values", config.l2_url()),
+        ("membership", membership),
+        ("queue", config.queue_url()),
+    ]
+    for use, url in places:
+        if url is not None:
+            uses.setdefault(url, []).append(use)
+    return RedisChecks([(_connect(config, url, most=1), tuple(found)) for url, found in uses.items()])
 
 
 def make_drain(config: NodeConfig, node: Node, queue: WriteQueue, origins: Mapping[str, Origin]) -> Drain:

@@ -55,6 +55,7 @@ from cachenode.assembly import (
     make_origins,
     make_policies,
     make_queue,
+    make_redis_checks,
     make_regions,
     make_tls,
     make_tokens,
@@ -189,6 +190,7 @@ class Server:
             self._drain.start()
         for feed in self._event_feeds:
             feed.start()
+        self._redis_checks.start()
         _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
 
     def _console(self, tokens: TokenFile | None) -> Callable[[web.Application], None] | None:
@@ -279,6 +281,7 @@ class Server:
         )
         self._queue = make_queue(config)
         self._drain = None if self._queue is None else make_drain(config, self._node, self._queue, self._origins)
+        self._redis_checks = make_redis_checks(config)
         self._regions = make_regions(config, self._node)
         self._event_feeds = make_event_feeds(config, self._events, placement)
         self._membership = make_membership(config, placement, clock, self._links)
@@ -405,6 +408,7 @@ class Server:
             event_invalidations=self._events.invalidations,
             **(self._regions.counters() if self._regions is not None else {}),
             origins=tuple(origin.counters() for origin in self._origins.values()),
+            redis_problems=self._redis_checks.problems,
             leaving=self._leaving.stage,
             late_holders=node.invalidations.late,
             clock_steps=steps.steps,
@@ -481,6 +485,7 @@ class Server:
             await within(_STEP_S, self._tier.close())
         if self._queue is not None:
             await within(_STEP_S, self._queue.close())
+        await within(_STEP_S, self._redis_checks.stop())
         await within(_STEP_S, self._membership.close())
         await within(_STEP_S, self._live.stop())
         await within(_STEP_S, self._http.stop())

@@ -145,6 +145,7 @@ _NODE_GAUGES: _Table = (
     ("cachenode_hottest_reads_per_second", "Reads a second of the key that is read most.", "hottest_reads_per_s"),
     ("cachenode_near_holders", "Sessions that may hold copies in a near cache.", "near_holders"),
     ("cachenode_warm_jobs", "Warming jobs that this node runs.", "warm_jobs"),
+    ("cachenode_redis_problems", "Settings of the node's Redis that do not fit its use.", "redis_misfits"),
     ("cachenode_leaving", "1 if the node leaves the cluster on purpose, or has left it and is still up.", "leaves"),
     ("cachenode_sessions", "Open client sessions.", "sessions"),
     ("cachenode_view_epoch", "Epoch of the view in force.", "view_epoch"),

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachenode.adapters.batching import TurnBatcher
 from cachenode.adapters.redis_client import FAILURES, check_cluster, reason
+from cachenode.adapters.redis_cluster import script_of
 from cachenode.core.regions import Cursor, Outgoing, RegionEntry
 from cachenode.errors import L2Unavailable
 from cachenode.wire import region_entry_from_wire, region_entry_to_wire
@@ -160,10 +161,10 @@ class RedisRegions:
         self._remotes = tuple(remotes)
         self._most = most
         self._timeout_s = timeout_s
-        self._append = client.register_script(_APPEND)
-        self._fetch = client.register_script(_FETCH)
-        self._release = client.register_script(_RELEASE)
-        self._advance = client.register_script(_ADVANCE)
+        self._append = script_of(client, _APPEND)
+        self._fetch = script_of(client, _FETCH)
+        self._release = script_of(client, _RELEASE)
+        self._advance = script_of(client, _ADVANCE)
         self._appends: TurnBatcher[bytes, None] = TurnBatcher(
             self._append_all, in_flight=2, limit_s=append_timeout_s, max_items=500, size=len
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cachenode.core.redis_settings import RedisProblem
+
 __all__ = [
     "DurationCounters",
     "EventCounters",
@@ -228,8 +230,14 @@ class NodeStats:
     clock_step_s: float = 0.0
     clock_step_age_s: float = 0.0
     wall_s: float = 0.0
+    redis_problems: tuple[RedisProblem, ...] = ()
     leaving: str = ""
     """How far the node is that leaves (`cachenode.node.leaving`); empty if it does not."""
+
+    @property
+    def redis_misfits(self) -> int:
+        """How many settings of its Redis do not fit."""
+        return len(self.redis_problems)
 
     @property
     def leaves(self) -> int:

@@ -44,6 +44,33 @@ def l2(_: Moment, after: Moment) -> Iterator[Finding]:
         yield Finding(Severity.WARNING, "there is no L2", "", f"{len(answers)} nodes, none with one", remedy)
 
 
+_REDIS = {
+    "old": ("Redis is too old", "Use Redis 7.0 or later, or Valkey: the nodes' scripts need it."),
+    "evicts": (
+        "Redis evicts what is no cache",
+        "Set maxmemory-policy to volatile-lru: what has no TTL, as members and queued writes, must stay.",
+    ),
+    "no_file": (
+        "queued writes are in Redis's memory alone",
+        "Set appendonly to yes there (everysec loses a second at most), or name another server: l2.queue_url.",
+    ),
+    "min_replicas": (
+        "a Redis master that is cut off goes on taking writes",
+        "Set min-replicas-to-write to 1 and min-replicas-max-lag to 2: what it takes then is lost in a failover.",
+    ),
+}
+
+
+def redis_settings(_: Moment, after: Moment) -> Iterator[Finding]:
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for name, stats in sorted(after.answers().items()):
+        for each in stats.redis_problems:
+            found.setdefault((each.kind, each.use, each.evidence), []).append(name)
+    for (kind, use, evidence), names in found.items():
+        what, remedy = _REDIS.get(kind, (f"a setting of Redis does not fit: {kind}", "See cachenode docs redis."))
+        yield Finding(Severity.WARNING, what, "", f"{evidence} ({use}; seen by {', '.join(names)})", remedy)
+
+
 def releases(_: Moment, after: Moment) -> Iterator[Finding]:
     releases = {stats.version for stats in after.answers().values()}
     if len(releases) > 1:
@@ -51,4 +78,4 @@ def releases(_: Moment, after: Moment) -> Iterator[Finding]:
         yield Finding(Severity.WARNING, "nodes of different releases", "", ", ".join(sorted(releases)), remedy)
 
 
-CHECKS = (silent, views, links, l2, releases)
+CHECKS = (silent, views, links, l2, redis_settings, releases)

@@ -19,6 +19,7 @@ SECTIONS = {
     "policies": "Nodes that differ",
     "quotas": "Full quotas",
     "regions": "CacheNodeRegionBehind",
+    "redis_settings": "CacheNodeL2Away",
     "releases": "Nodes that differ",
     "silent": "CacheNodeDown",
     "stampede": "Stampedes",

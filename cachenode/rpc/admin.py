@@ -126,6 +126,9 @@ class AdminService(
             hottest_reads_per_s=stats.hottest_reads_per_s,
             shed=stats.shed,
             pressure=stats.pressure,
+            redis_problems=[
+                pb.RedisProblem(use=each.use, kind=each.kind, evidence=each.evidence) for each in stats.redis_problems
+            ],
             leaving=stats.leaving,
             late_holders=stats.late_holders,
             clock=pb.ClockState(

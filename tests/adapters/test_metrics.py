@@ -309,6 +309,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_l2_state": ["state"],
         "cachenode_build_info": ["node_id", "version"],
         "cachenode_l2_errors_total": [],
+        "cachenode_redis_problems": [],
         "cachenode_forwarded_total": [],
         "cachenode_region_applied_total": ["region"],
         "cachenode_region_connected": ["region"],

@@ -215,3 +215,15 @@ async def test_real_node(server: Server, invoke: Invoke) -> None:
 def test_nobody_there(invoke: Invoke) -> None:
     """A cluster that does not answer has an exit code of its own."""
     assert invoke("doctor", "-a", "127.0.0.1:1").exit_code == 4
+
+
+def test_settings_of_redis_that_do_not_fit() -> None:
+    """Each is one finding, however many nodes see it, with what to set; a newer node's kind is shown too."""
+    evicts = pb.RedisProblem(use="membership", kind="evicts", evidence="maxmemory-policy allkeys-lru")
+    other = pb.RedisProblem(use="queue", kind="newer", evidence="x 1")
+    after = moment(1, a=node(redis_problems=[evicts]), b=node(redis_problems=[evicts, other]))
+    first, second = examine(moment(0, a=node(), b=node()), after)
+    assert first.severity is Severity.WARNING
+    assert first.evidence == "maxmemory-policy allkeys-lru (membership; seen by a, b)"
+    assert "volatile-lru" in first.remedy
+    assert "newer" in second.what

@@ -260,6 +260,7 @@ class GetStatsResponse(google.protobuf.message.Message):
     LATE_HOLDERS_FIELD_NUMBER: builtins.int
     CLOCK_FIELD_NUMBER: builtins.int
     CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: builtins.int
+    REDIS_PROBLEMS_FIELD_NUMBER: builtins.int
     DURATIONS_FIELD_NUMBER: builtins.int
     REGIONS_FIELD_NUMBER: builtins.int
     ORIGIN_REGIONS_FIELD_NUMBER: builtins.int
@@ -337,6 +338,10 @@ class GetStatsResponse(google.protobuf.message.Message):
         """Its time of day."""
 
     @property
+    def redis_problems(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RedisProblem]:
+        """Settings of its Redis that do not fit what it is used for."""
+
+    @property
     def durations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OperationDurations]:
         """How long operations took, by kind; those that never came are left out."""
 
@@ -376,6 +381,7 @@ class GetStatsResponse(google.protobuf.message.Message):
         late_holders: builtins.int = ...,
         clock: Global___ClockState | None = ...,
         certificate_expires_at: builtins.float | None = ...,
+        redis_problems: collections.abc.Iterable[Global___RedisProblem] | None = ...,
         durations: collections.abc.Iterable[Global___OperationDurations] | None = ...,
         regions: collections.abc.Iterable[Global___RegionStats] | None = ...,
         origin_regions: collections.abc.Iterable[Global___OriginRegionStats] | None = ...,
@@ -384,7 +390,7 @@ class GetStatsResponse(google.protobuf.message.Message):
         region: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "header", b"header"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "durations", b"durations", "event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "late_holders", b"late_holders", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origin_regions", b"origin_regions", "origins", b"origins", "pressure", b"pressure", "region", b"region", "regions", b"regions", "regions_appended", b"regions_appended", "regions_owed", b"regions_owed", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_certificate_expires_at", b"_certificate_expires_at", "certificate_expires_at", b"certificate_expires_at", "clock", b"clock", "durations", b"durations", "event_invalidations", b"event_invalidations", "events", b"events", "forwarded", b"forwarded", "header", b"header", "hottest_reads_per_s", b"hottest_reads_per_s", "incarnation", b"incarnation", "invalidation_waits", b"invalidation_waits", "l2_errors", b"l2_errors", "l2_state", b"l2_state", "late_holders", b"late_holders", "leaving", b"leaving", "max_bytes", b"max_bytes", "namespaces", b"namespaces", "near_holders", b"near_holders", "origin_regions", b"origin_regions", "origins", b"origins", "pressure", b"pressure", "redis_problems", b"redis_problems", "region", b"region", "regions", b"regions", "regions_appended", b"regions_appended", "regions_owed", b"regions_owed", "sessions", b"sessions", "shed", b"shed", "swept", b"swept", "uptime_s", b"uptime_s", "used_bytes", b"used_bytes", "version", b"version", "warm_jobs", b"warm_jobs"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_certificate_expires_at", b"_certificate_expires_at"]) -> typing.Literal["certificate_expires_at"] | None: ...
 
 Global___GetStatsResponse: typing_extensions.TypeAlias = GetStatsResponse
@@ -422,6 +428,32 @@ class OperationDurations(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["cache_layer", b"cache_layer", "limits_s", b"limits_s", "operation", b"operation", "within", b"within"]) -> None: ...
 
 Global___OperationDurations: typing_extensions.TypeAlias = OperationDurations
+
+@typing.final
+class RedisProblem(google.protobuf.message.Message):
+    """A setting of a Redis that does not fit."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USE_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    EVIDENCE_FIELD_NUMBER: builtins.int
+    use: builtins.str
+    """What suffers by it: "values", "membership" or "queue"."""
+    kind: builtins.str
+    """Which: "old", "evicts", "no_file" or "min_replicas"."""
+    evidence: builtins.str
+    """What the server says."""
+    def __init__(
+        self,
+        *,
+        use: builtins.str = ...,
+        kind: builtins.str = ...,
+        evidence: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["evidence", b"evidence", "kind", b"kind", "use", b"use"]) -> None: ...
+
+Global___RedisProblem: typing_extensions.TypeAlias = RedisProblem
 
 @typing.final
 class ClockState(google.protobuf.message.Message):
