@@ -13,7 +13,7 @@ PROTO_STAMP := $(PROTO_VENV)/.installed
 DEPLOY_VENV := build/deploy-venv
 DEPLOY_STAMP := $(DEPLOY_VENV)/.installed
 STUBS := client/cachenode_api/v1
-PROJECTS := -e 'client[lz4,msgspec,orjson,zstd]' -e '.[demo,kubernetes,reflection,sql]' --group dev
+PROJECTS := -e 'client[lz4,msgspec,orjson,otel,zstd]' -e '.[demo,kubernetes,otel,reflection,sql]' --group dev
 PYTEST := $(PY) -m pytest
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := -n 2 --dist loadfile
