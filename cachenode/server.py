@@ -34,6 +34,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from cachenode import __version__
+from cachenode.adapters.audit import AuditFile
 from cachenode.adapters.clock import BootClock
 from cachenode.adapters.copies import PeerCopies
 from cachenode.adapters.descriptors import raise_descriptor_limit
@@ -80,6 +81,7 @@ from cachenode.node.placement import Placement
 from cachenode.node.service import Node
 from cachenode.node.warm_duties import WarmDuties
 from cachenode.rpc.admin import AdminService
+from cachenode.rpc.audit import Audit
 from cachenode.rpc.cache import CacheService
 from cachenode.rpc.gate import Gate
 from cachenode.rpc.guard import CallLimits, GuardedServer
@@ -151,6 +153,8 @@ class Server:
         self._gate = (
             Gate(tokens.grants, self._tls.is_peers if self._tls is not None else None) if tokens is not None else None
         )
+        self._audit_file = AuditFile(config.audit.file, config.node.id)
+        self._audit = Audit(self._audit_file.write, config.cluster.name)
         self._call_limits = CallLimits(config.limits.max_calls, config.limits.max_watchers)
         self._grpc = aio.server(options=make_options(config.limits))
         self.address = _bind(self._grpc, config.node.listen, config.node.advertise, self._tls)
@@ -296,6 +300,7 @@ class Server:
                 max_frame_bytes=limits.max_frame_bytes,
                 max_keys=limits.max_session_keys,
             ),
+            self._audit,
         )
         self._warm = WarmDuties(self._node, [table.plan() for table in config.warm], read_keys)
         self._loops = Loops(self._node, self._sessions.reap, self._warm)
@@ -320,7 +325,7 @@ class Server:
 
     def _add_services(self) -> None:
         server: Any = GuardedServer(
-            self._grpc, self._gate, self._call_limits.of
+            self._grpc, self._gate, self._call_limits.of, self._audit
         )  # has what the generated functions use of a server
         node = self._node
         session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
@@ -367,6 +372,10 @@ class Server:
     def node(self) -> Node:
         """The node itself."""
         return self._node
+
+    def reopen_files(self) -> None:
+        """Go on in files of the same names: those that were written so far may have been renamed."""
+        self._audit_file.reopen()
 
     def stats(self) -> NodeStats:
         """Return the present counters."""
@@ -492,6 +501,7 @@ class Server:
         if self._traces is not None:
             disable_traces()
             await within(_STEP_S, asyncio.to_thread(self._traces.shutdown))  # exports what waits
+        self._audit_file.close()
         _log.info("stopped")
 
 
@@ -636,6 +646,7 @@ async def _run(config: NodeConfig, *, ready_json: bool) -> int:
     except (OSError, ConfigError) as error:
         print(f"cachenode: {error}", file=sys.stderr)  # noqa: T201 - the process's last word
         return 1
+    loop.add_signal_handler(signal.SIGHUP, server.reopen_files)
     announcing = asyncio.create_task(_announce(server)) if ready_json else None
     _spare_the_collector()
     await asked.wait()

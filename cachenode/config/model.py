@@ -39,6 +39,7 @@ from cachenode.core.policy import NamespacePolicy
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 
 __all__ = [
+    "AuditConfig",
     "AuthConfig",
     "ClusterConfig",
     "HttpConfig",
@@ -249,6 +250,14 @@ class TracingConfig(Section):
         return value
 
 
+class AuditConfig(Section):
+    """Who did what that others feel: admin actions, events, and invalidations of more than keys."""
+
+    file: str = Field(
+        "", description='File for a JSON line each, opened anew at SIGHUP; "": among the logs, as cachenode.audit'
+    )
+
+
 class NodeConfig(Section):
     """The configuration of one node, valid as a whole if `load_config` made it."""
 
@@ -280,6 +289,7 @@ class NodeConfig(Section):
     )
     log: LogConfig = Field(default_factory=LogConfig)
     tracing: TracingConfig = Field(default_factory=TracingConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
 
     @field_validator("namespaces", mode="before")
     @classmethod

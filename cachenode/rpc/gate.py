@@ -98,13 +98,11 @@ class Gate:
         if grant is None:
             self.refused += 1
             await abort(context, _NO_TOKEN)
+        GRANT.set(grant)  # also if it does not cover the call: the audit says who was refused
         if not _covers(grant, role, method, request) or (role is Role.PEER and not self._may_link(context)):
             self.refused += 1
             _log.warning("call_refused", who=grant.name, method=method)
             await abort(context, NOT_ALLOWED)
-        if role is Role.ADMIN:
-            _log.info("admin_call", who=grant.name, method=method)
-        GRANT.set(grant)
 
     def _grant(self, context: aio.ServicerContext[Any, Any]) -> Grant | None:
         for key, value in context.invocation_metadata() or ():

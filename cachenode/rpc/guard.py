@@ -34,6 +34,7 @@ _WATCH = frozenset({f"{_CACHE}Watch", f"{_ADMIN}Warm"})
 _log = structlog.get_logger(__name__)
 
 if TYPE_CHECKING:
+    from cachenode.rpc.audit import Audit, Note
     from cachenode.rpc.gate import Gate
 
     Admit = Callable[[object, aio.ServicerContext[Any, Any]], Awaitable[None]]
@@ -91,18 +92,26 @@ class GuardedServer:
         server: Gets the handlers.
         gate: Says who is let in; None for all.
         slots: Says for a method, by its whole name, how many of its calls may be under way; None for any number.
+        audit: Takes note of what calls do; None for nobody.
     """
 
     def __init__(
-        self, server: aio.Server, gate: Gate | None = None, slots: Callable[[str], Slots | None] = lambda _: None
+        self,
+        server: aio.Server,
+        gate: Gate | None = None,
+        slots: Callable[[str], Slots | None] = lambda _: None,
+        audit: Audit | None = None,
     ) -> None:
         self._server = server
         self._gate = gate
         self._slots = slots
+        self._audit = audit
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Register the handlers of a service."""
-        self._server.add_generic_rpc_handlers([_Guarded(handler, self._gate, self._slots) for handler in handlers])
+        self._server.add_generic_rpc_handlers(
+            [_Guarded(handler, self._gate, self._slots, self._audit) for handler in handlers]
+        )
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Nothing: grpc.aio serves the same methods from the generic handlers."""
@@ -112,11 +121,16 @@ class _Guarded(grpc.GenericRpcHandler):
     """The handlers of one service, each wrapped once, at its first call."""
 
     def __init__(
-        self, inner: grpc.GenericRpcHandler, gate: Gate | None, slots: Callable[[str], Slots | None] = lambda _: None
+        self,
+        inner: grpc.GenericRpcHandler,
+        gate: Gate | None,
+        slots: Callable[[str], Slots | None] = lambda _: None,
+        audit: Audit | None = None,
     ) -> None:
         self._inner = inner
         self._gate = gate
         self._slots = slots
+        self._audit = audit
         self._wrapped: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
@@ -128,20 +142,27 @@ class _Guarded(grpc.GenericRpcHandler):
             if handler is None:  # not remembered: strangers choose the names of methods that do not exist
                 return None
             admit = partial(self._gate.admit, method) if self._gate is not None else None
-            wrapped = self._wrapped[method] = _wrap(handler, admit, self._slots(method) or Slots("calls", sys.maxsize))
+            wrapped = self._wrapped[method] = _wrap(
+                handler,
+                admit,
+                self._slots(method) or Slots("calls", sys.maxsize),
+                self._audit.of(method) if self._audit is not None else None,
+            )
         return wrapped
 
 
-def _wrap(handler: Handler, admit: Admit | None, slots: Slots) -> Handler:
+def _wrap(handler: Handler, admit: Admit | None, slots: Slots, note: Note | None) -> Handler:
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _guarded(handler.unary_unary, admit, slots), handler.request_deserializer, handler.response_serializer
+            _audited(_guarded(handler.unary_unary, admit, slots), note),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
     if handler.unary_stream is not None:
         if not inspect.isasyncgenfunction(handler.unary_stream):  # it writes by itself (the health service's Watch)
             return handler
         return grpc.unary_stream_rpc_method_handler(
-            _guarded_stream(handler.unary_stream, admit, slots),
+            _audited_stream(_guarded_stream(handler.unary_stream, admit, slots), note),
             handler.request_deserializer,
             handler.response_serializer,
         )
@@ -196,6 +217,39 @@ def _guarded_stream(
             slots.taken -= 1
 
     return call
+
+
+def _audited(call: Callable[..., Awaitable[Any]], note: Note | None) -> Callable[..., Awaitable[Any]]:
+    """Return a call that is taken note of, however it ends; the same call if it need not be."""
+    if note is None:
+        return call
+
+    async def audited(request: object, context: aio.ServicerContext[Any, Any]) -> object:
+        answer = None
+        try:
+            answer = await call(request, context)
+            return answer
+        finally:
+            note(request, answer, context)
+
+    return audited
+
+
+def _audited_stream(call: Callable[..., AsyncIterator[Any]], note: Note | None) -> Callable[..., AsyncIterator[Any]]:
+    """Return the same for a stream; its last message is what it was answered."""
+    if note is None:
+        return call
+
+    async def audited(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        last = answer = None
+        try:
+            async for last in call(request, context):
+                yield last
+            answer = last
+        finally:
+            note(request, answer, context)
+
+    return audited
 
 
 async def _hide(error: Exception, context: aio.ServicerContext[Any, Any]) -> NoReturn:

@@ -51,6 +51,7 @@ from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 if TYPE_CHECKING:
     from cachenode.core.entries import Batch
     from cachenode.core.holders import Holder
+    from cachenode.rpc.audit import Audit
     from cachenode_api.selectors import Selector
     from cachenode_api.view import View
 
@@ -96,10 +97,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     Args:
         node: Executes the batches.
         limits: Bounds.
+        audit: Takes note of invalidations of more than keys; None for nobody.
     """
 
-    def __init__(self, node: Node, limits: SessionLimits) -> None:
+    def __init__(self, node: Node, limits: SessionLimits, audit: Audit | None = None) -> None:
         self._node = node
+        self._audit = audit
         self._limits = limits
         self._sessions: set[_Session] = set()
         self.refused = 0
@@ -123,7 +126,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             self.refused += 1
             text = f"sessions: the node has its limit of {self._limits.max_sessions:,} open"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-        session = _Session(self._node, self._limits, context)
+        session = _Session(self._node, self._limits, context, self._audit)
         self._sessions.add(session)
         try:
             await session.run(request_iterator)
@@ -175,12 +178,14 @@ class _Session:
         node: Node,
         limits: SessionLimits,
         context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame],
+        audit: Audit | None = None,
     ) -> None:
         self.heard_at = node.clock.now()
         self.ended = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._node = node
         self._limits = limits
+        self._audit, self._peer = audit, context.peer() if audit is not None else ""
         self._reader = asyncio.current_task()
         self._outbox = Outbox(self._compose, context.write)
         self._pending_keys = 0
@@ -249,6 +254,8 @@ class _Session:
         def reply(result: BatchResult) -> None:
             if result.near and near is not None:
                 self._expose(batch, result, near)
+            if batch.operation is Operation.BARRIER and self._audit is not None:
+                self._audit.barrier(batch, self._grant, self._peer, result)
             self._replies.extend(replies_to_wire(batch_id, result, max_bytes=_FRAME_SOFT_BYTES))
             if self._reading:
                 self._answered += len(result.records or result.versions)

@@ -9,7 +9,7 @@ from cachenode.adapters.clock import BootClock
 
 
 def test_counts_suspended_time() -> None:
-    """Where the system has a boot-time clock it is the one that is read."""
+    """Where the system has a boot-time clock it is the one that is read. Scenario 65."""
     clock = BootClock()
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     now = clock.now()
