@@ -23,7 +23,7 @@ LIST = {*range(1, 69)}
 NOT_COVERED = {
     35: "No partition is made here: durability replicated fails writes that no replica has, failovers are scenario 34.",
     52: "A soak of half an hour is run by hand, not by CI: make soak-coherence ARGS='--faults 2000'.",
-    66: "Dropping packets takes nftables and root, which CI need not have; lost and late messages are simulated (tests/sim).",
+    66: "Dropping packets takes nftables and root, which CI need not have; lost messages are simulated (tests/sim).",
 }
 """Scenarios of which something is missing in cachenode itself."""
 _NAMED = re.compile(r"\bScenarios? (\d+(?:(?:, | and |, and | to |-)\d+)*)")
