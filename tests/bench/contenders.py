@@ -35,6 +35,7 @@ class Settings:
     namespace: str = "plain"
     timed: bool = False
     seed: int = 1
+    certs: str = ""
 
     @property
     def host(self) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
-from cachenode_client import CacheClient
+from cachenode_client import CacheClient, Tls
 from cachenode_client.blocking import CacheClient as BlockingCacheClient
 from tests.bench.contenders import AsyncContender, ThreadContender
 from tests.bench.load import Measurement, drive_hits, drive_hits_blocking
 from tests.bench.workload import BATCH, HOT_KEYS, TTL_S, VALUE, hot_keys, key_at, key_batches, load_batches
 
-__all__ = ["OursBlockingGet", "OursBlockingNearHit", "OursGet", "OursGetMany", "OursNearHit", "OursSet"]
+__all__ = ["OursBlockingGet", "OursBlockingNearHit", "OursGet", "OursGetMany", "OursGetTls", "OursNearHit", "OursSet"]
 
 # A loaded machine is not a failure of the cache: a call that takes long shows in the numbers.
 _OPTIONS: dict[str, Any] = {"timeout_s": 10.0, "client_name": "bench", "near_cache": None}
@@ -65,6 +66,17 @@ class OursGet(AsyncContender):
             layer = str((await self.client.lookup(next(items))).layer)
             counts[layer] = counts.get(layer, 0) + 1
         return counts
+
+
+class OursGetTls(OursGet):
+    """The same over TLS, with a certificate of its own."""
+
+    async def open(self) -> None:
+        """Connect."""
+        files = Path(self.settings.certs)
+        tls = Tls(ca_file=files / "ca.pem", cert_file=files / "client.pem", key_file=files / "client-key.pem")
+        self.options = {**_OPTIONS, "tls": tls}
+        await super().open()
 
 
 class OursSet(OursGet):

@@ -8,12 +8,15 @@ from typing import Any
 from tests.bench.stats import Better
 
 __all__ = [
+    "APART",
     "IDLE_NAME",
     "INVALIDATIONS",
     "MEMORY_NAME",
     "MEMORY_TARGET",
     "P99_SUFFIX",
     "ROWS",
+    "SCRAPES",
+    "SCRAPE_NAME",
     "SINGLE_FLIGHT_NAME",
     "Aim",
     "Peer",
@@ -144,6 +147,20 @@ ROWS = (
         (Peer("redis-py cached", "RedisCachedGet", "redis_cached", 80),),
         group="near",
     ),
+    Row(
+        "metrics_c64",
+        "OursGet",
+        (Peer("the same, durations not measured", "OursGet", "node_unmeasured", 0.97),),
+        group="metrics",
+        options={"callers": 64},
+    ),
+    Row(
+        "tls_c64",
+        "OursGetTls",
+        (Peer("the same in plain text", "OursGet", "node_plain", 0.75),),
+        group="tls",
+        options={"callers": 64},
+    ),
 )
 
 P99_SUFFIX = "_p99"
@@ -156,6 +173,13 @@ INVALIDATIONS = (
     Aim(IDLE_NAME, "without 500 idle sessions", 0.9),
 )
 
+SCRAPES = (
+    Aim("scrape_50_namespaces", "50 ms", 1, limit=50_000),
+    Aim("scrape_50_namespaces_stall", "5 ms of the loop", 1, limit=5_000),
+)
+SCRAPE_NAME = SCRAPES[0].name
+APART = ("metrics_c64", "tls_c64", SCRAPE_NAME)
+"""What running it costs; a quick run leaves them out unless they are named."""
 MEMORY_NAME = "memory_per_entry"
 MEMORY_TARGET = 0.7
 SINGLE_FLIGHT_NAME = "single_flight"
@@ -164,4 +188,4 @@ SINGLE_FLIGHT_NAME = "single_flight"
 def known_names() -> list[str]:
     """Return what ``--only`` takes: rows and the parts that are not rows."""
     waits = [aim.name for aim in INVALIDATIONS if not aim.name.endswith(P99_SUFFIX)]
-    return [*(row.name for row in ROWS), *waits, MEMORY_NAME, SINGLE_FLIGHT_NAME, "hit_ratio"]
+    return [*(row.name for row in ROWS), *waits, SCRAPE_NAME, MEMORY_NAME, SINGLE_FLIGHT_NAME, "hit_ratio"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench import invalidations, memory, servers, single_flight
+from tests.bench import invalidations, memory, scrape, servers, single_flight
 from tests.bench.invalidations import Effort, Measured
 from tests.bench.processes import BenchError, Child, spawn_worker
 from tests.bench.rows import (
@@ -20,6 +20,7 @@ from tests.bench.rows import (
     MEMORY_NAME,
     MEMORY_TARGET,
     P99_SUFFIX,
+    SCRAPES,
     SINGLE_FLIGHT_NAME,
     Aim,
     Peer,
@@ -29,13 +30,20 @@ from tests.bench.servers import Server
 from tests.bench.stats import Better, Outcome, judge, round_order
 from tests.bench.workload import KEYS
 
-__all__ = ["Plan", "Result", "run_invalidations", "run_memory", "run_rows", "run_single_flight"]
+__all__ = ["Plan", "Result", "run_invalidations", "run_memory", "run_rows", "run_scrapes", "run_single_flight"]
 
 _CONNECT_S = 30.0
 _LOAD_S = 120.0
 _GRACE_S = 30.0
 _LAYER_SAMPLE = 500
-_LOADERS = {"redis": "RedisBlockingGet", "memcached": "MemcachedGet", "node": "OursGet"}
+_LOADERS = {
+    "redis": "RedisBlockingGet",
+    "memcached": "MemcachedGet",
+    "node": "OursGet",
+    "node_tls": "OursGetTls",
+    "node_plain": "OursGet",
+    "node_unmeasured": "OursGet",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +137,17 @@ async def _servers(group: str, rows: Iterable[Row], plan: Plan) -> AsyncIterator
             # So small that nearly every key must come from L2, which is the very server that the peer reads from.
             below = fleet["redis"].address
             fleet["node"] = await enter(servers.node("node-l2", logs=plan.logs, memory="1MiB", l2_address=below))
+        elif group == "tls":
+            below = (await enter(servers.redis_like("redis-l2", logs=plan.logs))).address
+            fleet["node_tls"] = await enter(servers.node_tls(logs=plan.logs, memory="256MiB", l2_address=below))
         else:
             # As in production there is an L2; a server of its own, so that the peer's has nothing else to do.
             below = (await enter(servers.redis_like("redis-l2", logs=plan.logs))).address
             fleet["node"] = await enter(servers.node("node", logs=plan.logs, memory="256MiB", l2_address=below))
+        for name in sorted(needed & {"node_plain", "node_unmeasured"}):
+            settings = "[node]\ndurations = false\n" if name == "node_unmeasured" else ""
+            starting = servers.node(name, logs=plan.logs, memory="256MiB", l2_address=below, settings=settings)
+            fleet[name] = await enter(starting)
         for name in sorted(needed & {"echo", "echo_tuned"}):
             fleet[name] = await enter(servers.echo(name, logs=plan.logs, tuned=name == "echo_tuned"))
         if "memcached" in needed:
@@ -148,13 +163,13 @@ async def _servers(group: str, rows: Iterable[Row], plan: Plan) -> AsyncIterator
                 for namespace in (namespaces if name == "node" else namespaces[:1])
             )
         )
-        yield fleet
+        yield {"node": fleet["node_tls"], **fleet} if group == "tls" else fleet
 
 
 async def _load(name: str, server: Server, namespace: str, plan: Plan) -> None:
     if name not in _LOADERS:
         return
-    settings = {"address": server.address, "namespace": namespace}
+    settings = {"address": server.address, "namespace": namespace, "certs": str(plan.logs / servers.CERTS)}
     async with spawn_worker(
         f"load-{name}-{namespace}", _LOADERS[name], settings, logs=plan.logs, uvloop=False
     ) as worker:
@@ -169,11 +184,12 @@ async def _run_row(row: Row, fleet: dict[str, Server], plan: Plan) -> list[Resul
     results = [_blank(row, peer) for peer in peers]
     kinds = [(row.ours, "node"), *((peer.contender, peer.server) for peer in peers)]
     timed = row.unit == "us"
+    more = {"timed": timed, "certs": str(plan.logs / servers.CERTS), **row.options}
     try:
         async with contextlib.AsyncExitStack() as stack:
             workers: list[Child] = []
             for kind, server in kinds:
-                settings = {"address": fleet[server].address, "namespace": row.namespace, "timed": timed, **row.options}
+                settings = {"address": fleet[server].address, "namespace": row.namespace, **more}
                 name, tuned = f"{row.name}-{kind}-{server}", server.endswith("_tuned")
                 starting = spawn_worker(name, kind, settings, logs=plan.logs, uvloop=plan.uvloop, tuned=tuned)
                 workers.append(await stack.enter_async_context(starting))
@@ -272,6 +288,18 @@ def _aimed(aim: Aim, measured: Measured | BenchError) -> Result:
     result.ours = [measured.p99_us] if aim.name.endswith(P99_SUFFIX) else measured.ours
     result.peer = measured.peer if aim.limit is None else [aim.limit] * len(result.ours)
     return result
+
+
+async def run_scrapes(plan: Plan, *, done: Callable[[Result], None]) -> None:
+    """Scrape a node with many namespaces."""
+    for aim, values in zip(SCRAPES, await scrape.scrapes(plan.rounds), strict=True):
+        done(_limited(aim, values))
+
+
+def _limited(aim: Aim, values: list[float]) -> Result:
+    assert aim.limit is not None
+    numbers = [aim.limit] * len(values)
+    return Result(aim.name, aim.peer_name, aim.unit, aim.better, aim.target, ours=values, peer=numbers)
 
 
 async def run_memory(plan: Plan, *, done: Callable[[Result], None]) -> None:

@@ -11,20 +11,24 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cachenode.cli.certs import make_certificates
 from cachenode.cli.ports import free_ports
 from tests.bench.processes import BenchError, Child, spawn
 
 __all__ = [
+    "CERTS",
     "Server",
     "echo",
     "memcached",
     "node",
+    "node_tls",
     "redis_like",
     "redis_server_path",
     "tracking_redis_path",
     "valkey_path",
 ]
 
+CERTS = "certs"
 _START_S = 20.0
 _ATTEMPTS = 5
 _NAMESPACES = "[namespaces.plain]\nl2 = false\n"
@@ -131,14 +135,23 @@ def echo(name: str, *, logs: Path, tuned: bool) -> contextlib.AbstractAsyncConte
 
 
 def node(
-    name: str, *, logs: Path, memory: str, l2_address: str | None = None
+    name: str, *, logs: Path, memory: str, l2_address: str | None = None, settings: str = ""
 ) -> contextlib.AbstractAsyncContextManager[Server]:
     """Start one node; its namespace "plain" does not use L2."""
     logs.mkdir(parents=True, exist_ok=True)
-    config = logs / "node.toml"
-    config.write_text(_NAMESPACES)
+    config = logs / f"{name}.toml"
+    config.write_text(_NAMESPACES + settings)
     command = [sys.executable, "-m", "cachenode", "serve", "--ready-json", "--config", str(config)]
     command += ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--memory", memory]
     if l2_address is not None:
         command += ["--l2-url", f"redis://{l2_address}/0"]
     return _announced(name, command, logs=logs)
+
+
+def node_tls(*, logs: Path, memory: str, l2_address: str) -> contextlib.AbstractAsyncContextManager[Server]:
+    """Start one node that talks TLS and asks clients for certificates; they are in the logs' folder `CERTS`."""
+    make_certificates(logs / CERTS)
+    files = {"cert_file": "node.pem", "key_file": "node-key.pem", "ca_file": "ca.pem"}
+    lines = [f'{name} = "{logs / CERTS / file}"' for name, file in files.items()]
+    settings = "\n".join(["[tls]", *lines, "verify_clients = true\n"])
+    return node("node-tls", logs=logs, memory=memory, l2_address=l2_address, settings=settings)
