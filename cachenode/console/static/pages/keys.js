@@ -46,6 +46,7 @@ function explained(found) {
   const held = found.nodes.flatMap((node) => [node.l1, node.l2]).filter((each) => each && each.version);
   const entry = held[0];
   const tags = [...new Set(held.flatMap((each) => each.tags))].sort();
+  const notes = found.notes.filter((each) => !each.startsWith("Tags:"));  // they are shown above
   const again = () => explain(found);
   const ask = () => confirm({
     heading: "Invalidate this key?",
@@ -73,7 +74,7 @@ function explained(found) {
       ["L2", (node) => (node.answers ? layer(node.l2, node.l2_why) : "–")],
       ["near copies", (node) => (node.answers ? count(node.near_holders) : "–"), "n"],
     ], found.nodes),
-    found.notes.length ? h("ul", { class: "plain" }, found.notes.map((each) => h("li", {}, prose(each)))) : null,
+    notes.length ? h("ul", { class: "plain" }, notes.map((each) => h("li", {}, prose(each)))) : null,
     h("div", { class: "form" }, h("button", { type: "button", onclick: again }, "Look again"), session.may_change ? h("button", { type: "button", id: "invalidate-this", onclick: ask }, "Invalidate…") : null));
 }
 
