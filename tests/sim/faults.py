@@ -350,6 +350,42 @@ class Nemesis:
         self._busy.discard(name)
         return name
 
+    async def _swing(self, rng: Random) -> str:
+        """Let a node leave, come back, and leave once more: keys go to and fro between two that know each other."""
+        name = self._node(rng)
+        if name is None:
+            return ""
+        world = self._world
+        self._busy.add(name)
+        for _ in range(2):
+            self._say(f"stop {name}")
+            await world.stop_node(name)
+            await world.pause(rng.uniform(2.2, 3.2))
+            self._say(f"start {name}")
+            await world.start_node(name)
+            await world.joined(world.machines)
+            await world.pause(rng.uniform(0.5, 3.5))
+        self._busy.discard(name)
+        return name
+
+    async def _fall(self, rng: Random) -> str:
+        """Let a node leave, so that the others save what they know; then one of them vanishes, and stays away."""
+        name, fallen = self._node(rng), self._node(rng)
+        if name is None or fallen in {None, name}:
+            return ""
+        world = self._world
+        self._busy |= {name, str(fallen)}
+        await world.pause(3.5)
+        self._say(f"stop {name}, and soon crash {fallen}")
+        await world.stop_node(name)
+        await world.pause(rng.uniform(5.0, 6.0))
+        world.crash_node(str(fallen), silently=False)
+        await world.pause(rng.uniform(8.0, 9.0))
+        for each in (name, str(fallen)):
+            await world.start_node(each)
+            self._busy.discard(each)
+        return f"{name} and {fallen}"
+
     async def _evict(self, rng: Random) -> str:
         """Let a node's memory be short for a moment."""
         name = self._node(rng)

@@ -92,6 +92,7 @@ _BEHIND = replace(_WRITTEN, keys={"b": 4}, weights={"b": 1})
 """Values whose writes reach a table later."""
 _FILTERED_MIX = replace(_THROUGH, keys={"r": 60}, write_pause_s=1.2, load_s=0.2)
 """Most keys get their first value during the run, and their second long after it."""
+_SWUNG = replace(_FILTERED_MIX, read_pause_s=0.08, write_pause_s=1.0, keys={"r": 120}, one_by_one=True)
 _REFRESHED = replace(_THROUGH, keys={"r": 3}, write_pause_s=0.8, load_s=0.8)
 _FILTERED = {"bloom": True, "bloom_keys": 1_000, "bloom_rebuild": "1s"}
 """A filter that is rebuilt all the time: keys come and go beside it."""
@@ -119,6 +120,7 @@ PROFILES = {
         Profile("through", _ALL | _ORIGINS, count=(5, 12), mix=_THROUGH, spikes=0.01),
         Profile("behind", _ALL | {"origin_outage": 6, "evict": 6}, count=(5, 12), mix=_BEHIND, spikes=0.01),
         Profile("bloom", _ALL | _ORIGINS, count=(5, 12), mix=_FILTERED_MIX, spikes=0.01, through=_FILTERED),
+        Profile("bloom_saved", _ALL, count=(4, 10), mix=_SWUNG, spikes=0.01, through=_KEPT_FILTER),
         Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
         Profile("dependents", _ALL, count=(4, 10), mix=_DEPENDENTS, spikes=0.01),
         Profile("kubernetes", _REGISTRY | _MEMBERS | {"one_way": 2}, count=(4, 10), leases=True),
@@ -165,7 +167,9 @@ AIMED = {
         Profile("cascades", mix=_DEPENDENTS, spikes=0.05, delay_s=0.002),
         Profile("relinks", {"restart": 4, "slow": 2}, count=(4, 9), mix=_RELINKED, spikes=0.02),
         Profile("bloom_moves", {"restart": 1}, count=(5, 8), mix=_FILTERED_MIX, through=_KEPT_FILTER),
-        Profile("bloom_calm", {"evict": 4}, mix=_FILTERED_MIX, through=_FILTERED | _SHORT),
+        Profile("bloom_swings", {"swing": 1}, count=(1, 1), mix=_SWUNG, through=_KEPT_FILTER, strike_s=3.0),
+        Profile("bloom_falls", {"fall": 1}, count=(3, 3), mix=_SWUNG, through=_KEPT_FILTER, strike_s=1.0),
+        Profile("bloom_alone", mix=_SWUNG, through=_FILTERED | _SHORT, l2=False, strike_s=8.0),
         Profile("refreshes", mix=_REFRESHED, through=_OFTEN),
         Profile("expiries", {"evict": 1}, count=(40, 60), mix=_REFRESHED, through=_OFTEN, strike_s=8.0),
         Profile("moves", {"restart": 3, "crash": 2, "slow": 3, "pause": 1}, count=(4, 9), mix=_FEW, spikes=0.05),

@@ -13,8 +13,6 @@ from tests.sim.runner import AIMED, PROFILES, run_seed
 
 _NAMES = sorted(path.stem for path in (Path(__file__).parent / "mutants").glob("*.py") if path.stem != "frame")
 _NOT_FOUND_YET = {
-    "bloom_fresh": "a key's first write must meet the listing of the rebuild; test_write_during_a_rebuild forces it",
-    "bloom_moved": "a key must move twice between two rebuilds; test_key_that_was_elsewhere forces it",
     "undone": "needs three answers of L2 in the wrong order; the external checker found it, and a unit test forces it",
 }
 """What no run of the length that CI has time for has shown; ``MUTANT=name`` tries one."""

@@ -56,6 +56,7 @@ class Mix:
         readers: How many read at a time in each client, so that not all wait for one node that is out of reach.
         read_timeouts_s: How long a read may take.
         write_timeouts_s: The same for a write.
+        one_by_one: Whether every invalidation covers one key; others say something about all keys of a family.
     """
 
     clients: int = 4
@@ -72,6 +73,7 @@ class Mix:
     readers: int = 2
     read_timeouts_s: tuple[float, ...] = (0.4, 1.0, 3.0)
     write_timeouts_s: tuple[float, ...] = (0.4, 1.0, 3.0)
+    one_by_one: bool = False
 
 
 class Client:
@@ -360,6 +362,8 @@ class Client:
         ]
         if family in _SPACES:
             ways.append(("invalidate namespace", same, {}))
+        if self.mix.one_by_one:
+            ways = [way for way in ways if way[0] in {"invalidate", "invalidate pattern"}]
         how, keys, arguments = self.rng.choice(ways)
         if family in _SPACES:
             arguments["namespace"] = _SPACES[family]

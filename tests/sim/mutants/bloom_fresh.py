@@ -19,4 +19,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Rebuilds, "_REST", 0.0)  # so that there are many
 
 
-MUTANT = Mutant(apply, "bloom_calm")
+MUTANT = Mutant(apply, "bloom_alone", seeds=10)

@@ -19,4 +19,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Bloom, "absent", _anybodys)
 
 
-MUTANT = Mutant(apply, "bloom_moves")
+MUTANT = Mutant(apply, "bloom_swings", seeds=10)
