@@ -16,6 +16,7 @@ import structlog
 
 from cachenode.core.log_bursts import LogBursts
 from cachenode.core.log_levels import LEVELS, ROOT, LogLevels
+from cachenode_api.tracing import switch, traceparent
 
 __all__ = ["configure", "levels"]
 
@@ -55,6 +56,14 @@ def _count_repeats(logger: _Logger, _method: str, event: Any) -> Any:  # noqa: A
     return event
 
 
+def _name_trace(_logger: _Logger, _method: str, event: Any) -> Any:  # noqa: ANN401 - structlog's
+    """Lead from a line to the trace that it belongs to, if that is being recorded."""
+    parent = traceparent() if switch.tracer is not None else ""
+    if parent:
+        event["trace_id"] = parent.split("-")[1]
+    return event
+
+
 def configure(level: str, log_format: str, node_id: str, *, burst: int = 0) -> None:
     """Set the process's logging up.
 
@@ -78,6 +87,7 @@ def configure(level: str, log_format: str, node_id: str, *, burst: int = 0) -> N
     shared: list[Any] = [
         _leave_out,
         _count_repeats,
+        _name_trace,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

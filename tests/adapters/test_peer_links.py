@@ -538,3 +538,15 @@ async def test_many_keys_to_several_owners(start: Any) -> None:
         assert len(peer.node.namespaces.get("default").store) == 20
     found = await run(b.node, Batch(Operation.GET, "default", keys))
     assert all(found.records)
+
+
+async def test_node_that_has_left_is_not_met_again(start: Any) -> None:
+    """Its links are closed for good, though it still listens: its peers would count it as live after a while."""
+    a, b = await start("a"), await start("b")
+    await join(1, a, b)
+    await a.links.stop()
+    await eventually(lambda: not b.links.linked())
+    a.events.clear()
+    async with aio.insecure_channel(a.me.address) as channel:
+        assert await peer_pb2_grpc.PeerServiceStub(channel).Link().read() is aio.EOF
+    assert (a.links.linked(), a.events) == ([], [])

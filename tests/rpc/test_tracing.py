@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from cachenode import server as server_module
 from cachenode.adapters.clock import BootClock
 from cachenode.adapters.l2_memory import MemoryL2
+from cachenode.adapters.logs import _name_trace
 from cachenode.cli.ports import free_ports
 from cachenode.server import Server
 from cachenode_api.tracing import recording, switch, traceparent
@@ -207,3 +208,12 @@ async def test_strangers_parents(server: Server, sessions: Any, exporter: InMemo
     assert frame.replies[0].id == 1
     assert all(each.parent is None for each in exporter.get_finished_spans())
     call.cancel()
+
+
+def test_lines_lead_to_the_trace(exporter: InMemorySpanExporter) -> None:
+    """A line that is written inside a recorded span has the trace's id, any other has none."""
+    assert switch.tracer is not None
+    assert _name_trace(None, "info", {"event": "e"}) == {"event": "e"}  # type: ignore[arg-type]
+    with switch.tracer.start_as_current_span("request") as request:
+        line = _name_trace(None, "info", {"event": "e"})  # type: ignore[arg-type]
+    assert line["trace_id"] == f"{request.get_span_context().trace_id:032x}"
