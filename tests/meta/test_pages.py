@@ -30,7 +30,7 @@ from cachenode_client.blocking import CacheClient as Blocking
 
 TOP = Path(__file__).parents[2]
 FOLDER = TOP / "cachenode/docs"
-READMES = ("README.md", "client/README.md", "client/examples/README.md", "deploy/README.md")
+READMES = ("README.md", "client/README.md", "client/examples/README.md", "deploy/README.md", "deploy/RUNBOOK.md")
 PAGES = pages()
 AWAITED: set[str] = set()
 """Pages that others link to already, and that are being written."""
