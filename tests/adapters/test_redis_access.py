@@ -19,11 +19,13 @@ from cachenode.adapters.queue_redis import RedisQueue
 from cachenode.adapters.redis_access import RedisAccess
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.registry_redis import RedisRegistry
+from cachenode.assembly import make_l2
 from cachenode.cli.certs import make_certificates
 from cachenode.cli.ports import free_ports
+from cachenode.config.model import NodeConfig
 from cachenode.core.entries import L2Write, QueuedWrite
 from cachenode.core.queued import Outcome, shard_of
-from cachenode.errors import L2Unavailable
+from cachenode.errors import ConfigError, L2Unavailable
 from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
 from cachenode_api.view import Member
 from tests.support.redis_topologies import Process, tls_binary
@@ -170,3 +172,17 @@ async def test_a_server_that_cannot_prove_itself_is_not_talked_to(guarded: Guard
         with pytest.raises(L2Unavailable):
             await l2.ping()
         await l2.close()
+
+
+async def test_what_is_configured_reaches_the_server(guarded: Guarded) -> None:
+    """The settings of a node are those that its store logs in with; a file that is missing is named at the start."""
+    access = guarded.access
+    names = ("username", "password_file", "ca_file", "cert_file", "key_file")
+    l2 = {"url": guarded.url, "timeout_s": PATIENT_S, **{name: getattr(access, name) for name in names}}
+    store = make_l2(NodeConfig.model_validate({"l2": l2}))
+    assert store is not None
+    guarded.process.call("ACL", "SETUSER", "cachenode", ">hunter2")
+    await store.ping()
+    await store.close()
+    with pytest.raises(ConfigError, match=r"l2\.password_file: cannot be read"):
+        make_l2(NodeConfig.model_validate({"l2": l2 | {"password_file": "/nowhere"}}))

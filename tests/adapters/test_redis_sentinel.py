@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio.sentinel import MasterNotFoundError
 
 from cachenode.adapters import redis_sentinel
+from cachenode.adapters.redis_access import NO_ACCESS, RedisAccess
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.redis_pipeline import RedisPipeline, Unsent
 from cachenode.cli.ports import free_ports
@@ -29,11 +30,13 @@ class ScriptedSentinel:
         flags: What it thinks of the master.
         mute: Whether it says nothing at all.
         asked: How often.
+        logins: User and password of those who logged in.
     """
 
     def __init__(self, master: int, epoch: int = 1) -> None:
         self.master, self.epoch, self.flags, self.mute, self.asked = master, epoch, "master", False, 0
         self.port = 0
+        self.logins: list[list[bytes]] = []
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (line := await reader.readline()).startswith(b"*"):
@@ -42,6 +45,10 @@ class ScriptedSentinel:
                 size = int((await reader.readline())[1:])
                 words.append((await reader.readexactly(size + 2))[:-2])
             if self.mute:
+                continue
+            if words[0] == b"AUTH":
+                self.logins.append(words[1:])
+                writer.write(b"+OK\r\n")
                 continue
             self.asked += 1
             if words[-1] != b"m":
@@ -71,7 +78,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process,
 
 
 @asynccontextmanager
-async def watched_by(*sentinels: ScriptedSentinel, master: str = "m") -> AsyncIterator[RedisPipeline]:
+async def watched_by(
+    *sentinels: ScriptedSentinel, master: str = "m", access: RedisAccess = NO_ACCESS
+) -> AsyncIterator[RedisPipeline]:
     """Run sentinels, and have a pipeline to the master that they name."""
     async with AsyncExitStack() as stack:
         for sentinel in sentinels:
@@ -79,7 +88,7 @@ async def watched_by(*sentinels: ScriptedSentinel, master: str = "m") -> AsyncIt
             sentinel.port = server.sockets[0].getsockname()[1]
             stack.callback(server.close)
         places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
-        client = connect(f"redis+sentinel://{places}/{master}", timeout_s=5.0, connect_timeout_s=20.0)
+        client = connect(f"redis+sentinel://{places}/{master}", timeout_s=5.0, connect_timeout_s=20.0, access=access)
         stack.push_async_callback(client.aclose)
         yield RedisPipeline(client)
 
@@ -116,6 +125,16 @@ async def test_no_master_is_no_connection(servers: tuple[Process, Process], flag
     async with watched_by(sentinel) as pipeline:
         with pytest.raises(Unsent, match="no master that is up"):
             await pipeline.round_trip([("PING",)])
+
+
+async def test_sentinels_have_users_of_their_own(servers: tuple[Process, Process], tmp_path: Path) -> None:
+    """Who logs in at the sentinels is not told to the server, nor the other way round."""
+    sentinel, secret = ScriptedSentinel(servers[0].port), tmp_path / "password"
+    secret.write_text("hunter2")
+    access = RedisAccess(sentinel_username="watcher", sentinel_password_file=str(secret))
+    async with watched_by(sentinel, access=access) as pipeline:
+        assert await port_of(pipeline) == servers[0].port
+    assert {tuple(login) for login in sentinel.logins} == {(b"watcher", b"hunter2")}
 
 
 async def test_an_unknown_master_is_said() -> None:
