@@ -165,8 +165,8 @@ def _announce(local: LocalCluster) -> None:
     for node in local.nodes:
         table.add_row(node.id, node.address, f"{scheme}://{node.http}", str(node.pid))
     screen.print(table)
-    if local.certs is None:  # else the nodes serve no console: who connects needs a certificate
-        screen.print(f"In a browser: {scheme}://{local.nodes[0].http}/ui/\n", markup=False, soft_wrap=True)
+    note = "" if local.certs is None else f" (to look only; signed by {local.certs / 'ca.pem'})"
+    screen.print(f"In a browser: {scheme}://{local.nodes[0].http}/ui/{note}\n", markup=False, soft_wrap=True)
     screen.print("In another terminal:\n", markup=False)
     screen.print(f"  export CACHENODE_ADDRESS={local.nodes[0].address}", markup=False, soft_wrap=True)
     if (certs := local.certs) is not None:

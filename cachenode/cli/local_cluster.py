@@ -276,7 +276,8 @@ class LocalCluster:
             return {}
         files = {"CERT_FILE": "node.pem", "KEY_FILE": "node-key.pem", "CA_FILE": "ca.pem"}
         settings = {f"CACHENODE_TLS__{name}": str(self.certs / file) for name, file in files.items()}
-        return settings | {"CACHENODE_TLS__VERIFY_CLIENTS": "true"}
+        # The console is read-only here, and only this machine reaches it: no certificate is asked for on that port.
+        return settings | {"CACHENODE_TLS__VERIFY_CLIENTS": "true", "CACHENODE_HTTP__CONSOLE": "true"}
 
     async def _start_node(self, name: str) -> LocalNode:
         child, known = self._children[name], self._nodes.get(name)

@@ -79,6 +79,8 @@ async def test_commands_and_http_over_tls(tmp_path: Path) -> None:
         async with aiohttp.ClientSession() as http:
             async with http.get(f"https://{cluster.nodes[0].http}/metrics", ssl=context) as answer:
                 assert "cachenode_certificate_expiry_timestamp_seconds" in await answer.text()
+            async with http.get(f"https://{cluster.nodes[0].http}/ui/", ssl=context) as answer:
+                assert answer.status == 200
 
 
 async def test_certificates_are_renewed_while_it_runs(tmp_path: Path) -> None:

@@ -110,3 +110,26 @@ async def test_reflection_works_behind_the_guard(start_server: Any) -> None:
         call.cancel()
     assert {"cachenode.v1.CacheService", "cachenode.v1.SessionService", "cachenode.v1.AdminService"} <= names
     assert "cachenode.v1.PeerService" not in names
+
+
+async def test_what_strangers_may_not_ask(channel: aio.Channel) -> None:
+    """Reflection is off by default, and there are no services beside those of the node and health."""
+    opened: Any = channel
+    for method in (
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.channelz.v1.Channelz/GetServers",
+        "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
+    ):
+        with pytest.raises(aio.AioRpcError) as failed:
+            await opened.unary_unary(method)(b"")
+        assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_health_is_a_boolean(channel: aio.Channel) -> None:
+    """It says whether clients may come, and nothing else."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest())
+    assert [field.name for field, _ in answer.ListFields()] == ["status"]
