@@ -81,18 +81,18 @@ def _entry(entry: pb.HeldEntry) -> str:
 
 
 def _l1(answer: pb.ExplainResponse) -> str:
-    from cachenode.findings.explained import NOT_SERVED
+    from cachenode.findings.explained import NOT_SERVED, STALE
 
     if not answer.HasField("l1"):
         return "-"
-    why = NOT_SERVED.get(answer.l1_state)
+    why = STALE if answer.l1_state == "stale" else NOT_SERVED.get(answer.l1_state)
     return f"{_entry(answer.l1)}; [yellow]{why}[/]" if why else _entry(answer.l1)
 
 
 def _l2(answer: pb.ExplainResponse) -> str:
-    from cachenode.findings.explained import NOT_BELIEVED
+    from cachenode.findings.explained import NOT_BELIEVED, STALE
 
-    why = NOT_BELIEVED.get(answer.l2_state, "")
+    why = STALE if answer.l2_state == "stale" else NOT_BELIEVED.get(answer.l2_state, "")
     if answer.l2_state in {"absent", "off"}:
         return f"[dim]{why}[/]"
     if not answer.HasField("l2"):

@@ -10,13 +10,14 @@ from cachenode_api.ring import Ring
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.view import View
 
-__all__ = ["NOT_BELIEVED", "NOT_SERVED", "Answers", "document", "notes", "of_node", "owner_of"]
+__all__ = ["NOT_BELIEVED", "NOT_SERVED", "STALE", "Answers", "document", "notes", "of_node", "owner_of"]
 
 _KINDS = {1: "prefix", 2: "pattern", 3: "tag", 4: "namespace"}
 NOT_SERVED = {
     "moved": "not served: the key moved away",
     "barred": "not served: invalidated, and about to be removed",
 }
+STALE = "stale: served marked until it ends, or is loaded anew"
 NOT_BELIEVED = {
     "absent": "nothing",
     "off": "not used",
@@ -62,7 +63,12 @@ def of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
         if answer.HasField("l2")
         else {"state": answer.l2_state},
         "barriers": [
-            {"kind": _KINDS.get(each.kind, str(each.kind)), "text": shown(each.text), "position": each.position}
+            {
+                "kind": _KINDS.get(each.kind, str(each.kind)),
+                "text": shown(each.text),
+                "position": each.position,
+                "expires": each.expires,
+            }
             for each in answer.barriers
         ],
         "floor": answer.floor,
@@ -167,9 +173,12 @@ def _adaptive_note(answer: pb.ExplainResponse) -> str:
 def _barriers(known: Mapping[str, pb.ExplainResponse]) -> Iterator[str]:
     """Say what was invalidated; the value in L2 tells whether that came before it."""
     positions = [answer.l2.position for answer in known.values() if answer.HasField("l2")]
-    barriers = {(each.position, each.kind, each.text) for answer in known.values() for each in answer.barriers}
-    for position, kind, text in sorted(barriers):
-        what = f"Invalidated by {_KINDS.get(kind, 'an unknown selector')} {shown(text)} at {version(position)}"
+    barriers = {
+        (each.position, each.kind, each.text, each.expires) for answer in known.values() for each in answer.barriers
+    }
+    for position, kind, text, expires in sorted(barriers):
+        done = "Expired" if expires else "Invalidated"
+        what = f"{done} by {_KINDS.get(kind, 'an unknown selector')} {shown(text)} at {version(position)}"
         yield f"{what}{_compared(position, positions)}."
     floor = max((answer.floor for answer in known.values()), default=0)
     if floor:

@@ -6,6 +6,7 @@ For people who wonder why a read finds what it finds. Nothing here changes anyth
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -15,7 +16,7 @@ from cachenode.core.demand import Wanted
 from cachenode.core.entries import L2Entry
 from cachenode.node.l2_tier import Belief
 from cachenode_api.errors import InvalidTags
-from cachenode_api.records import HEADER, HEADER_BYTES, TAGGED
+from cachenode_api.records import EXTENDED, HEADER, HEADER_BYTES, STALE, TAGGED
 from cachenode_api.selectors import Selector
 from cachenode_api.tags import split_tags
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "HeldEntry", "UnderWay", "explain"]
 
-L1State = Literal["", "served", "moved", "barred"]
+L1State = Literal["", "served", "stale", "moved", "barred"]
+L2State = Belief | Literal["stale", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,12 @@ class Explanation:
         gained: Whether it owns the key while another may still act for it.
         lease_s: Remaining ownership lease; infinite if there is nobody to be fenced against.
         l1: What memory holds.
-        l1_state: Empty if that is nothing; "moved" and "barred" only wait for being removed.
+        l1_state: Empty if that is nothing; "moved" and "barred" only wait for being removed; "stale" is past its TTL
+            or was expired, and served, marked, for the rest of its life.
         l2: What L2 holds, if it could be read.
-        l2_state: Whether that is believed, or why not.
+        l2_state: Whether that is believed, also if it is "stale", or why not.
         barriers: Those that cover the key or a tag of its value, whenever they came.
+        expiries: The same for what only expires what it covers.
         floor: All that began below this position is untrue.
         near_holders: Sessions that may hold a copy under a live lease.
         loads: Loads under way.
@@ -101,7 +105,7 @@ class Explanation:
     l1: HeldEntry | None
     l1_state: L1State
     l2: HeldEntry | None
-    l2_state: Belief | Literal["off"]
+    l2_state: L2State
     barriers: tuple[tuple[int, Selector], ...]
     floor: int
     near_holders: int
@@ -117,16 +121,21 @@ class Explanation:
     admit_after: int = 0
     depends_on: tuple[tuple[bytes, bool], ...] = ()
     dependents: int = 0
+    expiries: tuple[tuple[int, Selector], ...] = ()
 
 
 async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
     """Return what a node knows about a key. L2 is read as it would be for a read of the key."""
     tier, placement = node.l2_for(namespace), node.placement
-    l2_state: Belief | Literal["off"] = "off"
+    l2_state: L2State = "off"
     entry: L2Entry | None = None
     if tier is not None:
         l2_state, entry = await tier.look(namespace.policy.name, key)
     now = node.clock.now()
+    if entry is not None and l2_state == "believed":
+        served = namespace.judge(key, entry, now)
+        if served is not None and served.flags & STALE:
+            entry, l2_state = served, "stale"
     record: bytes | None = namespace.store.peek(key, now)
     l1, l2 = _of_record(record, now), _of_entry(entry)
     tags = {tag for held in (l1, l2) if held is not None for tag in held.tags}
@@ -140,7 +149,8 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         l1_state=_l1_state(node, namespace, key, record, now),
         l2=l2,
         l2_state=l2_state,
-        barriers=_covering(namespace, key, list(tags)),
+        barriers=_covering(namespace.barriers.barriers(), key, list(tags)),
+        expiries=_covering(namespace.expiries.barriers(), key, list(tags)),
         floor=namespace.barriers.floor,
         near_holders=sum(holder.until > now for holder in namespace.exposure.of(key)),
         loads=_under_way(node, namespace, key, now),
@@ -201,11 +211,24 @@ def _l1_state(node: Node, namespace: Namespace, key: bytes, record: bytes | None
         return ""
     if node.mover.moving and not node.mover.kept(key):
         return "moved"
-    if namespace.sweep.active and namespace.sweep.until(key, record) <= now:
+    until = namespace.sweep.until(key, record) if namespace.sweep.active else math.inf
+    if until <= now:
         return "barred"
-    return "served"
+    return "served" if until == math.inf and now < _soft_end(namespace, key, record) else "stale"
 
 
-def _covering(namespace: Namespace, key: bytes, tags: Sequence[bytes]) -> tuple[tuple[int, Selector], ...]:
-    known = sorted(namespace.barriers.barriers() + namespace.expiries.barriers(), key=itemgetter(0))
-    return tuple(barrier for barrier in known if barrier[1].covers(key, tags))
+def _soft_end(namespace: Namespace, key: bytes, record: bytes) -> float:
+    """Return when an entry's TTL ends, after which it is served as stale; infinite if it is served until its end."""
+    _, flags, version, deadline = HEADER.unpack_from(record)
+    if flags & STALE:
+        return -math.inf
+    known: float = namespace.renewals.ends(key, version)[1] if namespace.renewals is not None else math.inf
+    if flags & EXTENDED and math.isinf(known):
+        known = deadline - namespace.policy.stale_s
+    return known
+
+
+def _covering(
+    known: Sequence[tuple[int, Selector]], key: bytes, tags: Sequence[bytes]
+) -> tuple[tuple[int, Selector], ...]:
+    return tuple(barrier for barrier in sorted(known, key=itemgetter(0)) if barrier[1].covers(key, tags))

@@ -222,8 +222,9 @@ def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.Expl
         l2=_held(found.l2),
         l2_state=found.l2_state,
         barriers=[
-            pb.CoveringBarrier(position=position, kind=selector.kind.value, text=selector.text)  # type: ignore[arg-type]
-            for position, selector in found.barriers
+            pb.CoveringBarrier(position=position, kind=selector.kind.value, text=selector.text, expires=expires)  # type: ignore[arg-type]
+            for expires, known in enumerate((found.barriers, found.expiries))
+            for position, selector in known
         ],
         floor=found.floor,
         near_holders=found.near_holders,

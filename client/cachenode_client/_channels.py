@@ -6,6 +6,7 @@ Certificates are read again for each connection, so those that are renewed in pl
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ class Channels:
     """
 
     def __init__(self, tls: Tls | None = None, token: str | Path | None = None) -> None:
+        self.names: Mapping[str, str] = {}
+        """The DNS name by which each of these addresses was found, as the certificates there say."""
         self._tls = tls
         self._token = token
 
@@ -112,12 +115,11 @@ class Channels:
             raise CacheUnavailable(text, reason="token") from None
         return ((AUTHORIZATION_KEY, BEARER + text.strip()),)
 
-    def open(self, address: str, name: str = "", *, showing_token: bool = False) -> aio.Channel:
+    def open(self, address: str, *, showing_token: bool = False) -> aio.Channel:
         """Return a channel to a node, which connects with its first call.
 
         Args:
             address: Of the node.
-            name: That its certificate bears, if it was found by a name and the address is only what that stands for.
             showing_token: Whether each unary call shows the token by itself; else callers pass `metadata`.
 
         Raises:
@@ -131,7 +133,7 @@ class Channels:
         except OSError as error:
             text = f"A file of the client's TLS settings cannot be read ({error.strerror})."
             raise CacheUnavailable(text, reason="tls") from None
-        name = tls.server_name or name
+        name = tls.server_name or self.names.get(address, "")
         named = [(_OTHER_NAME, name)] if name else []
         return aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS + named, interceptors=interceptors)
 

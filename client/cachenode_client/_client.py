@@ -35,7 +35,18 @@ from cachenode_client._checks import (
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import FLAGS_AT, PLAIN, ClientCore, K, Lead, is_stale, many_keys, many_values, traits_of
+from cachenode_client._core import (
+    FLAGS_AT,
+    PLAIN,
+    ClientCore,
+    K,
+    Lead,
+    any_stale,
+    is_stale,
+    many_keys,
+    many_values,
+    traits_of,
+)
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
 from cachenode_client._events import Published, encoded_fields, publish
@@ -50,6 +61,7 @@ from cachenode_client._loads import (
     alone_values,
     call_loader,
     checked_batch,
+    renew_values,
     value_of,
 )
 from cachenode_client._near import ENCODED, boot_clock
@@ -667,6 +679,7 @@ class CacheClient(ClientCore):
         depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> dict[K, Any]:
         """Return the values of keys; load those that nobody has and nobody is loading, together.
@@ -681,6 +694,7 @@ class CacheClient(ClientCore):
             depends_on: The same for all keys.
             timeout_s: Longest duration of this call.
             lease_s: After so long without a value another caller may load a key.
+            soft_timeout_s: As `get_or_load`: how long to wait for the load of those that have a value past its TTL.
             namespace: Instead of the client's.
 
         Raises:
@@ -690,24 +704,30 @@ class CacheClient(ClientCore):
         """
         originals, raws = many_keys(dict.fromkeys(keys))
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s, depends_on)
+        group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
         engine = self._started()
         values, missing = self._near_many(originals, raws, namespace)
         originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
         asks = Asks(engine, group, raws, self._timeout_s)
         errors: dict[int, CacheError] = {}
         loads: set[asyncio.Task[dict[K, Any]]] = set()
+        renewals: list[tuple[asyncio.Task[dict[K, Any]], list[Lead[K]], float]] = []
         try:
             async with asyncio.timeout(group[2]) as limit:
                 while asks.left or loads:
-                    leads, due = self._sort_out(await asks.some(loads), originals, raws, values, errors)
+                    outcomes = await asks.some(loads)
+                    leads, due = self._sort_out(outcomes, originals, raws, values, errors)
                     if due:
-                        engine.keep(self._load_many(group, due, batch_loader, ttl_ms, tags))
+                        renewal = engine.keep(self._load_many(group, due, batch_loader, ttl_ms, tags))
+                        if soft_timeout_s is not None and any_stale(outcomes.values()):
+                            until = engine.loop.time() + min(soft_timeout_s, group[2] / 2)
+                            renewals.append((renewal, due, until))
                     if leads:
                         loads.add(engine.keep(self._load_many(group, leads, batch_loader, ttl_ms, tags)))
                     for load in [load for load in loads if load.done()]:
                         loads.discard(load)
                         values |= load.result()
+                await _take_renewed(renewals, values)
                 alone = [originals[at] for at in self._to_load_alone(errors)]
                 if alone:
                     values |= alone_values(await call_loader(batch_loader, alone))
@@ -988,3 +1008,13 @@ async def _in_time(renewal: asyncio.Task[Any], soft_s: float) -> Any:
     if not renewal.done() or renewal.cancelled() or renewal.exception() is not None:
         return LATE
     return renewal.result()
+
+
+async def _take_renewed(
+    renewals: Iterable[tuple[asyncio.Task[dict[K, Any]], list[Lead[K]], float]], values: dict[K, Any]
+) -> None:
+    """Put what is loaded until a time of the loop in the place of older values."""
+    for renewal, due, until in renewals:
+        loaded = await _in_time(renewal, max(0.0, until - asyncio.get_running_loop().time()))
+        if loaded is not LATE:
+            renew_values(values, due, loaded)

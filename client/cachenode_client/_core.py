@@ -48,7 +48,7 @@ from cachenode_client.errors import (
 )
 from cachenode_client.serializers import Serializer
 
-__all__ = ["ClientCore", "Detailed", "K", "Lead", "is_stale", "many_keys", "many_values"]
+__all__ = ["ClientCore", "Detailed", "K", "Lead", "any_stale", "is_stale", "many_keys", "many_values"]
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Key)
@@ -500,6 +500,11 @@ def many_values(
 def is_stale(record: bytes) -> bool:
     """Return True if a record is marked: its value is past its TTL."""
     return bool(HEADER.unpack_from(record)[1] & STALE)
+
+
+def any_stale(outcomes: Iterable[object]) -> bool:
+    """Return True if among what was found is a value past its TTL that this caller is to load anew."""
+    return any(isinstance(outcome, Due) and is_stale(outcome.record) for outcome in outcomes)
 
 
 def _parents_of(loaded: object, group: Group) -> bytes:

@@ -481,7 +481,12 @@ class Engine:
             except CacheError as error:
                 errors[index] = error
 
-        failed = [index for index, error in errors.items() if may_retry(group[0], error)]
+        left_s = (deadline - self.loop.time()) / (1.0 + _SPREAD)  # whoever is told to wait longer holds up nobody
+        failed = [
+            index
+            for index, error in errors.items()
+            if may_retry(group[0], error) and (not isinstance(error, Overloaded) or error.retry_after_s < left_s)
+        ]
         refused = [error for index in failed if isinstance(error := errors[index], Overloaded)]
         slowest = max(refused, key=attrgetter("retry_after_s"), default=None)
         wait_s = 0.0 if slowest is None else slowest.retry_after_s * (1.0 + _SPREAD)

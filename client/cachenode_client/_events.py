@@ -116,7 +116,7 @@ async def publish(engine: Engine, request: pb.PublishEventRequest, timeout_s: fl
 
 
 async def _tell(channels: Channels, session: Session, request: pb.PublishEventRequest, left_s: float) -> Published:
-    async with channels.open(session.address, session.name, showing_token=True) as channel:
+    async with channels.open(session.address, showing_token=True) as channel:
         stub: Any = cache_pb2_grpc.CacheServiceStub(channel)
         try:
             answer: pb.PublishEventResponse = await stub.PublishEvent(request, timeout=max(0.01, left_s))

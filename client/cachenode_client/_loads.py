@@ -31,6 +31,7 @@ __all__ = [
     "alone_values",
     "call_loader",
     "checked_batch",
+    "renew_values",
     "value_of",
 ]
 
@@ -123,6 +124,13 @@ def checked_batch(loaded: object) -> Mapping[Any, Any]:
 def alone_values(loaded: object) -> dict[Any, Any]:
     """Return the values of what a batch loader returned whose values nobody stores."""
     return {key: value_of(each) for key, each in checked_batch(loaded).items() if each is not ABSENT}
+
+
+def renew_values(values: dict[K, Any], due: Sequence[tuple[K, bytes, int]], loaded: Mapping[K, Any]) -> None:
+    """Put what was loaded anew in the place of older values; what the origin has no more goes."""
+    for key, _, _ in due:
+        values.pop(key, None)
+    values.update(loaded)
 
 
 class Asks:

@@ -71,8 +71,6 @@ class Router:
         self._on_reply = on_reply
         self.near = near
         self.channels = channels or Channels()
-        self._names: dict[str, str] = {}
-        """The DNS name by which each of these addresses was found."""
         self._ring: Ring | None = None
         self._ready: dict[str, Session] = {}
         self._any: Session | None = None
@@ -196,7 +194,7 @@ class Router:
                 found = []
             hosts = [str(address[0]) for *_, address in found]
             named = [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]
-            self._names = dict.fromkeys(named, host)
+            self.channels.names = dict.fromkeys(named, host)
             seeds += named
         self._rng.shuffle(seeds)
         return list(dict.fromkeys(seeds + known))
@@ -234,7 +232,6 @@ class Router:
             on_reply=self._on_reply,
             near=self.near,
             channels=self.channels,
-            name=self._names.get(address, ""),
         )
         self._sessions[session] = asyncio.current_task()
         greeted = False

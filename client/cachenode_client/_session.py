@@ -104,7 +104,6 @@ class Session:
         on_reply: Called when batches have ended: the moment to send what has gathered elsewhere meanwhile.
         near: Gets copies of what is read; None for no copies.
         channels: Connects to the node.
-        name: By which the address was found, as its certificate may say; empty for the address itself.
     """
 
     def __init__(
@@ -118,10 +117,8 @@ class Session:
         on_reply: Callable[[], None],
         near: NearCache | None = None,
         channels: Channels | None = None,
-        name: str = "",
     ) -> None:
         self.address = address
-        self.name = name
         self._channels = channels or Channels()
         self.node_id = ""
         self.incarnation = ""
@@ -292,7 +289,7 @@ class Session:
         """
         tasks: list[asyncio.Task[None]] = []
         metadata = self._channels.metadata()
-        channel = self._channels.open(self.address, self.name)
+        channel = self._channels.open(self.address)
         call = session_pb2_grpc.SessionServiceStub(channel).Session(metadata=metadata)
         try:
             tasks = [

@@ -43,11 +43,20 @@ from cachenode_client._checks import (
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import ClientCore, K, Lead, is_stale, many_keys, many_values, traits_of
+from cachenode_client._core import ClientCore, K, Lead, any_stale, is_stale, many_keys, many_values, traits_of
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Encoded, Engine
 from cachenode_client._events import Published, encoded_fields, publish
-from cachenode_client._loads import ABSENT, LATE_LOAD, Asks, FlightEnd, alone_values, checked_batch, value_of
+from cachenode_client._loads import (
+    ABSENT,
+    LATE_LOAD,
+    Asks,
+    FlightEnd,
+    alone_values,
+    checked_batch,
+    renew_values,
+    value_of,
+)
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import BlockingVersioned
@@ -462,6 +471,7 @@ class CacheClient(ClientCore):
         depends_on: DependsOn | None = None,
         timeout_s: float | None = None,
         lease_s: float | None = None,
+        soft_timeout_s: float | None = None,
         namespace: str | None = None,
     ) -> dict[K, Any]:
         """Return the values of keys; load those that nobody has and nobody is loading, together.
@@ -470,25 +480,31 @@ class CacheClient(ClientCore):
         """
         originals, raws = many_keys(dict.fromkeys(keys))
         ttl_ms = checked_ttl(ttl_s)
-        group = self._lease_group(namespace, timeout_s, lease_s, depends_on)
+        group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
         engine = self._started()
         end = engine.loop.time() + group[2]
         values, missing = self._near_many(originals, raws, namespace)
         originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
         asks = self._run(_ask(engine, group, raws, self._timeout_s), group[2])
         errors: dict[int, CacheError] = {}
+        renewals: list[tuple[Future[dict[K, Any]], list[Lead[K]], float]] = []
         try:
             while asks.left:
                 outcomes = self._run(asks.some(), max(0.0, end - engine.loop.time()), grace_s=0.0)
                 leads, due = self._sort_out(outcomes, originals, raws, values, errors)
                 if due:
-                    self._renew(group, due, batch_loader, ttl_ms, tags)
+                    renewal = self._renew(group, due, batch_loader, ttl_ms, tags)
+                    if soft_timeout_s is not None and renewal is not None and any_stale(outcomes.values()):
+                        renewals.append((renewal, due, engine.loop.time() + min(soft_timeout_s, group[2] / 2)))
                 if leads:
                     values |= self._load_many(group, leads, batch_loader, ttl_ms, tags)
         except CacheTimeout:
             raise CacheTimeout(LATE_LOAD) from None
         finally:
             engine.loop.call_soon_threadsafe(asks.close)
+        for renewal, due, until in renewals:
+            with contextlib.suppress(Exception):  # it failed, or takes longer: there are values
+                renew_values(values, due, renewal.result(max(0.0, until - engine.loop.time())))
         alone = [originals[at] for at in self._to_load_alone(errors)]
         if alone:
             values |= alone_values(batch_loader(alone))

@@ -96,8 +96,9 @@ def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "version 3:1, never expires, 12 B" in text
     assert "1,200" in text
-    for state, why in explained.NOT_SERVED.items():
+    for state, why in (explained.NOT_SERVED | {"stale": explained.STALE}).items():
         assert why in printed(capsys, answer(OWNER, l1=held(), l1_state=state))
+    assert explained.STALE in printed(capsys, answer(OWNER, l2=held(), l2_state="stale"))
     document = explained.of_node(OWNER, answer(OWNER, l1=never, l2=held(position=7), l2_state="believed"))
     assert document["l1"]["ttl_s"] is None
     assert (document["l2"]["ttl_s"], document["l2"]["position"]) == (90, 7)
@@ -107,16 +108,17 @@ def test_barriers(capsys: pytest.CaptureFixture[str]) -> None:
     """Each barrier is told once, and whether it came before or after the value that L2 holds."""
     barriers = [
         pb.CoveringBarrier(position=make_version(3, 4), kind=common_pb2.SELECTOR_PREFIX, text=b"k"),
-        pb.CoveringBarrier(position=make_version(3, 9), kind=common_pb2.SELECTOR_TAG, text=b"a\nb"),
+        pb.CoveringBarrier(position=make_version(3, 9), kind=common_pb2.SELECTOR_TAG, text=b"a\nb", expires=True),
     ]
     stored = held(position=make_version(3, 4))
     fields = {"barriers": barriers, "l2": stored, "l2_state": "barred", "floor": make_version(2, 1)}
     text = printed(capsys, answer(OWNER, **fields), answer(OTHER, **fields))
     assert text.count("Invalidated by prefix k at 3:4 (before L2's value was written).") == 1
-    assert "Invalidated by tag a\\x0ab at 3:9 (after L2's value was written)." in text
+    assert "Expired by tag a\\x0ab at 3:9 (after L2's value was written)." in text
     assert "Invalidated with all of the namespace at 2:1 (before L2's value was written)." in text
     assert "Invalidated by prefix k at 3:4.\n" in printed(capsys, answer(OWNER, barriers=barriers))
     assert explained.of_node(OWNER, answer(OWNER, **fields))["barriers"][1]["kind"] == "tag"
+    assert [each["expires"] for each in explained.of_node(OWNER, answer(OWNER, **fields))["barriers"]] == [False, True]
 
 
 def test_what_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,3 +140,49 @@ async def test_threads(node: Server, client: CacheClient) -> None:
 async def stale_again(node: Server, client: CacheClient) -> None:
     await client.delete("k")
     await stale(node, client)
+
+
+async def test_many_keys(node: Server, client: CacheClient) -> None:
+    """Those of a batch that have old values are waited for together, those that have none are loaded beside them."""
+    await stale(node, client)
+
+    async def load(keys: list[str]) -> dict[str, str]:
+        return {key: f"new {key}" for key in keys}
+
+    async def slow(keys: list[str]) -> dict[str, str]:
+        await go.wait()
+        return dict.fromkeys(keys, "newest")
+
+    found = await client.get_or_load_many(["k", "other"], load, ttl_s=TTL_S, soft_timeout_s=8.0, timeout_s=LONG_S)
+    assert found == {"k": "new k", "other": "new other"}
+    await stale_again(node, client)
+    go = asyncio.Event()
+    assert await client.get_or_load_many(["k"], slow, soft_timeout_s=SHORT_S) == {"k": "old"}
+    go.set()
+    await eventually(lambda: not len(node.node.namespaces.get("default").flights))
+    assert await client.get("k") == "newest"
+
+
+async def test_many_keys_of_which_the_origin_has_none_any_more(node: Server, client: CacheClient) -> None:
+    """What is not there any more is not returned; a load that fails leaves the old value."""
+    await stale(node, client)
+
+    async def fail(keys: list[str]) -> dict[str, str]:
+        raise RuntimeError("the origin is away")
+
+    assert await client.get_or_load_many(["k"], fail, soft_timeout_s=8.0, timeout_s=LONG_S) == {"k": "old"}
+    node.node.namespaces.get("default").load_backoff.succeeded(b"k")
+    assert await client.get_or_load_many(["k"], lambda _: {}, soft_timeout_s=8.0, timeout_s=LONG_S) == {}
+
+
+async def test_many_keys_of_threads(node: Server, client: CacheClient) -> None:
+    """The blocking client waits the same way."""
+    await stale(node, client)
+    with BlockingCacheClient(node.address, near_cache=None) as blocking:
+
+        def ask() -> dict[str, Any]:
+            return blocking.get_or_load_many(
+                ["k", "other"], lambda keys: dict.fromkeys(keys, "new"), soft_timeout_s=8.0, timeout_s=LONG_S
+            )
+
+        assert await asyncio.to_thread(ask) == {"k": "new", "other": "new"}

@@ -13,7 +13,7 @@ import pytest
 
 from cachenode.cli.certs import make_certificates
 from cachenode.cli.local_cluster import LocalCluster
-from cachenode_client import CacheClient, CacheUnavailable, InvalidArgument, Tls
+from cachenode_client import CacheClient, CacheError, CacheUnavailable, InvalidArgument, Tls
 from cachenode_client.blocking import CacheClient as BlockingCacheClient
 from tests.adapters.test_tls import make
 
@@ -59,6 +59,11 @@ async def test_nodes_found_by_a_dns_name(tmp_path: Path) -> None:
         async with CacheClient(f"dns:///localhost:{port}", tls=cluster.tls, timeout_s=10) as cache:
             await cache.set("k", 1)
             assert await cache.get("k") == 1
+            async with cache.watch() as events:  # connections of their own
+                assert events.members == 1
+            with pytest.raises(CacheError, match="origin"):
+                async for _ in cache.warm(keys=["k"]):
+                    pass
 
 
 async def test_commands_and_http_over_tls(tmp_path: Path) -> None:

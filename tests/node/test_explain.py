@@ -252,3 +252,34 @@ async def test_writes_under_way_and_removals() -> None:
     assert (await explained(node)).tombstone == FIRST + 1
     clock.advance(61)
     assert (await explained(node)).tombstone == 0
+
+
+@pytest.mark.parametrize("how", ["its TTL is over", "a prefix", "a prefix, walked"])
+async def test_what_is_expired(how: str) -> None:
+    """What is served marked is said to be stale, in memory and in L2, with how long it is served still."""
+    clock = ManualClock()
+    policy = NamespacePolicy(name="n", ttl_s=10.0, max_value_bytes=100, l2=True, share=1, stale_s=5.0)
+    node = new_node("a", clock, l2=MemoryL2(clock), policies=[policy])
+    leased = await run(node, Batch(Operation.LEASE, "n", [b"k"], lease_s=10.0), holder="h")
+    fulfilled = Batch(Operation.FULFILL, "n", [b"k"], [b"v"], [0], tokens=[leased.tokens[0]])
+    await run(node, fulfilled, holder="h")
+    found = await explained(node, namespace="n")
+    assert (found.l1_state, found.l2_state, found.expiries) == ("served", "believed", ())
+    if how == "its TTL is over":
+        clock.advance(11.0)
+        left_s = 4.0
+    else:
+        batch = Batch(Operation.BARRIER, "n", [b"k"], flags=[SelectorKind.PREFIX.value], expire=True)
+        await run(node, batch)
+        left_s = 5.0
+        namespace = node.namespaces.get("n")
+        assert namespace is not None
+        while how == "a prefix, walked" and namespace.sweep.active:
+            namespace.sweep.step(10, clock.now())
+    found = await explained(node, namespace="n")
+    assert (found.l1_state, found.l2_state) == ("stale", "stale")
+    assert found.l2 is not None
+    assert found.l2.ttl_s == pytest.approx(left_s, abs=0.01)
+    assert [selector.text for _, selector in found.expiries] == ([] if how == "its TTL is over" else [b"k"])
+    clock.advance(6.0)
+    assert (await explained(node, namespace="n")).l1_state in {"", "barred"}

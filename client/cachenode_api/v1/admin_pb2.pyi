@@ -1624,9 +1624,11 @@ class ExplainResponse(google.protobuf.message.Message):
     lease_s: builtins.float
     """Remaining ownership lease; not set if there is nobody to be fenced against."""
     l1_state: builtins.str
-    """"served"; or "moved" or "barred", if it only waits for being removed; empty if there is nothing."""
+    """"served"; "stale", if its TTL is over or it was expired, so that it is served marked for the rest of its life; "moved"
+    or "barred", if it only waits for being removed; empty if there is nothing.
+    """
     l2_state: builtins.str
-    """"believed", "absent", "off" (no L2), "away" (the breaker is open), "failed" (the read), "lost" (L2 lost its history),
+    """"believed", "stale" (the same, as for l1), "absent", "off" (no L2), "away" (the breaker is open), "failed" (the read), "lost" (L2 lost its history),
     "adopting" (barriers are being learned), "missed" (L2 may lack a write of the key), "forgotten" (L2 may lack writes,
     and it is not known of which keys), or "barred" (a barrier covers the value).
     """
@@ -1781,20 +1783,24 @@ class CoveringBarrier(google.protobuf.message.Message):
     POSITION_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    EXPIRES_FIELD_NUMBER: builtins.int
     position: builtins.int
     """What was declared untrue from then on is what began before this position."""
     kind: cachenode_api.v1.common_pb2.Selector.ValueType
     """What the text is."""
     text: builtins.bytes
     """A prefix, a pattern or a tag."""
+    expires: builtins.bool
+    """What is covered may be served for a while, marked as stale: it was expired rather than removed."""
     def __init__(
         self,
         *,
         position: builtins.int = ...,
         kind: cachenode_api.v1.common_pb2.Selector.ValueType = ...,
         text: builtins.bytes = ...,
+        expires: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["kind", b"kind", "position", b"position", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expires", b"expires", "kind", b"kind", "position", b"position", "text", b"text"]) -> None: ...
 
 Global___CoveringBarrier: typing_extensions.TypeAlias = CoveringBarrier
 
