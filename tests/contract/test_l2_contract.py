@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +15,8 @@ from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.adapters.l2_null import NullL2
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.redis_client import connect
-from cachenode.adapters.redis_cluster_client import ClusterClient
+from cachenode.adapters.redis_cluster import pipeline_of
+from cachenode.adapters.redis_pipeline import raise_first
 from cachenode.core.entries import L2Entry, L2Write
 from cachenode.ports import L2Store
 from cachenode_api.selectors import EVERYTHING, Selector, SelectorKind, make_selector
@@ -59,7 +59,7 @@ def memory_store(*, chaos: bool) -> Store:
     return Store(ChaosL2(memory, Random(1)) if chaos else memory, let_pass)
 
 
-async def shift_deadlines(client: Redis | ClusterClient, pattern: str, seconds: float) -> None:
+async def shift_deadlines(client: Redis, pattern: str, seconds: float) -> None:
     """Let time pass on a real server: move the deadlines it keeps and those inside the envelopes."""
     script = """
     for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
@@ -74,14 +74,8 @@ async def shift_deadlines(client: Redis | ClusterClient, pattern: str, seconds: 
       end
     end
     """
-    arguments = (script, 0, pattern, round(seconds * 1_000))
-    if isinstance(client, ClusterClient):
-        await client.initialize()
-        await asyncio.gather(
-            *(client.node(node.host, int(node.port)).eval(*arguments) for node in client.get_primaries())
-        )
-    else:
-        await client.eval(*arguments)
+    for server in await pipeline_of(client).all():
+        raise_first(await server.round_trip([("EVAL", script, 0, pattern, round(seconds * 1_000))]))
 
 
 @pytest.fixture(params=["memory", "chaos", *LEGS, "cluster"])
