@@ -372,6 +372,10 @@ class _ServerEnd:
         await _turn()  # as through gRPC's poller
         raise aio.AbortError("Locally aborted.")
 
+    def peer(self) -> str:
+        """Return where the client is."""
+        return f"ipv4:{self._stream.client.name}:1"
+
     def lost(self) -> None:
         """Let the handler know that the client has gone: its requests end, and it is cancelled."""
         if self.over:

@@ -19,6 +19,7 @@ from tests.sim.faults import Fault, Nemesis, schedule
 from tests.sim.history import History, Kind, Op
 from tests.sim.loop import Deadlock, Host
 from tests.sim.origin import Reader
+from tests.sim.sliding import check_sliding
 from tests.sim.through import check_through, through_policy
 from tests.sim.workload import Client, Mix
 from tests.sim.world import World, simulated
@@ -90,6 +91,8 @@ _DEPENDENTS = Mix(keys={"p": 2, "d": 3}, weights={"p": 3, "d": 5}, load_s=0.1, s
 _RELINKED = replace(_DEPENDENTS, write_pause_s=0.5)
 _BEHIND = replace(_WRITTEN, keys={"b": 4}, weights={"b": 1})
 """Values whose writes reach a table later."""
+_SLIDING = replace(_WRITTEN, keys={"y": 4}, weights={"y": 1}, write_pause_s=0.3)
+"""Values that live on when they are read."""
 _FILTERED_MIX = replace(_THROUGH, keys={"r": 60}, write_pause_s=1.2, load_s=0.2)
 """Most keys get their first value during the run, and their second long after it."""
 _SWUNG = replace(_FILTERED_MIX, read_pause_s=0.08, write_pause_s=1.0, keys={"r": 120}, one_by_one=True)
@@ -122,6 +125,7 @@ PROFILES = {
         Profile("bloom", _ALL | _ORIGINS, count=(5, 12), mix=_FILTERED_MIX, spikes=0.01, through=_FILTERED),
         Profile("bloom_saved", _ALL, count=(4, 10), mix=_SWUNG, spikes=0.01, through=_KEPT_FILTER),
         Profile("written", _ALL | {"origin_outage": 4}, count=(5, 12), mix=_WRITTEN, spikes=0.01),
+        Profile("sliding", _ALL | {"evict": 6}, count=(4, 10), mix=_SLIDING, spikes=0.01),
         Profile("dependents", _ALL, count=(4, 10), mix=_DEPENDENTS, spikes=0.01),
         Profile("kubernetes", _REGISTRY | _MEMBERS | {"one_way": 2}, count=(4, 10), leases=True),
     )
@@ -162,6 +166,7 @@ AIMED = {
         Profile("forsaken", {"forsake": 1}, count=(2, 4), mix=_PATIENT, strike_s=5.0),
         Profile("behind_calm", mix=_BEHIND),
         Profile("behind_evict", {"evict": 10, "origin_outage": 4}, count=(20, 40), mix=_BEHIND, strike_s=8.0),
+        Profile("sliding_calm", mix=replace(_SLIDING, write_pause_s=1.5), spikes=0.02, delay_s=0.001),
         Profile("written_calm", mix=_WRITTEN),
         Profile("written_evict", {"evict": 10}, count=(30, 60), mix=_WRITTEN, strike_s=8.0),
         Profile("cascades", mix=_DEPENDENTS, spikes=0.05, delay_s=0.002),
@@ -354,6 +359,7 @@ def run_seed(
     violations += check_written(history, world.table)
     violations += check_dependents(history)
     violations += check_behind(history, world.rows)
+    violations += check_sliding(history, calm=calm)
     return Outcome(
         seed,
         profile.name,

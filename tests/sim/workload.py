@@ -11,6 +11,7 @@ Families of keys, by the first letter:
 - ``w`` keys whose writes go through to a table (`tests.sim.written`);
 - ``d`` keys that depend on others, and ``p`` those others (`tests.sim.dependents`);
 - ``b`` keys whose writes reach another one later (`tests.sim.behind`);
+- ``y`` keys that live on when they are read (`tests.sim.sliding`);
 - ``r`` keys that the nodes load (read-through): committed to the origin, and then invalidated, or set, or neither.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from cachenode_client import CacheClient
 from cachenode_client.errors import CacheError, ManyFailed
-from tests.sim import behind, written
+from tests.sim import behind, sliding, written
 from tests.sim.dependents import read_dependent, write_dependent, write_parent
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Host
@@ -199,6 +200,9 @@ class Client:
             return
         if key[0] == "b":
             await behind.read(self, key)
+            return
+        if key[0] == "y":
+            await sliding.read(self, key)
             return
         if key[0] in "rw":
             await (self._read_through(key) if key[0] == "r" else written.read(self, key))
@@ -398,6 +402,7 @@ class Client:
 
     _write_w = written.write
     _write_b = behind.write
+    _write_y = sliding.write
 
     async def _write_n(self, key: str) -> None:
         timeout_s = self._timeout()

@@ -29,6 +29,7 @@ import cachenode_client._client
 import cachenode_client._core
 import cachenode_client._router
 import cachenode_client._session
+from cachenode.adapters.redis_checks import RedisChecks
 from cachenode.config import NodeConfig
 from cachenode.server import Server
 from cachenode_api.ring import Ring
@@ -39,6 +40,7 @@ from tests.sim.loop import HOST, Host, SimLoop
 from tests.sim.network import Network
 from tests.sim.order import fix_order
 from tests.sim.origin import Origin
+from tests.sim.sliding import SLIDING, SLIDING_POLICY
 from tests.sim.stores import Faults, HostClock, L2Link, LeasesLink, RedisClient, RedisServer
 from tests.sim.trace import frame_text
 from tests.sim.written import WRITTEN, WRITTEN_ORIGIN, WRITTEN_POLICY, Access, Table
@@ -184,6 +186,7 @@ class World:
                     "default": {"refresh_ahead": 0.9},
                     THROUGH: self._through,
                     WRITTEN: WRITTEN_POLICY,
+                    SLIDING: SLIDING_POLICY,
                     **({BEHIND: BEHIND_POLICY} if self._behind else {}),
                 },
                 "origins": {
@@ -388,6 +391,7 @@ def simulated(world: World, seed: int) -> Iterator[None]:
         (cachenode.server, "aio", world.network),
         (cachenode.server, "BootClock", clock),
         (cachenode.server, "make_policies", lambda _config: None),
+        (cachenode.server, "make_redis_checks", lambda _config: RedisChecks([])),  # they look at settings
         (cachenode.assembly, "connect", connect),
         (cachenode.adapters.leases_kubernetes, "KubernetesLeases", leases),
         (cachenode.assembly, "RedisL2", L2Link),
