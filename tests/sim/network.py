@@ -340,10 +340,6 @@ class _ServerEnd:
             self._finish(grpc.StatusCode.OK, "")
         self._stream.network.forget(self._stream)
 
-    def peer(self) -> str:
-        """Return where whoever calls is, for the audit."""
-        return "sim:caller"
-
     def _finish(self, code: grpc.StatusCode, details: str) -> None:
         if not self.over:
             self.over = True

@@ -337,9 +337,6 @@ class L2Link:
 class RedisClient:
     """What `connect` returns for the registry's adapter: scripts whose meaning is known here."""
 
-    connection_pool = None
-    """Nobody asks this server for its settings (`RedisChecks`)."""
-
     def __init__(self, network: Network, server: RedisServer, faults: Faults) -> None:
         self.network = network
         self.server = server
