@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.integration.write_behind.run --writes 20000
+    python -m tests.integration.write_behind.run --writes 20000 --postgres
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cachenode_client import CacheClient
 from tests.integration.load import until
 from tests.integration.write_behind.site import NAMESPACE, Site, Writer, out_of_order, site
+from tests.support.postgres import Postgres, postgres
 
 __all__ = ["Report", "run"]
 
@@ -51,9 +53,11 @@ class Report:
     drain_s: float
 
 
-async def run(folder: Path, *, writes: int, keys: int = 200, writers: int = 20) -> Report:
+async def run(
+    folder: Path, *, writes: int, keys: int = 200, writers: int = 20, database: Postgres | None = None
+) -> Report:
     """Write, break things, and compare."""
-    async with site(folder) as here:
+    async with site(folder, database=database) as here:
         per_writer = keys // writers
         async with CacheClient(here.cluster.address, namespace=NAMESPACE, timeout_s=5.0) as client:
             each = [Writer(client, [f"w{number}:{key}" for key in range(per_writer)]) for number in range(writers)]
@@ -61,7 +65,7 @@ async def run(folder: Path, *, writes: int, keys: int = 200, writers: int = 20) 
             await asyncio.gather(_nemesis(here, each, writes), *(one.write_many(writes // writers) for one in each))
             seconds = time.monotonic() - began
             drain_s = await here.drained(60.0)
-            rows, done = here.rows(), here.done()
+            rows, done = await here.contents()
             errors = [error for one in each for error in one.errors]
             return Report(
                 acknowledged=sum(one.count for one in each),
@@ -97,9 +101,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--writes", type=int, default=20_000)
     parser.add_argument("--keys", type=int, default=200)
+    parser.add_argument("--postgres", action="store_true", help="behind a real PostgreSQL instead of a SQLite file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="behind-") as folder:
-        report = asyncio.run(run(Path(folder), writes=options.writes, keys=options.keys))
+    with tempfile.TemporaryDirectory(prefix="behind-") as folder, ExitStack() as stack:
+        database = stack.enter_context(postgres()) if options.postgres else None
+        report = asyncio.run(run(Path(folder), writes=options.writes, keys=options.keys, database=database))
     print(json.dumps(asdict(report), indent=2))
     return 0 if not report.lost and not report.out_of_order else 1
 

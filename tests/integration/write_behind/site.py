@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 from redis.asyncio import Redis
 
 from cachenode.adapters.redis_client import connect
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode_client import CacheClient, CacheError
+from tests.support.postgres import Postgres
 from tests.support.redis_server import RedisServer, server
 from tests.support.sinks import make_table
 
@@ -30,15 +32,29 @@ durability = "{durability}"
 attempts = {attempts}
 retry_max_s = 2
 max_backlog = {max_backlog}
-[origins.db]
-sink = "tests.support.sinks:Table"
-options = {{ path = "{folder}/db", folder = "{folder}" }}
+{origin}
 batch_writes = 100
 timeout_s = 10
 [namespaces.orders]
 origin = "db"
 write = "behind"
 ttl_s = "{ttl}"
+"""
+
+_TABLE = """[origins.db]
+sink = "tests.support.sinks:Table"
+options = {{ path = "{folder}/db", folder = "{folder}" }}"""
+_POSTGRES = """[origins.db]
+sink = "sql"
+options.url = "{url}"
+options.upsert = '''INSERT INTO rows (key, value, version) VALUES (:key, :value, :version) ON CONFLICT (key) DO UPDATE
+  SET value = excluded.value, version = excluded.version WHERE excluded.version > rows.version'''"""
+_POSTGRES_TABLES = """
+CREATE TABLE rows (key TEXT PRIMARY KEY, value BIGINT, version BIGINT NOT NULL);
+CREATE TABLE done (number BIGSERIAL, key TEXT, value BIGINT, version BIGINT);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN INSERT INTO done (key, value, version) VALUES (NEW.key, NEW.value, NEW.version); RETURN NULL; END $$;
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON rows FOR EACH ROW EXECUTE FUNCTION note();
 """
 
 
@@ -50,11 +66,13 @@ class Site:
         folder: Where the sinks look for word from the test.
         valkey: The server of L2 and of the queue.
         cluster: The nodes.
+        database: The PostgreSQL behind them, None for a SQLite file.
     """
 
     folder: Path
     valkey: RedisServer
     cluster: LocalCluster
+    database: Postgres | None = None
 
     def say(self, word: str, *, said: bool = True) -> None:
         """Leave word for the sinks, or take it back."""
@@ -70,6 +88,16 @@ class Site:
         """Return key, value, version of each write that the sink committed, and whether it changed its row."""
         with closing(sqlite3.connect(self.folder / "db", timeout=10.0)) as database:
             return list(database.execute("SELECT key, value, version, changed FROM done ORDER BY rowid"))
+
+    async def contents(self) -> tuple[dict[str, int | None], list[tuple[str, int | None, int, int]]]:
+        """Return what `rows` and `done` say, of whichever database it is; PostgreSQL tells of changes only."""
+        if self.database is None:
+            return self.rows(), self.done()
+        connection = await asyncpg.connect(self.database.dsn)
+        rows = {row["key"]: row["value"] for row in await connection.fetch("SELECT key, value FROM rows")}
+        done = await connection.fetch("SELECT key, value, version FROM done ORDER BY number")
+        await connection.close()
+        return rows, [(row["key"], row["value"], row["version"], 1) for row in done]
 
     def redis(self) -> Redis:
         """Return a client of the Valkey."""
@@ -106,16 +134,24 @@ async def site(
     max_backlog: int = 100_000,
     ttl: str = "never",
     settings: dict[str, str] | None = None,
+    database: Postgres | None = None,
 ) -> AsyncIterator[Site]:
     """Run everything for the duration of a block."""
-    make_table(folder / "db")
-    text = _CONFIG.format(folder=folder, durability=durability, attempts=attempts, max_backlog=max_backlog, ttl=ttl)
+    if database is None:
+        make_table(folder / "db")
+        origin = _TABLE.format(folder=folder)
+    else:
+        connection = await asyncpg.connect(database.dsn)
+        await connection.execute(_POSTGRES_TABLES)
+        await connection.close()
+        origin = _POSTGRES.format(url=database.url)
+    text = _CONFIG.format(origin=origin, durability=durability, attempts=attempts, max_backlog=max_backlog, ttl=ttl)
     (folder / "node.toml").write_text(text)
     (folder / "l2").mkdir()
     with server(folder / "l2", "valkey", settings=AOF | (settings or {})) as valkey:
         arguments = ["--config", str(folder / "node.toml")]
         async with LocalCluster(nodes=nodes, directory=folder / "c", l2_url=valkey.url, arguments=arguments) as cluster:
-            yield Site(folder, valkey, cluster)
+            yield Site(folder, valkey, cluster, database)
 
 
 @dataclass
