@@ -391,6 +391,7 @@ class Server:
             sessions=len(self._sessions),
             l2_state=self._tier.state if self._tier is not None else "off",
             l2_errors=self._tier.errors if self._tier is not None else 0,
+            l2_floors=self._tier.floors if self._tier is not None else 0,
             forwarded=node.forwarded,
             view_epoch=self._placement.epoch,
             members=len(view.members) if view is not None else 0,

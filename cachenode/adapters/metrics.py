@@ -129,6 +129,7 @@ _ORIGIN_REGION_COUNTERS: _Table = (
 _NODE_COUNTERS: _Table = (
     ("cachenode_regions_appended", "Entries that this node has put in the outbox.", "regions_appended"),
     ("cachenode_l2_errors", "Calls to L2 that failed.", "l2_errors"),
+    ("cachenode_l2_floors", "Times that L2 has forgotten more than could be told it again.", "l2_floors"),
     ("cachenode_forwarded", "Keys sent on to their owner.", "forwarded"),
     ("cachenode_copy_hits", "Reads of other nodes' hot keys that were answered from copies.", "copy_hits"),
     ("cachenode_invalidation_waits", "Writes that waited until nobody served an older copy.", "invalidation_waits"),

@@ -225,6 +225,7 @@ class NodeStats:
     regions_appended: int = 0
     regions_owed: int = 0
     region: str = ""
+    l2_floors: int = 0
     late_holders: int = 0
     clock_steps: int = 0
     clock_step_s: float = 0.0

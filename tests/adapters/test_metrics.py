@@ -74,6 +74,7 @@ STATS = NodeStats(
     sessions=8,
     l2_state="half_open",
     l2_errors=11,
+    l2_floors=12,
     forwarded=13,
     view_epoch=17,
     members=3,
@@ -135,6 +136,7 @@ def test_numbers_of_the_node() -> None:
     assert value(STATS, "cache_errors_total", reason="internal") == 1
     assert value(STATS, "cachenode_build_info", node_id="node-0", version="9.9.9") == 1
     assert value(STATS, "cachenode_l2_errors_total") == 11
+    assert value(STATS, "cachenode_l2_floors_total") == 12
     assert value(STATS, "cachenode_forwarded_total") == 13
     assert value(STATS, "cachenode_sessions") == 8
     assert value(STATS, "cachenode_near_holders") == 14
@@ -309,6 +311,7 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_l2_state": ["state"],
         "cachenode_build_info": ["node_id", "version"],
         "cachenode_l2_errors_total": [],
+        "cachenode_l2_floors_total": [],
         "cachenode_redis_problems": [],
         "cachenode_forwarded_total": [],
         "cachenode_region_applied_total": ["region"],
