@@ -446,7 +446,7 @@ async def test_drain_lets_work_finish_and_ends_the_streams() -> None:
     serving = held.serve()
     await held.incoming.put(session_pb2.ClientFrame(batches=[get_batch(1, b"k")]))
     await eventually(lambda: held.executed)
-    draining = asyncio.create_task(held.service.drain(10))
+    draining = asyncio.create_task(held.service.drain(2))
     await eventually(lambda: any(frame.draining for frame in held.context.frames))
     assert not serving.done()
     held.go.set()
