@@ -17,20 +17,22 @@ PROJECTS := -e 'client[lz4,msgspec,orjson,otel,zstd]' -e '.[demo,kubernetes,otel
 PYTEST := $(PY) -m pytest
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := -n 2 --dist loadfile
+# With real processes, in `make test`: what says soonest that something is wrong, in a minute. `make test-integration` runs the others too.
+SHORT := $(addprefix tests/integration/,test_auth.py test_client_wheel.py test_embedded.py test_local_cluster.py test_read_through.py test_single_flight.py test_tls.py)
 # Alone: they keep both cores busy, and what is beside them misses its time limits.
-ALONE := tests/integration/coherence tests/integration/test_rolling_restart.py tests/integration/test_statefulset.py tests/integration/test_handover.py
+ALONE := $(addprefix tests/integration/,coherence test_failures.py test_rolling_restart.py test_statefulset.py test_handover.py)
 
 ALERTS := $(wildcard tests/deploy/test_alerts.py tests/deploy/test_dashboards.py tests/deploy/test_prometheus.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-test test-core test-sim test-integration test-coherence cov: export PYTHONWARNINGS := default
+test test-core test-sim test-integration test-rest test-coherence cov: export PYTHONWARNINGS := default
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence fuzz fuzz-quick audit test-integration cov fmt fmt-check lint types arch proto proto-check \
 	k8s-check alerts-check bench bench-quick bench-policies dist constraints ci clean distclean
 
 help:  ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 # --- environment ------------------------------------------------------------------------------------------------------
 
@@ -70,12 +72,12 @@ cluster: setup  ## Run three nodes and a Valkey on this machine until Ctrl-C
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
-test: setup  ## Run the tests: unit, property, a short simulation, real processes; five minutes
+test: setup  ## Run the tests: unit, property, a short simulation, some with real processes; five minutes
 	@status=0; \
 	echo "Unit and property tests, and a short simulation:"; \
 	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/deploy --ignore=tests/browser --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
-	$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS) || status=$$?; \
+	$(PYTEST) $(PARALLEL) -q $(SHORT) $(ARGS) || status=$$?; \
 	exit $$status
 
 test-core: setup  ## Run the tests without input or output: core, contract, SDK
@@ -102,8 +104,11 @@ fuzz: setup  ## Throw damaged and random bytes at all that reads them; ten minut
 fuzz-quick: setup  ## The same for half a minute
 	@$(PY) -m tests.fuzz --seconds 30 $(ARGS)
 
-test-integration: setup  ## Run the tests with real processes
+test-integration: setup  ## Run the tests with real processes, but those that have to be alone (test-coherence)
 	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS)
+
+test-rest: setup  ## Of those the ones that `make test` leaves out
+	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(SHORT:%=--ignore=%) $(ARGS)
 
 cov: setup $(DEPLOY_STAMP)  ## Run every test and report which lines and branches none of them reached
 	@mkdir -p build/coverage
@@ -196,7 +201,7 @@ dist: setup  ## Build both distributions into build/dist
 	@$(PY) -m build --no-isolation --outdir build/dist .
 
 ci: setup  ## Everything that must hold before a change goes in; the tests come last
-	@failed=; for step in fmt-check lint types arch proto-check k8s-check alerts-check dist audit fuzz-quick test console-test test-sim test-coherence; do \
+	@failed=; for step in fmt-check lint types arch proto-check k8s-check alerts-check dist audit fuzz-quick test test-rest console-test test-sim test-coherence; do \
 		printf '\n=== %s ===\n' $$step; \
 		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
 	done; \
