@@ -17,8 +17,9 @@ Interleavings, each forced by a test in ``tests/node/test_write_behind.py``:
 3. The answer of the queue is lost: the write may be queued, so it is neither acknowledged nor refused, and what memory
    has of the key goes (``test_lost_answer_is_uncertain``).
 4. Two writes of a key are queued, and neither is in memory yet. A reader gets the later one out of the queue, and then
-   the earlier one is done: it must not appear in memory (``test_reads_do_not_go_back_behind_the_queue``; the
-   simulation found this).
+   the earlier one is done: it must not appear in memory (``test_reads_do_not_go_back_behind_the_queue``). Nor may it
+   stay there, if it was done while the queue was asked (``test_what_is_older_than_the_queue_leaves_memory``; the
+   simulation found both).
 5. A removal is refused because the queue is full: nothing was done, so conditions must still see the value
    (``test_refused_removal_leaves_the_value``).
 """
@@ -150,10 +151,16 @@ class WriteBehind:
             self._breaker.failed(self._node.clock.now())
             raise
         self._breaker.succeeded(self._node.clock.now())
-        for write in found if namespace.writing else ():
+        for write in found:
             if write is not None:
-                namespace.seen(write.key, write.version)
+                self._seen(namespace, write)
         return found
+
+    def _seen(self, namespace: Namespace, write: QueuedWrite) -> None:
+        """A reader gets this write: nothing older may be found in memory afterwards."""
+        if namespace.writing:
+            namespace.seen(write.key, write.version)
+        namespace.forget_older(write.key, write.version, self._node.clock.now())
 
     async def dirty(self, namespace: Namespace, keys: Sequence[bytes]) -> set[bytes] | None:
         """Return which of the keys are dirty, None if that cannot be told."""

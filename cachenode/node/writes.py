@@ -445,7 +445,7 @@ class Writes:
             ):
                 continue
             if self._overtaken(namespace, write, now):
-                _forget_older(namespace, write, now)
+                namespace.forget_older(write.key, write.version, now)
             else:
                 namespace.store.remove(write.key)
                 failures[at] = SUPERSEDED
@@ -458,7 +458,7 @@ class Writes:
         """Return True if a barrier covers a write that began before it: then it has been done, and undone by that."""
         if not namespace.barred(write.key, write.value, write.flags, write.position):
             return False
-        _forget_older(namespace, write, now)  # it may bear other tags
+        namespace.forget_older(write.key, write.version, now)  # it may bear other tags
         return True
 
     def _overtaken(self, namespace: Namespace, write: L2Write, now: float) -> bool:
@@ -575,7 +575,7 @@ class Writes:
         now = self._node.clock.now()
         for at, failure in failed.items():  # L2 may have the write: what is here from before must not be handed over
             if failure.reason not in _NOT_DONE:
-                _forget_older(namespace, writes[at], now)
+                namespace.forget_older(writes[at].key, writes[at].version, now)
         return BatchResult(indices=indices, versions=[write.version for write in writes], failures=failures)
 
     async def _delete(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> BatchResult:
@@ -685,17 +685,6 @@ def _bad_tags(value: bytes, most: int) -> str:
     except InvalidTags as error:
         return str(error)
     return "" if count <= most else f"tags: {count:,} exceed the limit of {most:,}"
-
-
-def _forget_older(namespace: Namespace, write: L2Write, now: float) -> None:
-    """Remove what is older than a write that has been done but is not put in memory, since a later one is under way.
-
-    The write is going to be acknowledged, and the later one may take its time
-    (``test_overtaken_set_leaves_nothing_older``; the simulation found this).
-    """
-    current = namespace.store.peek(write.key, now)
-    if current is not None and HEADER.unpack_from(current)[2] < write.version:
-        namespace.store.remove(write.key)
 
 
 def _later(namespace: Namespace, key: bytes, version: int, now: float) -> bool:

@@ -425,16 +425,20 @@ class Session:
             doomed = self._drop(frame) if frame.sequence != self._sequence else _NOTHING
             if frame.replies:
                 self._hand_over(frame, doomed)
-            if frame.HasField("hello"):
-                self._greeted(frame.hello)
-            if frame.HasField("hello") or frame.HasField("view") or frame.draining:
-                self._on_frame(self, frame)
+            if not self._closing:  # who says goodbye is nobody's session any more, also if the hello comes only now
+                self._heard(frame)
             if frame.heartbeat.lease_ms:
                 self._renew(frame.heartbeat)
             self._draining = self._draining or frame.draining
             if self._acknowledged != self._sequence or self._draining:
                 self._rouse()
         raise CacheUnavailable("The node ended the session.")
+
+    def _heard(self, frame: ServerFrame) -> None:
+        if frame.HasField("hello"):
+            self._greeted(frame.hello)
+        if frame.HasField("hello") or frame.HasField("view") or frame.draining:
+            self._on_frame(self, frame)
 
     def _hand_over(self, frame: ServerFrame, doomed: _Keys | None) -> None:
         near, sent = self._near, self._sent

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from cachenode_api.v1 import common_pb2 as pb
-from cachenode_api.v1.session_pb2 import ServerHello
+from cachenode_api.v1.session_pb2 import ServerFrame, ServerHello
 from cachenode_client import (
     CacheClient,
     CacheError,
@@ -217,6 +217,30 @@ async def test_end_tells_sent_from_unsent() -> None:
     lost, kept = sent.exception(), unsent.exception()
     assert (type(lost), lost.reason, lost.retryable) == (CacheUnavailable, "connection_lost", False)
     assert (type(kept), kept.reason, kept.retryable) == (CacheUnavailable, "not_sent", True)
+
+
+async def test_hello_after_the_goodbye_greets_nobody() -> None:
+    """A node that stood still answers when its session says goodbye: the session is taken for ready by nobody.
+
+    It would never be replaced, since the router had heard of its end before; the simulation found this.
+    """
+    told: list[ServerFrame] = []
+    session = Session(
+        "127.0.0.1:1",
+        client_name="",
+        sdk_version="",
+        on_frame=lambda _session, frame: told.append(frame),
+        on_end=lambda _: None,
+        on_reply=lambda: None,
+    )
+
+    async def late() -> AsyncIterator[ServerFrame]:
+        yield ServerFrame(hello=ServerHello(node_id="a", incarnation="1", max_frame_bytes=1 << 20, max_batch_keys=10))
+
+    session._closing = True
+    with pytest.raises(CacheUnavailable):
+        await session._read(late())  # type: ignore[arg-type]
+    assert (session.ready, told) == (False, [])
 
 
 async def test_join_after_the_end_fails_at_once() -> None:

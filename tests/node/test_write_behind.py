@@ -16,6 +16,7 @@ from cachenode_api.records import HEADER_BYTES
 from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
 from tests.support.behind import BEHIND, Site
 from tests.support.cluster import fetch, owned_by, put, run, view_of
+from tests.support.eventually import eventually
 from tests.support.origin import ScriptedLoader
 
 KEY = b"k"
@@ -257,6 +258,38 @@ async def test_reads_do_not_go_back_behind_the_queue() -> None:
     assert not (await first).failures
     assert await fetch(node, KEY, BEHIND) == b"2"
     gates[1].set()
+    assert not (await second).failures
+    assert await fetch(node, KEY, BEHIND) == b"2"
+
+
+async def test_what_is_older_than_the_queue_leaves_memory() -> None:
+    """A write is done while the queue tells a reader of a later one: nobody finds the earlier one in memory then."""
+    site = Site(carries_values=False)
+    node = await site.node(origins=origin_of(site, ScriptedLoader()))
+    inner, asked, answer = site.queue.newest, asyncio.Event(), asyncio.Event()
+
+    async def held(*arguments: object) -> object:
+        asked.set()
+        await answer.wait()
+        return await inner(*arguments)  # type: ignore[arg-type]
+
+    site.queue.newest = held  # type: ignore[method-assign, assignment]
+    reader = asyncio.create_task(fetch(node, KEY, BEHIND))
+    await asked.wait()
+    assert not (await put(node, KEY, b"1", namespace=BEHIND)).failures
+    write, to_l2 = site.l2.write, asyncio.Event()
+
+    async def held_write(*arguments: object) -> object:
+        await to_l2.wait()
+        return await write(*arguments)  # type: ignore[arg-type]
+
+    site.l2.write = held_write  # type: ignore[method-assign, assignment]
+    second = asyncio.create_task(put(node, KEY, b"2", namespace=BEHIND))
+    await eventually(lambda: site.memory.records[BEHIND][KEY].value == b"2")
+    answer.set()
+    assert await reader == b"2"
+    assert await fetch(node, KEY, BEHIND) == b"2"
+    to_l2.set()
     assert not (await second).failures
     assert await fetch(node, KEY, BEHIND) == b"2"
 

@@ -7,6 +7,7 @@ addresses and from the hash seed of strings, so two runs of one seed would diffe
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, MutableSet
 from contextlib import ExitStack
 from random import Random
@@ -144,6 +145,12 @@ class _Dice:
     def expovariate(self, rate: float) -> float:
         return self._of_host().expovariate(rate)
 
+    def randrange(self, *bounds: int) -> int:
+        return self._of_host().randrange(*bounds)
+
+    def getrandbits(self, bits: int) -> int:
+        return self._of_host().getrandbits(bits)
+
 
 class _Secrets:
     """Takes the place of the module `secrets`."""
@@ -169,17 +176,11 @@ def fix_order(stack: ExitStack, seed: int) -> None:
     numbers = itertools.count(1)
     for module, name in _WITH_NUMBERS:
         put(module, name, _numbered(getattr(module, name), numbers))
-    dice, secrets = _Dice(seed), _Secrets()
-    put(cachenode_client._engine, "random", dice)
-    put(cachenode_client._router, "random", dice)
-    for module in (
-        cachenode.adapters.peer_links,
-        cachenode.node.namespaces,
-        cachenode.node.origins,
-        cachenode.node.writes,
-    ):
-        put(module, "random", dice)
-    for module in (cachenode.server, cachenode.rpc.guard, cachenode.node.seed_membership):
-        put(module, "secrets", secrets)
+    stand_ins = {"random": _Dice(seed), "secrets": _Secrets()}
+    for name, module in sorted(sys.modules.items()):
+        if name.partition(".")[0] in {"cachenode", "cachenode_client"}:
+            for used, stand_in in stand_ins.items():
+                if getattr(module, used, None) is sys.modules[used]:
+                    put(module, used, stand_in)
     for registry in (cachenode.adapters.registry_leases, cachenode.adapters.registry_redis):
         put(registry, "new_seed", lambda: b"simulated-seed-0")
