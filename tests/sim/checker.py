@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from cachenode_api.version import epoch_of
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Host
 
@@ -81,7 +82,7 @@ def check(history: History, *, keeps: bool = False, calm: bool = False) -> list[
         elif key[0] == "n":
             found += _counts(key, ops, keeps=keeps)
         elif key[0] not in "rwd":  # those have checkers of their own
-            found += _cache_reads(key, ops)
+            found += _cache_reads(key, ops, history.epochs)
             found += version_order(key, ops)
         if key[0] == "t":
             found += _lives(key, ops)
@@ -148,7 +149,7 @@ class Newest(NamedTuple):
         return None
 
 
-def _cache_reads(key: str, ops: list[Op]) -> Iterator[Violation]:
+def _cache_reads(key: str, ops: list[Op], epochs: dict[int, float]) -> Iterator[Violation]:
     writes = _writes(ops)
     by_value = {op.value: op for op in writes}
     changes = [*writes, *(op for op in ops if op.kind is Kind.REMOVE)]
@@ -169,7 +170,7 @@ def _cache_reads(key: str, ops: list[Op]) -> Iterator[Violation]:
         if newer is not None:
             yield stale("C3", read, written, newer)
     for own in _by_client(reads, changes).values():
-        yield from _going_back(own, by_value)
+        yield from _going_back(own, by_value, epochs)
 
 
 def _by_client(reads: list[Op], changes: list[Op]) -> dict[str, list[Op]]:
@@ -179,22 +180,30 @@ def _by_client(reads: list[Op], changes: list[Op]) -> dict[str, list[Op]]:
     return clients
 
 
-def _going_back(ops: list[Op], by_value: dict[str | int | None, Op]) -> Iterator[Violation]:
-    """Yield a client's reads of what is surely older than what it had read or written."""
+def _going_back(ops: list[Op], by_value: dict[str | int | None, Op], epochs: dict[int, float]) -> Iterator[Violation]:
+    """Yield a client's reads of what is surely older than what it had read or written.
+
+    A write whose key moves meanwhile may be done twice: what was seen before the epoch of its version is not what that
+    version orders.
+    """
     reads = [op for op in ops if op.kind is Kind.READ]
     seen = sorted(ops, key=lambda op: op.ended)
     known = [by_value.get(op.value) if op.kind is Kind.READ else op for op in seen]
+    ordered = [
+        None if written is None or op.ended < epochs.get(epoch_of(written.version), 0.0) else written
+        for op, written in zip(seen, known, strict=True)
+    ]
     ends = [op.ended for op in seen]
     begun = list(accumulate(known, lambda one, other: _later(one, other, by_version=False)))
-    highest = list(accumulate(known, lambda one, other: _later(one, other, by_version=True)))
+    highest = list(accumulate(ordered, lambda one, other: _later(one, other, by_version=True)))
     for read in reads:
         written, at = by_value.get(read.value), bisect_left(ends, read.began)
         if not at or written is None or not written.done:
             continue
-        for before in (begun[at - 1], highest[at - 1]):
+        for before, by_version in ((begun[at - 1], False), (highest[at - 1], True)):
             if before is None or before is written or (before.tagged and before.kind is Kind.REMOVE):
                 continue
-            newer = before.began > written.ended or before.version > written.version > 0
+            newer = before.began > written.ended or (by_version and before.version > written.version > 0)
             if newer and (before.done or before.kind is not Kind.REMOVE):
                 yield stale("C4", read, written, before)
                 break

@@ -112,11 +112,13 @@ class History:
         loads: In the order in which they began.
         quiet_after: From then on there were no faults.
         faults: When something was broken, from and to.
+        epochs: When each began: when a node first acted under its view.
     """
 
     ops: list[Op] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     faults: list[tuple[float, float]] = field(default_factory=list)
+    epochs: dict[int, float] = field(default_factory=dict)
     made: dict[str, float] = field(default_factory=dict)
     """When a load of each value began (`tests.sim.dependents`)."""
 

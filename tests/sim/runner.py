@@ -353,6 +353,8 @@ def run_seed(
         except Deadlock as error:
             world.defect(str(error))
     history = run.history
+    for at, epoch, _ in world.views:
+        history.epochs.setdefault(epoch, at)
     calm = not profile.weights
     violations = check(history, keeps=profile.keeps, calm=calm)
     violations += check_through(history, world.origin, policy, calm=calm)

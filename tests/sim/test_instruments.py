@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cachenode.origins import Write
+from cachenode_api.version import make_version
 from tests.sim.checker import check
 from tests.sim.history import History, Kind, Load, Op, Outcome
 from tests.sim.loop import Deadlock, Host, SimLoop
@@ -89,6 +90,14 @@ def test_going_back_is_found() -> None:
     first, second = write("x", 0, 1, 1), write("y", 2, 9, 2)
     assert clauses(first, second, read("y", 3), read("x", 4)) == ["C4"]
     assert clauses(first, second, read("y", 3, client="a"), read("x", 4, client="b")) == []
+
+
+def test_write_that_was_done_twice_orders_nothing_before_its_version() -> None:
+    """A write whose key moved is done again in a later epoch: what was seen of it before may be followed by others."""
+    first, second = write("x", 0, 9, make_version(5, 1)), write("y", 2, 3, make_version(4, 7))
+    found = [first, second, read("x", 1), read("y", 4)]
+    assert [each.clause for each in check(History(ops=found, epochs={4: 0.0, 5: 8.0}))] == []
+    assert [each.clause for each in check(History(ops=found, epochs={4: 0.0, 5: 0.5}))] == ["C4"]
 
 
 def test_versions_that_do_not_rise_are_found() -> None:
