@@ -18,4 +18,4 @@ def apply(stack: ExitStack) -> None:
     swap(stack, Session, "_hand_over", careless)
 
 
-MUTANT = Mutant(apply, "fills", seeds=60)
+MUTANT = Mutant(apply, "fills", seeds=60, first=60)
