@@ -91,8 +91,12 @@ async def test_roles(tmp_path: Path) -> None:
                     pass
         for token, why in ((None, "asks for a token"), ("wrong", "does not know the client's token")):
             async with CacheClient(cluster.address, token=token, timeout_s=1) as stranger:
-                with pytest.raises(CacheUnavailable, match=why):
-                    await stranger.get("k1")
+                said = set()
+                while not any(why in each for each in said):  # gRPC may tell of a reset stream before its status
+                    assert len(said) < 3, said
+                    with pytest.raises(CacheUnavailable) as caught:
+                        await stranger.get("k1")
+                    said.add(f"{len(said)}: {caught.value}")
 
 
 async def test_unary_calls_and_commands(tmp_path: Path) -> None:
