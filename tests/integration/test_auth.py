@@ -91,7 +91,7 @@ async def test_roles(tmp_path: Path) -> None:
                     pass
         for token, why in ((None, "asks for a token"), ("wrong", "does not know the client's token")):
             async with CacheClient(cluster.address, token=token, timeout_s=1) as stranger:
-                said = set()
+                said: set[str] = set()
                 while not any(why in each for each in said):  # gRPC may tell of a reset stream before its status
                     assert len(said) < 3, said
                     with pytest.raises(CacheUnavailable) as caught:

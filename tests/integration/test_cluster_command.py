@@ -11,15 +11,17 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cachenode.adapters.embedded import EmbeddedValkey
 from cachenode.cli.local_cluster import ClusterError, LocalCluster
+from cachenode_api.v1 import session_pb2, session_pb2_grpc
 from cachenode_client import CacheClient
 
 TOP = Path(__file__).parents[2]
@@ -199,32 +201,32 @@ def test_killed_command_leaves_nothing_behind(pair: Running) -> None:
 
 
 @contextmanager
-def kept_frozen(pid: int) -> Iterator[None]:
-    """Freeze a process again and again, whoever wakes it."""
-    done = threading.Event()
+def lingering(address: str) -> Iterator[None]:
+    """Hold a session to a node that does not end when the node asks for it."""
+    gone = threading.Event()
 
-    def freeze() -> None:
-        while not done.wait(0.001):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+    def frames() -> Iterator[session_pb2.ClientFrame]:
+        yield session_pb2.ClientFrame(hello=session_pb2.ClientHello(client_name="lingers"))
+        gone.wait()
 
-    thread = threading.Thread(target=freeze)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    with grpc.insecure_channel(address) as channel:
+        stream = session_pb2_grpc.SessionServiceStub(channel).Session(frames())
+        assert next(stream).HasField("hello")
+        try:
+            yield
+        finally:
+            gone.set()
+            stream.cancel()
 
 
 def test_second_signal_waits_for_nobody(pair: Running) -> None:
-    """A node that does not leave holds a stop up; the second signal ends it at once."""
-    with kept_frozen(pair.ready["nodes"][0]["pid"]):
+    """A client that does not leave holds a stop up; the second signal ends it at once."""
+    with lingering(pair.ready["nodes"][0]["address"]):
         pair.process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
-            pair.process.wait(0.5)  # between two freezes the node gets a little further
+            pair.process.wait(1.0)
         pair.process.send_signal(signal.SIGINT)
-        assert pair.process.wait(4.0) == 0  # the first signal alone would take 8 s
+        assert pair.process.wait(3.0) == 0  # the first signal alone would take 5 s
     assert wait_until_gone(*pair.pids) == []
 
 
