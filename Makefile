@@ -17,6 +17,8 @@ PROJECTS := -e 'client[lz4,msgspec,orjson,otel,zstd]' -e '.[demo,kubernetes,otel
 PYTEST := $(PY) -m pytest
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := -n 2 --dist loadfile
+# Real processes have time limits, and the machine has other work: what fails is tried once more, and both are shown.
+REAL := $(PARALLEL) -q --reruns 1 -r fER
 # With real processes, in `make test`: what says soonest that something is wrong, in a minute. `make test-integration` runs the others too.
 SHORT := $(addprefix tests/integration/,test_auth.py test_client_wheel.py test_embedded.py test_local_cluster.py test_read_through.py test_single_flight.py test_tls.py)
 # Alone: they keep both cores busy, and what is beside them misses its time limits.
@@ -77,7 +79,7 @@ test: setup  ## Run the tests: unit, property, a short simulation, some with rea
 	echo "Unit and property tests, and a short simulation:"; \
 	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/deploy --ignore=tests/browser --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
-	$(PYTEST) $(PARALLEL) -q $(SHORT) $(ARGS) || status=$$?; \
+	$(PYTEST) $(REAL) $(SHORT) $(ARGS) || status=$$?; \
 	exit $$status
 
 test-core: setup  ## Run the tests without input or output: core, contract, SDK
@@ -105,10 +107,10 @@ fuzz-quick: setup  ## The same for half a minute
 	@$(PY) -m tests.fuzz --seconds 30 $(ARGS)
 
 test-integration: setup  ## Run the tests with real processes, but those that have to be alone (test-coherence)
-	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(ARGS)
+	@$(PYTEST) $(REAL) tests/integration $(ALONE:%=--ignore=%) $(ARGS)
 
 test-rest: setup  ## Of those the ones that `make test` leaves out
-	@$(PYTEST) $(PARALLEL) -q tests/integration $(ALONE:%=--ignore=%) $(SHORT:%=--ignore=%) $(ARGS)
+	@$(PYTEST) $(REAL) tests/integration $(ALONE:%=--ignore=%) $(SHORT:%=--ignore=%) $(ARGS)
 
 cov: setup $(DEPLOY_STAMP)  ## Run every test and report which lines and branches none of them reached
 	@mkdir -p build/coverage
