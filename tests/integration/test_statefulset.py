@@ -60,7 +60,7 @@ async def test_scaling_and_restarting_cost_no_call(tmp_path: Path, capsys: pytes
         print("", *figures, sep="\n  ")
     assert load.errors == other.errors == []
     assert load.stale == other.stale == 0
-    assert len(found) > 0.99 * KEYS, "what was being written when the load ended may be missed"
+    assert len(found) >= KEYS - 2, "only what the two writers were cut off from may be missed"
     assert [key for key, value in load.written.items() if found.get(f"k{key}", value) < value] == []
     assert pods.killed == []
 
