@@ -14,6 +14,7 @@ from grpc import aio
 from cachenode.cli.connection import channel as channel_to
 from cachenode.cli.connection import status_of
 from cachenode.cli.errors import CliError, ExitCode, unreachable
+from cachenode.rpc.status import FINAL
 from cachenode.wire import view_from_wire
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc
@@ -45,15 +46,6 @@ __all__ = [
     "targets_of",
 ]
 
-_FINAL = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-    }
-)
 """How a node answers what no other node would answer otherwise."""
 
 _DRAIN_S = 60.0
@@ -393,7 +385,7 @@ async def _answer_of(target: str, method: str, request: Any, timeout_s: float) -
         try:
             return await getattr(admin_pb2_grpc.AdminServiceStub(channel), method)(request, timeout=timeout_s)
         except aio.AioRpcError as error:
-            if error.code() in _FINAL:
+            if error.code() in FINAL:
                 raise _refusal(error, timeout_s) from None
             return None
 

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import grpc
 from grpc import aio
 
 from cachenode.adapters.tls import NodeTls
 from cachenode.console.refusals import Refused, refusal_of
 from cachenode.findings import Moment
+from cachenode.rpc.status import FINAL
 from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
 from cachenode_api.v1 import admin_pb2 as pb
 from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc
@@ -28,16 +28,6 @@ _LOOK_S = 1.5
 _CALL_S = 5.0
 _RENEW_S = 300.0
 """A connection is made anew after so long, with the certificates of then."""
-_FINAL = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-    }
-)
-"""How a node answers what no other node would answer otherwise."""
 
 
 class Fleet:
@@ -152,7 +142,7 @@ class Fleet:
         try:
             return await self._call(member, method, request, token, timeout_s)
         except aio.AioRpcError as error:
-            if error.code() in _FINAL:
+            if error.code() in FINAL:
                 raise refusal_of(error, member.id) from None
             return None
 

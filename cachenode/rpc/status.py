@@ -11,7 +11,18 @@ from cachenode.core.entries import Failure
 from cachenode_api.metadata import REASON_KEY
 from cachenode_api.reasons import GRPC_CODES
 
-__all__ = ["PUSHBACK_KEY", "REASON_KEY", "abort"]
+__all__ = ["FINAL", "PUSHBACK_KEY", "REASON_KEY", "abort"]
+
+FINAL = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+"""How a node answers what no other node would answer otherwise."""
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """What gRPC's own retries wait for, where a client has them switched on (gRFC A6)."""
