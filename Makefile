@@ -15,8 +15,10 @@ DEPLOY_STAMP := $(DEPLOY_VENV)/.installed
 STUBS := client/cachenode_api/v1
 PROJECTS := -e 'client[lz4,msgspec,orjson,otel,zstd]' -e '.[demo,kubernetes,otel,reflection,sql]' --group dev
 PYTEST := $(PY) -m pytest
+# A process of tests that crashes is a failure and ends the run; with another in its place xdist may wait for ever.
+TWO := -n 2 --max-worker-restart 0
 # Whole files go to one of two processes, so a file's tests never run beside each other.
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := $(TWO) --dist loadfile
 # The machine has other work: what was not there within its time is waited for once more, and both are shown. A wrong result never is.
 REAL := $(PARALLEL) -q --reruns 1 --only-rerun 'not within [0-9.]+ s' --only-rerun TimeoutExpired -r fER
 # With real processes, in `make test`: what says soonest that something is wrong, in a minute. `make test-integration` runs the others too.
@@ -86,7 +88,7 @@ test-core: setup  ## Run the tests without input or output: core, contract, SDK
 	@$(PYTEST) -q tests/core tests/api tests/client $(ARGS)
 
 test-sim: setup  ## Simulate 500 clusters in virtual time, and switch safeguards off; SEED=n runs one seed and shows all of it
-	@SEEDS=$${SEEDS:-500} $(PYTEST) $(if $(SEED),,-n 2 --dist worksteal) -q tests/sim $(ARGS)
+	@SEEDS=$${SEEDS:-500} $(PYTEST) $(if $(SEED),,$(TWO) --dist worksteal) -q tests/sim $(ARGS)
 
 test-coherence: setup  ## Check what clients see while real nodes, clients and L2 are killed, frozen and restarted
 	@$(PYTEST) -q $(ALONE) $(ARGS)
@@ -183,10 +185,10 @@ $(DEPLOY_STAMP): requirements/deploy.txt | setup
 	@touch $@
 
 k8s-check: setup $(DEPLOY_STAMP)  ## Render manifests and chart and check them offline, for old and new releases of Kubernetes
-	@$(PYTEST) -q -n 2 tests/deploy $(ALERTS:%=--ignore=%) $(ARGS)
+	@$(PYTEST) -q $(TWO) tests/deploy $(ALERTS:%=--ignore=%) $(ARGS)
 
 alerts-check: setup  ## Check alerts and dashboards, and see an alert fire (promtool, prometheus: Debian's package prometheus)
-	@$(PYTEST) -q -rs -n 2 --dist loadfile $(ALERTS) $(ARGS)
+	@$(PYTEST) -q -rs $(PARALLEL) $(ALERTS) $(ARGS)
 
 bench: setup  ## Measure, beside Redis, memcached and a bare gRPC server
 	@$(PY) -m tests.bench $(ARGS)

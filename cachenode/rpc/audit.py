@@ -50,8 +50,8 @@ _SELECTING = ("prefixes", "patterns", "tags", "whole_namespace")
 _KINDS = {1: "prefixes", 2: "patterns", 3: "tags", 4: "whole_namespace"}
 _MOST_HASHES = 8
 
-Note = Callable[[object, object, "Context"], None]
-"""Takes what a call brought, what it was answered (None if it failed), and its context."""
+Note = Callable[[object, object, "Context", str], None]
+"""Takes what a call brought, what it was answered (None if it failed), its context, and from where it came."""
 
 
 class Audit:
@@ -72,11 +72,11 @@ class Audit:
         if method not in _ALSO and (not method.startswith(_ADMIN) or name in _ONLY_SHOW):
             return None
 
-        def note(request: object, answer: object, context: Context) -> None:
+        def note(request: object, answer: object, context: Context, peer: str) -> None:
             if name == "Invalidate" and not any(getattr(request, field) for field in _SELECTING):
                 return
             try:
-                self._line(name, GRANT.get(), context.peer(), self._what(request), _outcome(answer, context), answer)
+                self._line(name, GRANT.get(), peer, self._what(request), _outcome(answer, context), answer)
             except Exception as error:  # noqa: BLE001 - a defect here must not be the call's
                 _log.error("audit_failed", action=name, error_type=type(error).__name__, exc_info=error)
 

@@ -11,12 +11,13 @@ grpc.aio runs interceptors as coroutines for each call anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import structlog
@@ -162,7 +163,7 @@ def _wrap(handler: Handler, admit: Admit | None, slots: Slots, note: Note | None
         if not inspect.isasyncgenfunction(handler.unary_stream):  # it writes by itself (the health service's Watch)
             return handler
         return grpc.unary_stream_rpc_method_handler(
-            _audited_stream(_guarded_stream(handler.unary_stream, admit, slots), note),
+            _audited(_guarded(_written(handler.unary_stream), admit, slots), note),
             handler.request_deserializer,
             handler.response_serializer,
         )
@@ -197,24 +198,23 @@ def _guarded(
     return call
 
 
-def _guarded_stream(
-    behaviour: Callable[..., AsyncIterator[Any]], admit: Admit | None, slots: Slots
-) -> Callable[..., AsyncIterator[Any]]:
-    async def call(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        if slots.taken >= slots.most:
-            await slots.refuse(context)
-        slots.taken += 1
-        try:
-            if admit is not None:
-                await admit(request, context)
-            async for message in behaviour(request, context):
-                yield message
-        except (asyncio.CancelledError, aio.AbortError):
-            raise
-        except Exception as error:  # noqa: BLE001 - as above
-            await _hide(error, context)
-        finally:
-            slots.taken -= 1
+def _written(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return a stream of answers as a coroutine that writes them and returns the last.
+
+    grpc.aio drops the generator of a call that is cancelled, and what is in its ``finally`` runs when the call is no
+    more: looking at the context then (``peer``, ``auth_context``) reads freed memory and ends the process
+    (``test_a_cancelled_stream_is_audited``). Here it is closed within the call.
+    """
+
+    async def call(request: object, context: aio.ServicerContext[Any, Any]) -> object:
+        message = None
+        async with contextlib.aclosing(cast("AsyncGenerator[Any, None]", behaviour(request, context))) as messages:
+            async for message in messages:
+                try:
+                    await context.write(message)
+                except aio.InternalError:  # the call is no more, and its cancellation on the way
+                    raise asyncio.CancelledError from None
+        return message
 
     return call
 
@@ -225,29 +225,12 @@ def _audited(call: Callable[..., Awaitable[Any]], note: Note | None) -> Callable
         return call
 
     async def audited(request: object, context: aio.ServicerContext[Any, Any]) -> object:
-        answer = None
+        answer, peer = None, context.peer()  # gRPC forgets it with the connection
         try:
             answer = await call(request, context)
             return answer
         finally:
-            note(request, answer, context)
-
-    return audited
-
-
-def _audited_stream(call: Callable[..., AsyncIterator[Any]], note: Note | None) -> Callable[..., AsyncIterator[Any]]:
-    """Return the same for a stream; its last message is what it was answered."""
-    if note is None:
-        return call
-
-    async def audited(request: object, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        last = answer = None
-        try:
-            async for last in call(request, context):
-                yield last
-            answer = last
-        finally:
-            note(request, answer, context)
+            note(request, answer, context, peer)
 
     return audited
 

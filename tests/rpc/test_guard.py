@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -8,12 +9,15 @@ import pytest
 from grpc import aio
 from structlog.testing import capture_logs
 
-from cachenode.rpc.guard import _Guarded
+from cachenode.rpc.audit import Audit
+from cachenode.rpc.guard import GuardedServer, _Guarded
 from cachenode.rpc.status import REASON_KEY
 from cachenode.server import Server
 from cachenode_api.v1 import cache_pb2, common_pb2, session_pb2
+from tests.support.eventually import eventually
 
 CANARY = "secret-canary"
+SERVICE = "cachenode.v1.AdminService"
 
 
 def fail(*_args: object, **_named: object) -> None:
@@ -133,3 +137,35 @@ async def test_health_is_a_boolean(channel: aio.Channel) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest())
     assert [field.name for field, _ in answer.ListFields()] == ["status"]
+
+
+async def test_a_cancelled_stream_is_audited() -> None:
+    """Who cancelled calls in the midst of their answers can still be asked for, and the process is still there."""
+
+    async def flood(request: bytes, _context: object) -> AsyncIterator[bytes]:
+        yield request
+        while request == b"more":  # than the client takes: the call is cancelled while an answer is written
+            yield bytes(1 << 20)
+
+    lines: list[dict[str, Any]] = []
+    handler: Any = grpc.unary_stream_rpc_method_handler(flood)
+    server = aio.server()
+    guarded = GuardedServer(server, audit=Audit(lines.append, "salt"))
+    guarded.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"New": handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method: Any = channel.unary_stream(f"/{SERVICE}/New")
+
+        async def cancelled() -> None:
+            call = method(b"more")
+            await call.read()
+            call.cancel()
+
+        await asyncio.gather(*(cancelled() for _ in range(20)))
+        await eventually(lambda: len(lines) == 20)
+        answers = [answer async for answer in method(b"one")]
+    await server.stop(None)
+    assert answers == [b"one"]
+    assert {line["from"] for line in lines} == {"loopback"}
+    assert [line["outcome"] for line in lines] == ["not finished"] * 20 + ["ok"]
