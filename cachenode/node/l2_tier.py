@@ -1,9 +1,9 @@
 """L2 as the node uses it: guarded by a breaker, with a journal of what it missed.
 
 While L2 fails nothing waits for it: the breaker opens, reads go without, and writes are acknowledged from memory. The
-keys written meanwhile are noted in the journal, because L2 may still hold their older values. Before L2 is trusted
-again each of them gets a tombstone there. A journal that overflows forgets keys, so it raises a floor instead: what
-L2 holds from before is ignored (over-invalidate, never under).
+keys written meanwhile are noted in the journal (`cachenode.core.l2_journal`), because L2 may still hold their older
+values. Before L2 is trusted again each of them gets a tombstone there, or a floor is raised: what L2 holds from before
+is ignored (over-invalidate, never under).
 
 Interleavings:
 
@@ -28,7 +28,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
@@ -36,6 +35,7 @@ import structlog
 
 from cachenode.core.breaker import Breaker, BreakerState
 from cachenode.core.entries import L2Entry, L2Write
+from cachenode.core.l2_journal import RECENT_S, L2Journal
 from cachenode.errors import L2Unavailable
 from cachenode.ports import Clock, L2Store
 from cachenode_api.selectors import Selector
@@ -54,8 +54,6 @@ _log = structlog.get_logger(__name__)
 _REPLAY_CHUNK = 500
 ADOPTION_S = 1.0
 """So long a node that has just come lets readers wait for the store's barriers; then they miss."""
-RECENT_S = 60.0
-"""A failover forgets the writes of some moments; older ones than this have long reached the replicas, or the disk."""
 
 
 def _attributes(namespace: str, operation: str, count: int) -> dict[str, str | int]:
@@ -103,19 +101,10 @@ class L2Tier:
         self._store = store
         self._breaker = breaker
         self._clock = clock
-        self._journal: dict[tuple[str, bytes], int] = {}
-        self._journal_limit = journal_limit
+        self._journal = L2Journal(journal_limit)
         self._floor = 0
         self._gave_up_at = -math.inf
-        self._barriers: dict[tuple[str, Selector], int] = {}
         self._history = store.history
-        self._recent: deque[tuple[float, str, bytes, int]] = deque()
-        self._forgot_at = -math.inf
-        self._forgotten = 0
-        """The newest version that was forgotten at `_forgot_at` or before: more was written than is remembered."""
-        self._bereaved_at = -math.inf
-        self._bereft = 0
-        """No member that had gone by `_bereaved_at` can have given this version."""
         self.known_barriers: Callable[[], list[tuple[str, int, Selector]]] = list
         """Returns the barriers in force on this node."""
         self.ask_members: Callable[[bool], Awaitable[None]] = _ask_nobody
@@ -189,16 +178,16 @@ class L2Tier:
         Args:
             version: One above all that it can have given.
         """
-        self._bereaved_at, self._bereft = self._clock.now(), version
+        self._journal.bereave(version, self._clock.now())
 
     def console(self) -> None:
         """Take note that another member knows who has gone, and would say so."""
-        self._bereaved_at = -math.inf
+        self._journal.console()
 
     @property
     def journal_size(self) -> int:
         """Keys that must get a tombstone before the store is trusted again."""
-        return len(self._journal)
+        return len(self._journal.keys)
 
     async def read(self, namespace: str, keys: Sequence[bytes]) -> list[L2Entry | None]:
         """Return the live entry of each key; all None while the store is away.
@@ -213,9 +202,10 @@ class L2Tier:
             reading = spanned(reading, "l2 read", "client", _attributes(namespace, "read", len(keys)))
         entries = await reading
         judge = self.judge
-        if self._floor or self._journal:
+        missed = self._journal.keys
+        if self._floor or missed:
             entries = [
-                entry if entry and entry.version > self._floor and (namespace, key) not in self._journal else None
+                entry if entry and entry.version > self._floor and (namespace, key) not in missed else None
                 for key, entry in zip(keys, entries, strict=True)
             ]
         return [
@@ -235,7 +225,7 @@ class L2Tier:
         return self._belief(namespace, key, entry), entry
 
     def _belief(self, namespace: str, key: bytes, entry: L2Entry | None) -> Belief:
-        if (namespace, key) in self._journal:
+        if (namespace, key) in self._journal.keys:
             return "missed"
         if entry is None:
             return "absent"
@@ -259,7 +249,7 @@ class L2Tier:
             except L2Unavailable:
                 pass
             else:
-                self._strike_out(namespace, versions)
+                self._journal.written(namespace, versions, self._clock.now())
                 return taken
         self._note(namespace, versions)
         await self.tell_missed(namespace, versions)
@@ -283,7 +273,7 @@ class L2Tier:
             except L2Unavailable:
                 pass
             else:
-                self._strike_out(namespace, drops)
+                self._journal.written(namespace, drops, self._clock.now())
                 return removed
         self._note(namespace, drops)
         await self.tell_missed(namespace, drops)
@@ -291,7 +281,7 @@ class L2Tier:
 
     def written(self, namespace: str, written: Sequence[tuple[bytes, int]]) -> None:
         """Take note of what the write-behind queue has brought to the store, or removed there, in its own step."""
-        self._strike_out(namespace, written)
+        self._journal.written(namespace, written, self._clock.now())
 
     def distrust(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         """Journal what another node could not bring to the store: it may be gone when the store is back."""
@@ -299,14 +289,11 @@ class L2Tier:
 
     def missed(self) -> dict[str, list[tuple[bytes, int]]]:
         """Return what is in the journal, by namespace."""
-        by_namespace: dict[str, list[tuple[bytes, int]]] = {}
-        for (namespace, key), version in self._journal.items():
-            by_namespace.setdefault(namespace, []).append((key, version))
-        return by_namespace
+        return self._journal.by_namespace()
 
     def missed_barriers(self) -> list[tuple[str, int, Selector]]:
         """Return the barriers that the store has missed."""
-        return [(namespace, position, selector) for (namespace, selector), position in self._barriers.items()]
+        return [(namespace, position, selector) for (namespace, selector), position in self._journal.barriers.items()]
 
     async def note_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> bool:
         """Tell the store of barriers, so that nodes which start later know them.
@@ -326,9 +313,7 @@ class L2Tier:
 
     def remember_barriers(self, namespace: str, barriers: Sequence[tuple[int, Selector]]) -> None:
         """Remember barriers that the store has missed."""
-        for position, selector in barriers:
-            noted = namespace, selector
-            self._barriers[noted] = max(position, self._barriers.get(noted, 0))
+        self._journal.note_barriers(namespace, barriers)
 
     async def keys(self, namespace: str, cursor: int = 0) -> tuple[list[bytes], int]:
         """Return some keys of a namespace, and the cursor to go on with (see `L2Store.keys`).
@@ -387,7 +372,7 @@ class L2Tier:
     @property
     def behind(self) -> bool:
         """True if `recover` has something to do: the store is away, or has missed writes."""
-        return not self.available or bool(self._journal) or bool(self._barriers)
+        return not self.available or bool(self._journal)
 
     async def recover(self) -> bool:
         """Try the store, bring it up to date, and trust it again. Call it from time to time.
@@ -404,7 +389,7 @@ class L2Tier:
             history = self._store.history
             if history != self._history:
                 self._remember_all()
-            while self._journal or self._barriers:
+            while self._journal:
                 await self._replay_some()
             if history != self._history:
                 await self.ask_members(False)
@@ -447,7 +432,7 @@ class L2Tier:
             if not (lost and newcomer):
                 if lost:
                     self._remember_all()
-                while self._journal or self._barriers:
+                while self._journal:
                     await self._replay_some()
         except L2Unavailable:
             self._fail()
@@ -469,18 +454,11 @@ class L2Tier:
 
     def give_up_forgotten(self) -> None:
         """Raise the floor above what nobody remembers, if that may be among what the store has forgotten."""
-        now = self._clock.now()
-        if now - self._forgot_at < RECENT_S:
-            self.give_up(self._forgotten)
-        if now - self._bereaved_at < RECENT_S:
-            self.give_up(self._bereft)
+        self.give_up(self._journal.forgotten(self._clock.now()))
 
     def _remember_all(self) -> None:
         """Journal all that the store may have forgotten: what was written lately, and the barriers."""
-        now = self._clock.now()
-        for at, namespace, key, version in self._recent:
-            if at >= now - RECENT_S:
-                self._note(namespace, [(key, version)])
+        self.give_up(self._journal.recall(self._clock.now()))
         for namespace, position, selector in self.known_barriers():
             self.remember_barriers(namespace, [(position, selector)])
 
@@ -489,40 +467,16 @@ class L2Tier:
         await self._store.close()
 
     async def _replay_some(self) -> None:
-        barriers = list(self._barriers.items())
-        for (namespace, selector), position in barriers:
+        journal = self._journal
+        for namespace, position, selector in self.missed_barriers():
             await self._store.note_barriers(namespace, [(position, selector)])
-            if self._barriers.get((namespace, selector)) == position:
-                del self._barriers[namespace, selector]
-        chunk = list(self._journal.items())[:_REPLAY_CHUNK]
-        by_namespace: dict[str, list[tuple[bytes, int]]] = {}
-        for (namespace, key), version in chunk:
-            by_namespace.setdefault(namespace, []).append((key, version))
-        for namespace, drops in by_namespace.items():
+            journal.replayed_barrier(namespace, position, selector)
+        for namespace, drops in journal.by_namespace(_REPLAY_CHUNK).items():
             await self._store.drop(namespace, drops)
-        for noted, version in chunk:
-            if self._journal.get(noted) == version:
-                del self._journal[noted]
+            journal.replayed(namespace, drops)
 
-    def _strike_out(self, namespace: str, written: Sequence[tuple[bytes, int]]) -> None:
-        """Take keys out of the journal that have got a newer value or tombstone since; remember what was written."""
-        now, recent = self._clock.now(), self._recent
-        for key, version in written:
-            recent.append((now, namespace, key, version))
-        while recent and (recent[0][0] < now - RECENT_S or len(recent) > self._journal_limit):
-            at, _, _, forgotten = recent.popleft()
-            if at >= now - RECENT_S:
-                self._forgot_at, self._forgotten = now, max(forgotten, self._forgotten)
-        if self._journal:
-            for key, version in written:
-                if self._journal.get((namespace, key), version) < version:
-                    del self._journal[namespace, key]
-
-    def _note(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> None:
-        for key, version in drops:
-            self._journal[namespace, key] = max(version, self._journal.get((namespace, key), 0))
-        while len(self._journal) > self._journal_limit:
-            self.give_up(self._journal.pop(next(iter(self._journal))))
+    def _note(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
+        self.give_up(self._journal.note(namespace, missed))
 
     async def _guard(self, call: Awaitable[T]) -> T:
         try:

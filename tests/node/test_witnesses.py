@@ -10,7 +10,8 @@ import pytest
 from cachenode.adapters.l2_chaos import ChaosL2
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, Operation
-from cachenode.node.l2_tier import RECENT_S, L2Tier
+from cachenode.core.l2_journal import RECENT_S
+from cachenode.node.l2_tier import L2Tier
 from cachenode.node.service import Node
 from cachenode_api.reasons import Reason
 from cachenode_api.version import make_version

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from cachenode.node.l2_tier import L2Tier
+from cachenode.core.l2_journal import L2Journal
 from tests.sim.mutants.frame import Mutant, swap
 
 
 def apply(stack: ExitStack) -> None:
-    swap(stack, L2Tier, "_note", lambda *_: None)
+    swap(stack, L2Journal, "note", lambda *_: 0)
 
 
 MUTANT = Mutant(apply, "stores")
