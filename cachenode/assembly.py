@@ -29,6 +29,7 @@ from cachenode.adapters.sinks import PluginSink
 from cachenode.adapters.tls import NodeTls, TlsFiles
 from cachenode.adapters.tokens import TokenFile, read_secret
 from cachenode.core.breaker import Breaker
+from cachenode.core.origin_limits import OriginLimits
 from cachenode.errors import ConfigError
 from cachenode.node.drain import Drain, Outlet
 from cachenode.node.membership import RegistryMembership
@@ -80,6 +81,8 @@ _WRITE_LIMITS = 4
 _SAFE_PUT_S = 2.5
 """A disk that is flushed once a second may take so long to have a write, and a replica as well."""
 _RENEWALS_PER_LEASE = 4
+_REGION_LOADS = 32
+"""Loads that another region is asked for at a time by one node."""
 _OF_A_REGION_LEASE = 0.7
 """What a call to another region may take, as a part of the lease of its sender."""
 
@@ -202,7 +205,14 @@ def make_regions(config: NodeConfig, node: Node) -> RegionLinks | None:
     )
     links = {peer.name: _region_link(config, peer) for peer in settings.peers}
     breaker = Breaker(failures=config.l2.breaker_failures, retry_s=config.l2.breaker_retry_s)
-    return RegionLinks(node, store, links, name=settings.name, lease_s=settings.lease_s, breaker=breaker)
+    limits = OriginLimits(
+        concurrency=_REGION_LOADS,
+        timeout_s=settings.load_timeout_s,
+        attempts=1,
+        breaker_failures=config.l2.breaker_failures,
+        breaker_retry_s=config.l2.breaker_retry_s,
+    )
+    return RegionLinks(node, store, links, name=settings.name, lease_s=settings.lease_s, breaker=breaker, limits=limits)
 
 
 def _region_link(config: NodeConfig, peer: RegionPeerConfig) -> GrpcRegionLink:

@@ -377,13 +377,20 @@ class RegionStore(Protocol):
 
 
 class RegionLink(Protocol):
-    """The way to another region. Every method raises `RegionUnavailable`, and nothing else."""
+    """The way to another region. Every method raises `RegionUnavailable`, and nothing else but what it says."""
 
     async def position(self) -> Cursor | None:
         """Return up to where it has acted on this region's outbox, None if it does not know."""
 
     async def relay(self, shipment: Shipment) -> Cursor | None:
         """Let it act on a shipment; return where it is then."""
+
+    async def load(self, namespace: str, key: bytes) -> Loaded | None:
+        """Let it load a key from its origin, past its caches; return what that has, None if it has nothing.
+
+        Raises:
+            OriginError: It has answered that it cannot: `again` is False.
+        """
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""

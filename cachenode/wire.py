@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.entries import Batch, BatchResult, Failure, Loaded, Operation
 from cachenode.core.regions import RegionEntry
+from cachenode_api.dependencies import canonical_parents, pack_references, parent_of, split_references
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.reasons import Reason, detail_at
+from cachenode_api.records import NO_TTL_MS
 from cachenode_api.selectors import Selector
 from cachenode_api.v1 import common_pb2 as pb
 from cachenode_api.v1 import region_pb2
@@ -20,6 +23,8 @@ __all__ = [
     "batch_from_wire",
     "batch_to_wire",
     "invalidation_to_wire",
+    "loaded_from_wire",
+    "loaded_to_wire",
     "member_from_wire",
     "member_to_wire",
     "merge_reply",
@@ -321,3 +326,26 @@ def region_entry_from_wire(message: region_pb2.RegionEntry) -> RegionEntry:
         raise BadBatch(f"kinds: {len(message.kinds):,} for {len(message.texts):,} texts")
     expire = message.mode == pb.INVALIDATION_MODE_EXPIRE
     return RegionEntry(message.namespace, tuple(message.texts), tuple(message.kinds), expire)
+
+
+def loaded_to_wire(loaded: Loaded, namespace: str) -> region_pb2.RegionValue:
+    """Return the message for what an origin has for a key of a namespace."""
+    message = region_pb2.RegionValue(value=loaded.value, flags=loaded.flags, not_kept=not loaded.keep)
+    if loaded.ttl_s is not None:
+        message.ttl_ms = NO_TTL_MS if loaded.ttl_s == math.inf else max(1, round(loaded.ttl_s * 1_000))
+    if loaded.depends_on:
+        message.depends_on = pack_references(canonical_parents(loaded.depends_on, namespace))
+    return message
+
+
+def loaded_from_wire(message: region_pb2.RegionValue) -> Loaded:
+    """Return what another region's origin has for a key.
+
+    Raises:
+        InvalidDependencies: What it depends on is not well formed.
+    """
+    ttl_s = None
+    if message.HasField("ttl_ms"):
+        ttl_s = math.inf if message.ttl_ms == NO_TTL_MS else message.ttl_ms / 1_000
+    parents = tuple(map(parent_of, split_references(message.depends_on)))
+    return Loaded(message.value, message.flags, ttl_s, not message.not_kept, parents)

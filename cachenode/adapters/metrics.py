@@ -35,6 +35,12 @@ _NAMESPACE_COUNTERS: _Table = (
     ("cachenode_load_waits", "Reads that waited for a load.", "load_waits"),
     ("cachenode_load_failures", "Loads that failed.", "load_failures"),
     ("cachenode_stand_in_loads", "Loads of keys whose owner could not be reached.", "stand_in_loads"),
+    ("cachenode_remote_loads", "Loads done in another region, which has a change of the key.", "remote_loads"),
+    (
+        "cachenode_remote_load_failures",
+        "Loads that it could not do: done here, and not kept.",
+        "remote_load_failures",
+    ),
     ("cachenode_renewals", "Loads that were to replace a value before its end.", "renewals"),
     ("cachenode_load_seconds", "Time that loads took which have brought a value.", "load_seconds"),
     ("cachenode_loads_landed", "Loads that have brought a value.", "landed"),
@@ -80,6 +86,7 @@ _NAMESPACE_GAUGES: _Table = (
     ("cache_memory_bytes", "Cost of the entries in memory.", "used_bytes"),
     ("cache_keys_total", "Entries in memory.", "entries"),
     ("cachenode_dependents", "Dependents of this node's keys that it knows.", "dependents"),
+    ("cachenode_remote_markers", "Keys and selectors that other regions are asked for.", "remote_markers"),
     ("cachenode_bloom_bytes", "Memory of the filter, beside that for entries.", "bloom_bytes"),
     ("cachenode_bloom_fill", "Part of the filter's bits that were set when it was put in use.", "bloom_fill"),
     (
@@ -124,6 +131,7 @@ _ORIGIN_REGION_COUNTERS: _Table = (
     ("cachenode_region_applied", "Entries of the region that were acted on here.", "applied"),
     ("cachenode_region_redelivered", "Those that came again, and had no effect.", "known"),
     ("cachenode_region_gaps", "Gaps: everything shared became untrue here.", "gaps"),
+    ("cachenode_region_loads", "Keys that were loaded here for the region.", "loads"),
     ("cachenode_region_ignored", "Entries of namespaces that are not shared here.", "ignored"),
 )
 _NODE_COUNTERS: _Table = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +10,11 @@ from typing import Any, NamedTuple
 import grpc
 from grpc import aio
 
+from cachenode.core.entries import Loaded
 from cachenode.core.regions import Cursor, Shipment
-from cachenode.errors import RegionUnavailable
-from cachenode.wire import region_entry_to_wire
+from cachenode.errors import OriginError, RegionUnavailable
+from cachenode.wire import loaded_from_wire, region_entry_to_wire
+from cachenode_api.errors import ContractError
 from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
 from cachenode_api.v1 import region_pb2 as pb
 from cachenode_api.v1 import region_pb2_grpc
@@ -26,6 +29,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_receive_message_length", -1),  # a value that is too large for this region is refused as any other
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _REFUSALS = frozenset(
@@ -85,6 +89,7 @@ class GrpcRegionLink:
         self._timeout_s = timeout_s
         self._at = 0
         self._channel: aio.Channel | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def position(self) -> Cursor | None:
         """Return up to where the region has acted on this one's outbox."""
@@ -104,23 +109,40 @@ class GrpcRegionLink:
         )
         return _cursor(await self._call(lambda stub: stub.Relay, request))
 
+    async def load(self, namespace: str, key: bytes) -> Loaded | None:
+        """Let the region load a key from its origin; return what that has."""
+        request = pb.LoadRequest(origin=self._origin, target=self._target, namespace=namespace, key=key)
+        answer = await self._call(lambda stub: stub.Load, request)
+        if answer.failure:
+            raise OriginError(answer.failure, again=False)
+        try:
+            return loaded_from_wire(answer.loaded) if answer.HasField("loaded") else None
+        except ContractError as error:
+            raise OriginError(f"its answer cannot be read: {error}", again=False) from None
+
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+        for closing in list(self._closing):
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def _call(
-        self, method: Callable[[Any], Callable[..., Awaitable[Any]]], request: pb.PositionRequest | pb.RelayRequest
+        self,
+        method: Callable[[Any], Callable[..., Awaitable[Any]]],
+        request: pb.PositionRequest | pb.RelayRequest | pb.LoadRequest,
     ) -> Any:  # noqa: ANN401 - what the method returns
         """Call a method at the address that answered last; the next call goes to the next address if it fails."""
+        channel = self._channel
         try:
-            if self._channel is None:
-                self._channel = self._connect(self._addresses[self._at])
-            stub = region_pb2_grpc.RegionServiceStub(self._channel)
+            if channel is None:
+                channel = self._channel = self._connect(self._addresses[self._at])
+            stub = region_pb2_grpc.RegionServiceStub(channel)
             return await method(stub)(request, timeout=self._timeout_s, metadata=self._metadata)
         except aio.AioRpcError as error:
-            await self._next()
+            self._next(channel)
             text = f"{error.code().name.lower()}: {error.details() or ''}"
             raise RegionUnavailable(text, refused=error.code() in _REFUSALS) from None
         except OSError as error:
@@ -138,9 +160,14 @@ class GrpcRegionLink:
         named = [(_OTHER_NAME, tls.server_name)] if tls.server_name else []
         return aio.secure_channel(address, credentials, options=_OPTIONS + named)
 
-    async def _next(self) -> None:
-        self._at = (self._at + 1) % len(self._addresses)
-        await self.close()
+    def _next(self, failed: aio.Channel | None) -> None:
+        """Go to the next address, unless that was done already; let other calls end that are under way."""
+        if failed is None or failed is not self._channel:
+            return
+        self._at, self._channel = (self._at + 1) % len(self._addresses), None
+        closing = asyncio.get_running_loop().create_task(failed.close(self._timeout_s))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
 
 def _cursor(message: pb.PositionResponse | pb.RelayResponse) -> Cursor | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cachenode.config.events import event_problems
 from cachenode.config.model import NodeConfig
+from cachenode.config.namespaces import NamespaceConfig
 from cachenode.config.regions import peer_problems
 from cachenode.config.sources import FieldPath, did_you_mean
 from cachenode.config.values import NO_URL, is_loopback, is_wildcard, parse_address
@@ -255,12 +256,29 @@ def _regions(config: NodeConfig) -> Iterator[Conflict]:
         if namespace.region_holdoff_s and not namespace.regions:
             held = ("namespaces", space, "region_holdoff_s")
             yield Conflict((held, path), "says nothing where regions is false: no region's word comes there")
+        yield from _markers(config, space, namespace)
         if namespace.regions and space == DEFAULT_NAMESPACE and not config.strict_namespaces:
             text = (
                 "must be true if regions share the default namespace: they would share those that are made at first use"
                 " too, and not every node would know of them"
             )
             yield Conflict((("strict_namespaces",), path), text)
+
+
+def _markers(config: NodeConfig, space: str, namespace: NamespaceConfig) -> Iterator[Conflict]:
+    """Yield what is wrong with where a namespace is loaded from after changes elsewhere."""
+    marker, primary = ("namespaces", space, "remote_marker_s"), ("namespaces", space, "primary_region")
+    if namespace.remote_marker_s and not namespace.regions:
+        shared = ("namespaces", space, "regions")
+        yield Conflict((marker, shared), "says nothing where regions is false: no region's word comes there")
+    if namespace.remote_marker_s and not namespace.origin:
+        text = "needs an origin that nodes load from, in every region; region_holdoff_s does where callers load"
+        yield Conflict((marker, ("namespaces", space, "origin")), text)
+    if namespace.primary_region and not namespace.remote_marker_s:
+        yield Conflict((primary, marker), "says nothing where remote_marker_s is 0")
+    known = {config.regions.name, *(peer.name for peer in config.regions.peers)}
+    if namespace.primary_region and namespace.primary_region not in known:
+        yield Conflict((primary, REGION_PEERS), "must be regions.name or the name of one of regions.peers")
 
 
 def _sizes(config: NodeConfig) -> Iterator[Conflict]:

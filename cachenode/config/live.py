@@ -76,7 +76,7 @@ def live_policy(config: NodeConfig, name: str, live: LivePolicies) -> NamespaceP
     Raises:
         ConfigError: A change is not valid. It carries every problem.
     """
-    return _section(config, name, live).policy(name, config.limits.max_value_bytes)
+    return _section(config, name, live).policy(name, config.limits.max_value_bytes, config.regions.name)
 
 
 def settings(config: NodeConfig, name: str, live: LivePolicies) -> list[Setting]:

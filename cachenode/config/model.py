@@ -313,7 +313,7 @@ class NodeConfig(Section):
     def policies(self) -> tuple[NamespacePolicy, ...]:
         """Return the policy of each configured namespace; "default" is always among them."""
         most = self.limits.max_value_bytes
-        return tuple(section.policy(name, most) for name, section in self.namespaces.items())
+        return tuple(section.policy(name, most, self.regions.name) for name, section in self.namespaces.items())
 
     def registry_url(self) -> str | None:
         """Return the URL of the Redis that keeps the membership, or None if there is none."""

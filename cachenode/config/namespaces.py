@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cachenode.config.fields import Bytes, Count, Due, Part, Section, Share, Span, Steps, Ttl
+from cachenode.config.fields import Bytes, Count, Due, OptionalName, Part, Section, Share, Span, Steps, Ttl
 from cachenode.core.adaptive_ttl import DEFAULT_STEPS
 from cachenode.core.policy import MOST_OF_A_TTL, NamespacePolicy
 from cachenode.core.quotas import QuotaAction
@@ -110,14 +110,25 @@ class NamespaceConfig(Section):
         le=3_600,
         description="How long after another region's word loaded values are not kept: as long as its changes may take",
     )
+    remote_marker_s: Span = Field(
+        0.0,
+        le=3_600,
+        description="How long after a change made in another region what it concerns is loaded there; 0: not at all",
+    )
+    primary_region: OptionalName = Field(
+        "", description='Region whose database is written, wherever a change is made; "": each region writes its own'
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 
-    def policy(self, name: str, max_value_bytes: int) -> NamespacePolicy:
+    def policy(self, name: str, max_value_bytes: int, region: str = "") -> NamespacePolicy:
         """Return the policy of the namespace with this name.
 
         Args:
             name: Of the namespace.
             max_value_bytes: Largest value where the section says nothing of it.
+            region: The one that the node belongs to. The primary region itself has every change at once: no marks.
         """
         settings = self.model_dump(exclude={"max_value_bytes"})
+        if region and self.primary_region == region:
+            settings |= {"primary_region": "", "remote_marker_s": 0.0}
         return NamespacePolicy(name=name, max_value_bytes=self.max_value_bytes or max_value_bytes, **settings)

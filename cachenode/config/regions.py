@@ -58,6 +58,9 @@ class RegionsConfig(Section):
     lease_s: Seconds = Field(
         5.0, ge=1.0, description="How long after the death of the node that sends to a region another one does"
     )
+    load_timeout_s: Seconds = Field(
+        1.0, ge=0.01, le=60.0, description="Longest wait for a value that another region loads (remote_marker_s)"
+    )
 
 
 def peer_problems(name: str, peers: Sequence[RegionPeerConfig]) -> list[str]:

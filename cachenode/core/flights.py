@@ -40,10 +40,11 @@ class Flight(Generic[W]):
         began: When that was.
         attached: True while the loaded value may be stored.
         landing: True once the holder has come with the value.
+        remote: True if the value is that of another region, which has what this region's origin may lack.
         waiting: Who waits, with whatever the caller needs to tell them.
     """
 
-    __slots__ = ("attached", "began", "deadline", "holder", "key", "landing", "position", "token", "waiting")
+    __slots__ = ("attached", "began", "deadline", "holder", "key", "landing", "position", "remote", "token", "waiting")
 
     def __init__(self, key: bytes, token: int, holder: Hashable, deadline: float, position: int, began: float) -> None:
         self.key = key
@@ -54,6 +55,7 @@ class Flight(Generic[W]):
         self.began = began
         self.attached = True
         self.landing = False
+        self.remote = False
         self.waiting: list[W] = []
 
 

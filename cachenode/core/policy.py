@@ -52,6 +52,9 @@ class NamespacePolicy:
         regions: Whether what changes here is declared untrue in other regions (`cachenode.core.regions`).
         region_holdoff_s: `holdoff_s` after what another region has told: its changes may take so long to reach the
             origin that is loaded from here.
+        remote_marker_s: How long after a change that was made elsewhere what it concerns is loaded where that was
+            (`cachenode.core.markers`); 0: not at all.
+        primary_region: Whose database is written, whichever region makes the change; empty if each writes its own.
         warm_top: So many of the keys that a node read most are noted for its next life; 0: none.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
@@ -94,6 +97,8 @@ class NamespacePolicy:
     bloom_rebuild: str = "1d"
     regions: bool = False
     region_holdoff_s: float = 0.0
+    remote_marker_s: float = 0.0
+    primary_region: str = ""
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:
@@ -112,7 +117,7 @@ class NamespacePolicy:
         for field in ("max_bytes", "max_keys"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0")
-        for field in ("holdoff_s", "region_holdoff_s", "stale_s", "xfetch_beta", "negative_ttl_s"):
+        for field in ("holdoff_s", "region_holdoff_s", "remote_marker_s", "stale_s", "xfetch_beta", "negative_ttl_s"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"{field}: must not be below 0")
         for field in ("ttl_jitter", "refresh_ahead"):

@@ -69,6 +69,9 @@ class NamespaceCounters:
     cascades: int = 0
     cascaded_entries: int = 0
     dependents: int = 0
+    remote_loads: int = 0
+    remote_load_failures: int = 0
+    remote_markers: int = 0
     queue_waiting: int = -1
     queue_oldest_s: float = 0.0
     queue_applied: int = 0
@@ -172,7 +175,8 @@ class RegionCounters:
 class OriginRegionCounters:
     """What has come from another region to one node: entries acted on, those known already, and gaps.
 
-    `ignored` are entries of namespaces that this region does not have, or does not share.
+    `ignored` are entries of namespaces that this region does not have, or does not share. `loads` are keys that it had
+    this one load.
     """
 
     name: str
@@ -180,6 +184,7 @@ class OriginRegionCounters:
     known: int = 0
     gaps: int = 0
     ignored: int = 0
+    loads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

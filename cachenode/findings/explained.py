@@ -84,6 +84,9 @@ def of_node(name: str, answer: pb.ExplainResponse | None) -> dict[str, Any]:
         "origin": answer.origin or None,
         "absent_s": round(answer.absent_s, 3) if answer.HasField("absent_s") else None,
         "loads_itself": answer.loads_itself,
+        "remote_marker": {"region": answer.loads_from, "left_s": round(answer.marked_s, 3)}
+        if answer.loads_from
+        else None,
         "depends_on": [
             {"namespace": each.parent.namespace, "key": shown(each.parent.key), "direct": each.direct}
             for each in answer.depends_on
@@ -200,6 +203,9 @@ def _under_way(answer: pb.ExplainResponse) -> Iterator[str]:
             why = "since the key changed meanwhile" if mine else "since the owner could not be reached"
             note = f"{note}; the value will not be stored, {why}"
         yield note
+    if answer.loads_from:
+        why = "which has a change that this one's may lack"
+        yield f"loads it from the origin of region {answer.loads_from} for {answer.marked_s:.1f} s, {why}"
     if answer.HasField("absent_s"):
         yield f"believes for {answer.absent_s:.1f} s that the origin has nothing"
     if answer.load_pause_s:

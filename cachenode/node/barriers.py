@@ -162,6 +162,8 @@ class Barriers:
         """Make what the selectors cover untrue on this node and its sessions; return what to wait for, if anything."""
         for position, selector in zip(order.tokens, selectors, strict=True):
             self.note(namespace, position, selector, expire=order.expire, holdoff_s=namespace.held_s(order))
+            if namespace.markers is not None:
+                namespace.mark_selector(selector, order.region, self._node.clock.now())
         waiter = self._node.invalidations.bar(namespace, selectors, by)
         waiter = waiter if order.acknowledged else None
         if namespace.dependents is not None:

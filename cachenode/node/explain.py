@@ -91,6 +91,8 @@ class Explanation:
         origin: Name of the origin that nodes load its value from; empty if there is none.
         absent_s: For so long it is believed that the origin has nothing for the key; None if that is not believed.
         loads_itself: Whether the node loads the key now, from the origin.
+        loads_from: Region whose origin is asked, since it has a change which this one's may lack; empty: none is.
+        marked_s: For so long.
         wanted: How much it is asked for, and the life that follows; None where that is not counted.
         admit_after: How often it must be asked for for a loaded value to be kept; 0 where that does not matter.
         depends_on: Of the owner: what the value depends on, with whether it names that itself.
@@ -122,6 +124,8 @@ class Explanation:
     depends_on: tuple[tuple[bytes, bool], ...] = ()
     dependents: int = 0
     expiries: tuple[tuple[int, Selector], ...] = ()
+    loads_from: str = ""
+    marked_s: float = 0.0
 
 
 async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
@@ -136,6 +140,7 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         served = namespace.judge(key, entry, now)
         if served is not None and served.flags & STALE:
             entry, l2_state = served, "stale"
+    mark = namespace.markers.of(key, (), now) if namespace.markers is not None else None
     record: bytes | None = namespace.store.peek(key, now)
     l1, l2 = _of_record(record, now), _of_entry(entry)
     tags = {tag for held in (l1, l2) if held is not None for tag in held.tags}
@@ -161,6 +166,8 @@ async def explain(node: Node, namespace: Namespace, key: bytes) -> Explanation:
         origin=namespace.origin.name if namespace.origin is not None else "",
         absent_s=namespace.negatives.left_s(key, now) if namespace.absent(key, now) else None,
         loads_itself=any(flight.holder is node.read_through for flight in namespace.flights.about(key)),
+        loads_from=mark.region if mark is not None else "",
+        marked_s=mark.until - now if mark is not None else 0.0,
         wanted=namespace.wanted(key, now),
         admit_after=namespace.policy.admit_after if namespace.policy.admit_after > 1 else 0,
         depends_on=tuple(

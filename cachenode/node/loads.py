@@ -178,7 +178,7 @@ class Loads:
     ) -> Flight[Waiter] | None:
         """Return the flight that brings a key's value; None if the caller is to lead one.
 
-        What waits for its origin nobody but this node loads, out of the queue.
+        What waits for its origin nobody but this node loads, out of the queue; nor what is to be loaded elsewhere.
         """
         flight = namespace.flights.find(key)
         warming = batch.operation is Operation.WARM
@@ -186,11 +186,15 @@ class Loads:
             namespace.load_waits += not warming
             if namespace.origin is not None and not warming:
                 namespace.origin.hurry(key)
-        elif batch.operation in _BY_NODES or key in dirty:
+        elif batch.operation in _BY_NODES or key in dirty or self._marked(namespace, key, now):
             flight = self._lead(batch, namespace, key, self._node.read_through, now)
             priority = Priority.WARMING if warming else Priority.DEMAND
             self._node.read_through.begin(namespace, key, flight.token, priority)
         return flight
+
+    def _marked(self, namespace: Namespace, key: bytes, now: float) -> bool:
+        """Return True if this node is to load a key that a caller would: another region has a change of it."""
+        return namespace.markers is not None and namespace.markers.of(key, (), now) is not None
 
     def _settled(self, batch: Batch, namespace: Namespace, key: bytes, now: float, *, known: bool) -> Outcome:
         """Return what is known of a key that L2 does not have: None if it must be loaded, and it is `known` by whom."""
@@ -310,7 +314,7 @@ class Loads:
             return False
         value, flags = batch.values[index], batch.flags[index] if batch.flags else 0
         tags = split_tags(value)[0] if flags & TAGGED else ()
-        held_off = namespace.holdoff.covers(flight.key, tags, flight.began)
+        held_off = not flight.remote and namespace.holdoff.covers(flight.key, tags, flight.began)
         if held_off or namespace.covered(flight.key, tags, flight.position):
             return False
         return self._wanted(namespace, flight.key, len(value))
@@ -450,7 +454,10 @@ class Loads:
     def _view_changed(self, _former: View | None, _view: View) -> None:
         now = self._node.clock.now()
         for namespace in self._node.namespaces:
-            namespace.holdoff.note_all(now, namespace.policy.region_holdoff_s)
+            held_s = max(namespace.policy.region_holdoff_s, namespace.policy.remote_marker_s)
+            namespace.holdoff.note_all(now, held_s)
+            if namespace.markers is not None:
+                namespace.markers.forget(now)
             namespace.negatives.void_all()
             _send_round(namespace.flights.end_all())
 

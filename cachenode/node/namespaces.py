@@ -21,6 +21,7 @@ from cachenode.core.gains import Gains
 from cachenode.core.holders import Exposure
 from cachenode.core.holdoff import Holdoff
 from cachenode.core.load_backoff import LoadBackoff
+from cachenode.core.markers import Markers
 from cachenode.core.memory import Memory
 from cachenode.core.negatives import Negatives
 from cachenode.core.observed import Observed
@@ -36,6 +37,7 @@ from cachenode_api.advise import Measured
 from cachenode_api.errors import InvalidNamespace, InvalidTags
 from cachenode_api.keys import DEFAULT_NAMESPACE, check_namespace
 from cachenode_api.records import EXTENDED, HEADER, STALE, TAGGED
+from cachenode_api.selectors import Selector
 from cachenode_api.tags import split_tags
 
 __all__ = ["Namespace", "Namespaces"]
@@ -81,6 +83,7 @@ class Namespace:
         "loads",
         "look_at",
         "looks",
+        "markers",
         "misses",
         "negative_hits",
         "negatives",
@@ -89,6 +92,8 @@ class Namespace:
         "policy",
         "policy_version",
         "quota",
+        "remote_load_failures",
+        "remote_loads",
         "renewals",
         "renewed",
         "sample_at",
@@ -120,6 +125,8 @@ class Namespace:
         self.flights: Flights[Any] = Flights()
         self.load_backoff = LoadBackoff()
         self.holdoff = Holdoff(policy.holdoff_s)
+        self.markers = Markers(policy.remote_marker_s, policy.primary_region) if policy.remote_marker_s else None
+        """Where what was changed elsewhere is loaded from; None where that makes no difference."""
         self.negatives = Negatives(policy.negative_ttl_s)
         self.bloom = Bloom(policy.bloom_keys, policy.bloom_error) if policy.bloom and self.origin is not None else None
         self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
@@ -150,13 +157,11 @@ class Namespace:
         """Resolved when no write of the key is under way any more; made by who waits for that."""
         self.l1_hits = self.l2_hits = self.misses = self.sets = self.deletes = 0
         self.loads = self.load_waits = self.load_failures = self.renewed = 0
-        self.negative_hits = 0
-        self.invalidations = 0
+        self.negative_hits = self.invalidations = self.cascades = self.cascaded = 0
         self.expired = 0
         """Values whose keys were expired; `Sweep.expired` counts those that selectors covered."""
-        self.stand_in_loads = 0
+        self.stand_in_loads = self.remote_loads = self.remote_load_failures = 0
         self.observed = Observed()
-        self.cascades = self.cascaded = 0
 
     def _first_looked_at(self) -> int:
         renewed = self.renewals is not None and (len(self.renewals) or Renewals.wanted(self.policy))
@@ -195,6 +200,22 @@ class Namespace:
     def held_s(self, batch: Batch) -> float:
         """Return how long loads are to be held off at least after what a batch makes untrue."""
         return self.policy.region_holdoff_s if batch.region else 0.0
+
+    def mark(self, keys: Iterable[bytes], region: str, now: float) -> None:
+        """Remember in which region keys are changed, empty for this one, if loads are to follow that.
+
+        What is loaded here all the same is not kept: this region's origin may lack the change.
+        """
+        assert self.markers is not None, "the namespace has marks"
+        for key in keys:
+            if self.markers.note(key, region, now):
+                self.holdoff.note(key, now, self.markers.life_s)
+
+    def mark_selector(self, selector: Selector, region: str, now: float) -> None:
+        """Do the same for all that a selector covers."""
+        assert self.markers is not None, "the namespace has marks"
+        if self.markers.note_selector(selector, region, now):
+            self.holdoff.note_barrier(selector, now, self.markers.life_s)
 
     def counted(self) -> tuple[float, ...]:
         """Return the counters whose rise over the last minutes `measured` tells."""

@@ -87,8 +87,7 @@ class ReadThrough:
             if not dirty and namespace.origin is None:  # it was dirty when a caller asked for it; let that one load
                 return load_failed("the write that waited for the origin is there by now; ask again")
             if not dirty:
-                assert namespace.origin is not None, "there is something to load from"
-                loaded = await namespace.origin.load(key, priority)
+                loaded = await self._loaded(namespace, key, token, priority)
         except OriginError as error:
             text = self._said(namespace, 1, str(error))
             end.details = [text]
@@ -107,6 +106,14 @@ class ReadThrough:
         if loaded.ttl_s is not None:
             end.ttls_ms = [_ttl_ms(loaded.ttl_s)]
         return new_record(self._entry(namespace, loaded), self._node.clock.now())
+
+    async def _loaded(self, namespace: Namespace, key: bytes, token: int, priority: Priority) -> Loaded | None:
+        """Return what there is for a key, from another region's origin if that is marked to have what is newer."""
+        assert namespace.origin is not None, "there is something to load from"
+        elsewhere = self._node.region_loads if namespace.markers is not None else None
+        if elsewhere is not None:
+            return await elsewhere.load(namespace, key, priority, namespace.flights.of(key, token))
+        return await namespace.origin.load(key, priority)
 
     async def _queued(self, namespace: Namespace, key: bytes) -> tuple[bool, Loaded | None]:
         """Return whether a write of the key waits for the origin, and what it brings there.
@@ -158,7 +165,7 @@ class ReadThrough:
     ) -> tuple[list[L2Entry | None], dict[int, Failure]]:
         """Load keys that this node may not keep; return what there is, and why that cannot be said of some."""
         namespace.loads += len(keys)
-        found = await asyncio.gather(*(self._unkept(namespace, key) for key in keys), return_exceptions=True)
+        found = await asyncio.gather(*(self.past_cache(namespace, key) for key in keys), return_exceptions=True)
         entries = [self._entry(namespace, each) if isinstance(each, Loaded) else None for each in found]
         errors = {at: str(each) for at, each in enumerate(found) if isinstance(each, BaseException)}
         failures = {}
@@ -168,7 +175,12 @@ class ReadThrough:
         namespace.load_failures += len(failures)
         return entries, failures
 
-    async def _unkept(self, namespace: Namespace, key: bytes) -> Loaded | None:
+    async def past_cache(self, namespace: Namespace, key: bytes) -> Loaded | None:
+        """Return what there is for a key here, without looking at what is cached, and without keeping it.
+
+        Raises:
+            OriginError: That could not be found out.
+        """
         dirty, queued = await self._queued(namespace, key)
         if dirty or namespace.origin is None:
             return queued

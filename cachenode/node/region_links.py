@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cachenode.node.region_loads import RegionLoads
 from cachenode.node.region_receiver import RegionReceiver
 from cachenode.node.region_sender import RegionSender
 from cachenode.node.regions import Regions
 
 if TYPE_CHECKING:
     from cachenode.core.breaker import Breaker
+    from cachenode.core.origin_limits import OriginLimits
     from cachenode.node.service import Node
     from cachenode.ports import RegionLink, RegionStore
 
@@ -33,6 +35,7 @@ class RegionLinks:
         name: Of this region.
         lease_s: How long a sender has a link.
         breaker: For the store.
+        limits: How hard another region may be asked to load something.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class RegionLinks:
         name: str,
         lease_s: float,
         breaker: Breaker,
+        limits: OriginLimits,
     ) -> None:
         me = node.placement.me
         self.store = store
         self.name = name
         self.regions = node.regions = Regions(node, store, links, breaker)
+        self.loads = node.region_loads = RegionLoads(links, limits, node.clock)
         self.receiver = RegionReceiver(node, store, name, links, timeout_s=_OF_A_LEASE * lease_s)
         self.senders = {
             remote: RegionSender(
@@ -81,6 +86,7 @@ class RegionLinks:
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
+        await self.loads.close()
         await asyncio.gather(*(sender.stop() for sender in self.senders.values()))
         await self.store.close()
 

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cachenode.core.entries import Batch, Operation
+from cachenode.core.entries import Batch, Loaded, Operation
 from cachenode.core.regions import Cursor, Intake, RegionEntry, Shipment, intake
+from cachenode.core.shedding import Work
 from cachenode.core.stats import OriginRegionCounters
-from cachenode.errors import RegionUnavailable
+from cachenode.errors import OriginError, RegionUnavailable
 from cachenode.node.until_done import until_done
 from cachenode_api.reasons import Reason
 from cachenode_api.selectors import EVERYTHING, SelectorKind
@@ -73,6 +74,7 @@ class RegionReceiver:
         self._known: Counter[str] = Counter()
         self._gaps: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
+        self._loads: Counter[str] = Counter()
 
     async def position(self, origin: str, target: str) -> Cursor | None:
         """Return up to where this region has acted on another's outbox.
@@ -108,6 +110,22 @@ class RegionReceiver:
             if reached is None or reached == stored:
                 return stored
             return reached if await self._store.advance(origin, stored, reached) else await self._store.cursor(origin)
+
+    async def load(self, origin: str, target: str, namespace: str, key: bytes) -> Loaded | None:
+        """Return what this region's origin has for a key, past what is cached (`cachenode.node.region_loads`).
+
+        Raises:
+            RegionUnavailable: As `position`; or this region does not load such keys now.
+            OriginError: It could not be found out.
+        """
+        self._check(origin, target)
+        found = self._node.namespaces.get(namespace)
+        if found is None or not found.policy.regions or found.origin is None:
+            raise OriginError("the namespace is not shared there, or has no origin", again=False)
+        if self._node.shed(Work.LOAD, [0]):
+            raise RegionUnavailable("it is overloaded")
+        self._loads[origin] += 1
+        return await self._node.read_through.past_cache(found, key)
 
     def _furthest(self, origin: str, stored: Cursor | None) -> Cursor | None:
         """Return the cursor, or what this node has done beyond it and could not note."""
@@ -165,6 +183,8 @@ class RegionReceiver:
     def counters(self) -> list[OriginRegionCounters]:
         """Return what has come from each other region to this node."""
         return [
-            OriginRegionCounters(name, self._applied[name], self._known[name], self._gaps[name], self._ignored[name])
+            OriginRegionCounters(
+                name, self._applied[name], self._known[name], self._gaps[name], self._ignored[name], self._loads[name]
+            )
             for name in sorted(self._origins)
         ]

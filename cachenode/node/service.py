@@ -49,6 +49,7 @@ from cachenode.node.namespaces import Namespace, Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.read_through import ReadThrough
 from cachenode.node.reads import Reads
+from cachenode.node.region_loads import RegionLoads
 from cachenode.node.regions import Regions
 from cachenode.node.slides import SlidingReads
 from cachenode.node.standins import StandIns
@@ -102,6 +103,8 @@ class Node:
     """True once no writes are under way, and none may begin: what this node knows is all that it will have written."""
     regions: Regions | None = None
     """Tells other regions what changes; set by who builds the node, if there are any."""
+    region_loads: RegionLoads | None = None
+    """Loads there what is marked; set with `regions`."""
 
     def __init__(
         self,

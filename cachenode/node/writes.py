@@ -39,7 +39,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation, QueuedWrite
@@ -75,6 +75,7 @@ __all__ = ["Writes"]
 
 _NOTHING = (0, 0, 0, 0.0)
 T = TypeVar("T")
+_Write = Callable[[Batch, "Namespace", list[int], "Reply"], "Rest | None"]
 _ADD = frozenset({Operation.SET, Operation.INCR})
 _STORE = _ADD | {Operation.FULFILL}
 _MAY_WAIT = _ADD | {Operation.TOUCH}
@@ -145,14 +146,20 @@ class Writes:
                 node.failures[failure.reason] += 1
             reply(failed(batch, failures))
         alone = namespace.dependents is None and namespace.links is None and not batch.depends_on
-        write = self.now if alone else self._changed
-        if namespace.policy.regions and not batch.region and batch.operation in CHANGES:
-            write = self._told
+        write: _Write = self.now if alone else self._changed
+        if namespace.policy.regions and batch.operation in CHANGES:
+            write = self._in_regions(batch, namespace, own, write)
         parts = [(own, rest)] if own and (rest := write(batch, namespace, own, reply)) else []
         if not parts and not away:
             return None
         parts += [(indices, self.ask(owner, batch, indices, reply)) for owner, indices in away.items()]
         return node.run_parts(batch, reply, parts)
+
+    def _in_regions(self, batch: Batch, namespace: Namespace, own: Sequence[int], write: _Write) -> _Write:
+        """Mark keys of this node that are changed, if loads follow that; return what changes them."""
+        if namespace.markers is not None:
+            namespace.mark((batch.keys[index] for index in own), batch.region, self._node.clock.now())
+        return write if batch.region else self._told
 
     def _told(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
         """Change keys of this node, and have other regions told of it before it is answered."""

@@ -239,6 +239,8 @@ def _explained(header: common_pb2.ResponseHeader, found: Explanation) -> pb.Expl
         origin=found.origin,
         absent_s=found.absent_s,
         loads_itself=found.loads_itself,
+        loads_from=found.loads_from,
+        marked_s=found.marked_s,
         depends_on=[pb.Dependency(parent=name_of(parent), direct=direct) for parent, direct in found.depends_on],
         dependents=found.dependents,
         **_wanted(found.wanted),

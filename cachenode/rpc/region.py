@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 from grpc import aio
 
 from cachenode.core.entries import Failure
-from cachenode.core.failures import NOT_READY
+from cachenode.core.failures import NOT_READY, bad_key
 from cachenode.core.regions import Cursor, Shipment
-from cachenode.errors import L2Unavailable, RegionUnavailable
+from cachenode.errors import L2Unavailable, OriginError, RegionUnavailable
 from cachenode.node.region_receiver import RegionReceiver
 from cachenode.node.service import Node
 from cachenode.rpc.status import abort
-from cachenode.wire import BadBatch, region_entry_from_wire
+from cachenode.wire import BadBatch, loaded_to_wire, region_entry_from_wire
+from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.reasons import Reason
 from cachenode_api.v1 import region_pb2 as pb
 from cachenode_api.v1 import region_pb2_grpc
@@ -55,6 +56,18 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
         shipment = Shipment(request.outbox, request.after, request.head, entries, request.gap)
         cursor = await _or_abort(receiver.take(request.origin, request.target, shipment), context)
         return pb.RelayResponse(cursor=_to_wire(cursor))
+
+    async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadResponse:  # noqa: N802
+        """Load a key from this region's origin."""
+        receiver = await self._ready(context)
+        if not 0 < len(request.key) <= MAX_KEY_BYTES:
+            await abort(context, bad_key(len(request.key)))
+        loading = receiver.load(request.origin, request.target, request.namespace, request.key)
+        try:
+            loaded = await _or_abort(loading, context)
+        except OriginError as error:
+            return pb.LoadResponse(failure=str(error))
+        return pb.LoadResponse(loaded=None if loaded is None else loaded_to_wire(loaded, request.namespace))
 
     async def _ready(self, context: Context) -> RegionReceiver:
         if self._receiver is None:

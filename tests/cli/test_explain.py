@@ -185,4 +185,13 @@ def test_origin_and_absence(capsys: pytest.CaptureFixture[str]) -> None:
     document = explained.of_node(OWNER, found)
     assert (document["origin"], document["absent_s"], document["loads_itself"]) == ("db", 2.5, True)
     plain = explained.of_node(OWNER, answer(OWNER))
+    assert plain["remote_marker"] is None
     assert (plain["origin"], plain["absent_s"], plain["loads_itself"]) == (None, None, False)
+
+
+def test_remote_marker(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which region's origin is asked, for how long, and why."""
+    found = answer(OWNER, origin="db", loads_from="east", marked_s=2.5)
+    why = "which has a change that this one's may lack"
+    assert f"{OWNER}: loads it from the origin of region east for 2.5 s, {why}.\n" in printed(capsys, found)
+    assert explained.of_node(OWNER, found)["remote_marker"] == {"region": "east", "left_s": 2.5}

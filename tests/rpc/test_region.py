@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from grpc import aio
 from cachenode.cli.certs import make_certificates
 from cachenode.core.access import hash_of
 from cachenode.core.entries import Batch, Operation
+from cachenode.core.stats import NamespaceCounters
 from cachenode.server import Server
 from cachenode_api.v1 import region_pb2, region_pb2_grpc
+from cachenode_client import CacheClient
 from tests.rpc.conftest import StartServer
 from tests.support.cluster import fetch, put, run
 from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer, server
 
 NOWHERE = "127.0.0.1:1"
@@ -122,4 +127,78 @@ async def test_malformed_entries_are_refused(start_server: StartServer, redis: R
     async with aio.insecure_channel(west.address) as channel:
         with pytest.raises(aio.AioRpcError) as refused:
             await region_pb2_grpc.RegionServiceStub(channel).Relay(request)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def database(path: Path, name: str) -> dict[str, Any]:
+    """Make a database with one user; return the settings of a namespace that is loaded from it."""
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+        made.execute("CREATE TABLE loads (key TEXT)")
+        made.execute("INSERT INTO users VALUES (7, ?)", (name,))
+    return {
+        "origins.db.loader": "tests.support.loaders:Database",
+        "origins.db.batch_keys": 100,
+        "origins.db.options": {"path": str(path)},
+        "namespaces.users.origin": "db",
+        "namespaces.users.remote_marker_s": 60,
+        "namespaces.users.primary_region": "east",
+    }
+
+
+async def test_marked_key_is_loaded_in_the_other_region(
+    start_server: StartServer, redis: RedisServer, tmp_path: Path
+) -> None:
+    """West's database has not heard of the change: its clients get, and it keeps, what east's has.
+
+    When east is gone they get what west's has, and nobody keeps that.
+    """
+    async with Proxy() as way:
+        there = options("west", redis, [{"name": "east", "addresses": way.address}], tmp_path)
+        west = await start_server(there | database(tmp_path / "w", "old"))
+        here = options("east", redis, [{"name": "west", "addresses": west.address}], tmp_path)
+        east = await start_server(here | database(tmp_path / "e", "new"))
+        way.target = east.address
+        await eventually(lambda: west.stats().origin_regions[0].gaps == 1)
+        async with CacheClient(west.address, namespace="users", timeout_s=10.0) as cache:
+            assert not (await run(east.node, Batch(Operation.INVALIDATE, "users", [b"user:7"]))).failures
+            await eventually(lambda: west.stats().origin_regions[0].applied == 1)
+            assert await cache.get("user:7") == {"id": 7, "name": "new"}
+            assert _users(west).remote_loads == 1
+            await eventually(lambda: east.stats().origin_regions[0].loads == 1)
+            way.cut()
+            assert await cache.get("user:7") == {"id": 7, "name": "new"}
+            await run(west.node, Batch(Operation.INVALIDATE, "users", [b"user:7"], region="east"))
+            for failures in (1, 2):
+                assert await cache.get("user:7") == {"id": 7, "name": "old"}
+                assert _users(west).remote_load_failures == failures
+            way.restore()
+            await eventually(lambda: _gets(cache, "new"))
+
+
+async def _gets(cache: CacheClient, name: str) -> bool:
+    found = await cache.get("user:7")
+    return bool(found["name"] == name)
+
+
+def _users(server: Server) -> NamespaceCounters:
+    [users] = [each for each in server.stats().namespaces if each.name == "users"]
+    return users
+
+
+@pytest.mark.parametrize(("namespace", "key"), [("users", b""), ("users", b"k" * 2_000), ("own", b"k")])
+async def test_what_is_not_shared_is_not_loaded(
+    start_server: StartServer, redis: RedisServer, tmp_path: Path, namespace: str, key: bytes
+) -> None:
+    """Nor what is no key; that a load has failed is an answer."""
+    settings = options("west", redis, [{"name": "east", "addresses": NOWHERE}], tmp_path)
+    west = await start_server(settings | database(tmp_path / "w", "old"))
+    request = region_pb2.LoadRequest(origin="east", target="west", namespace=namespace, key=key)
+    async with aio.insecure_channel(west.address) as channel:
+        stub = region_pb2_grpc.RegionServiceStub(channel)
+        if namespace == "own":
+            assert "not shared" in (await stub.Load(request)).failure
+            return
+        with pytest.raises(aio.AioRpcError) as refused:
+            await stub.Load(request)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.adapters.regions_memory import MemoryRegions
 from cachenode.core.breaker import Breaker
+from cachenode.core.entries import Loaded
+from cachenode.core.origin_limits import OriginLimits
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.regions import Cursor, RegionEntry, Shipment
 from cachenode.errors import RegionUnavailable
@@ -18,6 +20,7 @@ from cachenode.node.region_sender import RegionSender
 from cachenode.node.service import Node
 from tests.support.clock import ManualClock
 from tests.support.cluster import DirectPeers, new_node, view_of
+from tests.support.origin import ScriptedLoader, origin_of
 
 SHARED = NamespacePolicy(
     name="shared",
@@ -39,12 +42,14 @@ class DirectLink:
         cut: Nothing arrives.
         lose_answer: What is sent arrives, and the answer does not.
         relayed: What has arrived.
+        loads: Times that the region was asked to load something.
         gate: Close it to hold what is sent.
     """
 
     def __init__(self, origin: str, target: str) -> None:
         self.cut = self.lose_answer = False
         self.relayed: list[Shipment] = []
+        self.loads = 0
         self.receiver: RegionReceiver | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -67,6 +72,11 @@ class DirectLink:
             raise RegionUnavailable("the answer is lost on purpose")
         return cursor
 
+    async def load(self, namespace: str, key: bytes) -> Loaded | None:
+        await self.gate.wait()
+        self.loads += 1
+        return await self._there().load(*self._names, namespace, key)
+
     async def close(self) -> None:
         pass
 
@@ -79,11 +89,24 @@ class Site:
         remotes: Names of the others.
         nodes: Names of its nodes.
         most: Entries that the outbox holds.
+        policies: Of the namespaces. Their origin, if they have one, is "o".
+
+    Attributes:
+        loader: What the origin has.
     """
 
-    def __init__(self, name: str, remotes: Sequence[str], *, nodes: Sequence[str] = ("a",), most: int = 1_000) -> None:
+    def __init__(
+        self,
+        name: str,
+        remotes: Sequence[str],
+        *,
+        nodes: Sequence[str] = ("a",),
+        most: int = 1_000,
+        policies: Sequence[NamespacePolicy] = (SHARED, OWN),
+    ) -> None:
         self.name = name
         self.clock = ManualClock()
+        self.loader = ScriptedLoader()
         self.peers = DirectPeers()
         self.l2 = MemoryL2(self.clock)
         self.store = MemoryRegions(self.clock, remotes, most=most)
@@ -96,14 +119,18 @@ class Site:
                 self.clock,
                 l2=self.l2,
                 peers=self.peers,
-                policies=(SHARED, OWN),
+                policies=policies,
+                origins={"o": origin_of(self.loader, self.clock)},
                 view=view_of(1, *nodes),
             )
             links = {remote: DirectLink(name, remote) for remote in remotes}
             self.nodes[node_name] = node
             self.links[node_name] = links
             breaker = Breaker(failures=3, retry_s=1.0)
-            self.regions[node_name] = RegionLinks(node, self.store, links, name=name, lease_s=5.0, breaker=breaker)
+            limits = OriginLimits(timeout_s=5.0, attempts=1, breaker_failures=3, breaker_retry_s=1.0)
+            self.regions[node_name] = RegionLinks(
+                node, self.store, links, name=name, lease_s=5.0, breaker=breaker, limits=limits
+            )
 
     @property
     def node(self) -> Node:
@@ -131,9 +158,14 @@ class Site:
             pass
 
 
-def two_sites(*, nodes: Sequence[str] = ("a",), most: int = 1_000) -> tuple[Site, Site]:
+def two_sites(
+    *, nodes: Sequence[str] = ("a",), most: int = 1_000, policies: Sequence[NamespacePolicy] = (SHARED, OWN)
+) -> tuple[Site, Site]:
     """Return two regions, east and west, each of which tells the other."""
-    sites = {name: Site(name, [other], nodes=nodes, most=most) for name, other in (("east", "west"), ("west", "east"))}
+    sites = {
+        name: Site(name, [other], nodes=nodes, most=most, policies=policies)
+        for name, other in (("east", "west"), ("west", "east"))
+    }
     connect(sites)
     return sites["east"], sites["west"]
 

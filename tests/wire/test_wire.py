@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from random import Random
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachenode.core.entries import Batch, BatchResult, Failure, Operation
+from cachenode.core.entries import Batch, BatchResult, Failure, Loaded, Operation
 from cachenode.core.regions import RegionEntry
 from cachenode.wire import (
     BadBatch,
     batch_from_wire,
     batch_to_wire,
+    loaded_from_wire,
+    loaded_to_wire,
     member_from_wire,
     merge_reply,
     region_entry_from_wire,
@@ -243,6 +246,24 @@ def test_region_entry_there_and_back(entry: RegionEntry) -> None:
     """What another region is told arrives as it was."""
     message = region_pb2.RegionEntry.FromString(region_entry_to_wire(entry).SerializeToString())
     assert region_entry_from_wire(message) == entry
+
+
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        Loaded(b"", 0),
+        Loaded(b"v", 7, 0.25, keep=False),
+        Loaded(b"v", 0, math.inf, depends_on=(("users", b"a"), ("teams", b"\xff"))),
+    ],
+)
+def test_loaded_value_there_and_back(loaded: Loaded) -> None:
+    """What another region's origin has arrives as a loader would have brought it; an unnamed namespace is its key's."""
+    message = region_pb2.RegionValue.FromString(loaded_to_wire(loaded, "users").SerializeToString())
+    found = loaded_from_wire(message)
+    assert found._replace(depends_on=()) == loaded._replace(depends_on=())
+    assert set(found.depends_on) == set(loaded.depends_on)
+    named = loaded_from_wire(loaded_to_wire(Loaded(b"v", 0, depends_on=("a",)), "users"))
+    assert named.depends_on == (("users", b"a"),)
 
 
 @pytest.mark.parametrize(

@@ -560,6 +560,7 @@ class OriginRegionStats(google.protobuf.message.Message):
     KNOWN_FIELD_NUMBER: builtins.int
     GAPS_FIELD_NUMBER: builtins.int
     IGNORED_FIELD_NUMBER: builtins.int
+    LOADS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     applied: builtins.int
@@ -570,6 +571,8 @@ class OriginRegionStats(google.protobuf.message.Message):
     """Gaps: everything shared became untrue."""
     ignored: builtins.int
     """Entries of namespaces that are not shared here."""
+    loads: builtins.int
+    """Keys that this region has loaded for it."""
     def __init__(
         self,
         *,
@@ -578,8 +581,9 @@ class OriginRegionStats(google.protobuf.message.Message):
         known: builtins.int = ...,
         gaps: builtins.int = ...,
         ignored: builtins.int = ...,
+        loads: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["applied", b"applied", "gaps", b"gaps", "ignored", b"ignored", "known", b"known", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied", b"applied", "gaps", b"gaps", "ignored", b"ignored", "known", b"known", "loads", b"loads", "name", b"name"]) -> None: ...
 
 Global___OriginRegionStats: typing_extensions.TypeAlias = OriginRegionStats
 
@@ -758,6 +762,9 @@ class NamespaceStats(google.protobuf.message.Message):
     CASCADES_FIELD_NUMBER: builtins.int
     CASCADED_ENTRIES_FIELD_NUMBER: builtins.int
     DEPENDENTS_FIELD_NUMBER: builtins.int
+    REMOTE_LOADS_FIELD_NUMBER: builtins.int
+    REMOTE_LOAD_FAILURES_FIELD_NUMBER: builtins.int
+    REMOTE_MARKERS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -846,6 +853,12 @@ class NamespaceStats(google.protobuf.message.Message):
     """Entries removed because what they depended on has changed."""
     dependents: builtins.int
     """Dependents of this node's keys that it knows."""
+    remote_loads: builtins.int
+    """Loads that another region has done, which has a change of the key (remote_marker_s)."""
+    remote_load_failures: builtins.int
+    """Loads that it could not do: they were done here, and what they brought was not kept."""
+    remote_markers: builtins.int
+    """Keys and selectors for which another region is asked now."""
     def __init__(
         self,
         *,
@@ -893,8 +906,11 @@ class NamespaceStats(google.protobuf.message.Message):
         cascades: builtins.int = ...,
         cascaded_entries: builtins.int = ...,
         dependents: builtins.int = ...,
+        remote_loads: builtins.int = ...,
+        remote_load_failures: builtins.int = ...,
+        remote_markers: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "cascaded_entries", b"cascaded_entries", "cascades", b"cascades", "deletes", b"deletes", "dependents", b"dependents", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "soft_timeouts", b"soft_timeouts", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes", "warm_failures", b"warm_failures", "warmed", b"warmed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "cascaded_entries", b"cascaded_entries", "cascades", b"cascades", "deletes", b"deletes", "dependents", b"dependents", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "remote_load_failures", b"remote_load_failures", "remote_loads", b"remote_loads", "remote_markers", b"remote_markers", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "soft_timeouts", b"soft_timeouts", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes", "warm_failures", b"warm_failures", "warmed", b"warmed"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 
@@ -1613,6 +1629,8 @@ class ExplainResponse(google.protobuf.message.Message):
     ORIGIN_FIELD_NUMBER: builtins.int
     ABSENT_S_FIELD_NUMBER: builtins.int
     LOADS_ITSELF_FIELD_NUMBER: builtins.int
+    LOADS_FROM_FIELD_NUMBER: builtins.int
+    MARKED_S_FIELD_NUMBER: builtins.int
     owner: builtins.str
     """Id of the node that owns the key under the view in force; empty before the first view."""
     ready: builtins.bool
@@ -1664,6 +1682,10 @@ class ExplainResponse(google.protobuf.message.Message):
     """Seconds for which it is believed that the origin has nothing for the key; not set if that is not believed."""
     loads_itself: builtins.bool
     """True if the node is loading the value from the origin; of other loads callers are the ones who load."""
+    loads_from: builtins.str
+    """Name of the region whose origin is asked in place of this one's, since it has a change of the key; empty if none is."""
+    marked_s: builtins.float
+    """Seconds for which that is so."""
     @property
     def header(self) -> cachenode_api.v1.common_pb2.ResponseHeader:
         """Who answered."""
@@ -1720,9 +1742,11 @@ class ExplainResponse(google.protobuf.message.Message):
         origin: builtins.str = ...,
         absent_s: builtins.float | None = ...,
         loads_itself: builtins.bool = ...,
+        loads_from: builtins.str = ...,
+        marked_s: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "adaptive_ttl_s", b"adaptive_ttl_s", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l2", b"l2", "lease_s", b"lease_s", "since_access_s", b"since_access_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "admit_after", b"admit_after", "barriers", b"barriers", "changing", b"changing", "dependents", b"dependents", "depends_on", b"depends_on", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "loads_itself", b"loads_itself", "near_holders", b"near_holders", "origin", b"origin", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_absent_s", b"_absent_s", "_adaptive_ttl_s", b"_adaptive_ttl_s", "_hit_rate", b"_hit_rate", "_lease_s", b"_lease_s", "_since_access_s", b"_since_access_s", "absent_s", b"absent_s", "accesses", b"accesses", "adaptive_rule", b"adaptive_rule", "adaptive_ttl_s", b"adaptive_ttl_s", "admit_after", b"admit_after", "barriers", b"barriers", "changing", b"changing", "dependents", b"dependents", "depends_on", b"depends_on", "fenced", b"fenced", "floor", b"floor", "gained", b"gained", "header", b"header", "hit_rate", b"hit_rate", "l1", b"l1", "l1_state", b"l1_state", "l2", b"l2", "l2_state", b"l2_state", "lease_s", b"lease_s", "load_pause_s", b"load_pause_s", "loads", b"loads", "loads_from", b"loads_from", "loads_itself", b"loads_itself", "marked_s", b"marked_s", "near_holders", b"near_holders", "origin", b"origin", "owner", b"owner", "ready", b"ready", "since_access_s", b"since_access_s", "tombstone", b"tombstone", "writing", b"writing"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_absent_s", b"_absent_s"]) -> typing.Literal["absent_s"] | None: ...
     @typing.overload

@@ -184,3 +184,94 @@ class RelayResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["cursor", b"cursor"]) -> None: ...
 
 Global___RelayResponse: typing_extensions.TypeAlias = RelayResponse
+
+@typing.final
+class LoadRequest(google.protobuf.message.Message):
+    """Request of Load."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    origin: builtins.str
+    """Name of the region that asks."""
+    target: builtins.str
+    """Name of the region that it wants to ask; another one refuses."""
+    namespace: builtins.str
+    """Name of the key's namespace."""
+    key: builtins.bytes
+    """1 to 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        origin: builtins.str = ...,
+        target: builtins.str = ...,
+        namespace: builtins.str = ...,
+        key: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace", "origin", b"origin", "target", b"target"]) -> None: ...
+
+Global___LoadRequest: typing_extensions.TypeAlias = LoadRequest
+
+@typing.final
+class LoadResponse(google.protobuf.message.Message):
+    """Response of Load."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOADED_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    failure: builtins.str
+    """Why that could not be found out; empty if it was."""
+    @property
+    def loaded(self) -> Global___RegionValue:
+        """What the origin has; not set if it has nothing."""
+
+    def __init__(
+        self,
+        *,
+        loaded: Global___RegionValue | None = ...,
+        failure: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["loaded", b"loaded"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["failure", b"failure", "loaded", b"loaded"]) -> None: ...
+
+Global___LoadResponse: typing_extensions.TypeAlias = LoadResponse
+
+@typing.final
+class RegionValue(google.protobuf.message.Message):
+    """What an origin has for a key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: builtins.int
+    FLAGS_FIELD_NUMBER: builtins.int
+    TTL_MS_FIELD_NUMBER: builtins.int
+    NOT_KEPT_FIELD_NUMBER: builtins.int
+    DEPENDS_ON_FIELD_NUMBER: builtins.int
+    value: builtins.bytes
+    """The value, with its tags before it if the flags say so."""
+    flags: builtins.int
+    """Of the value."""
+    ttl_ms: builtins.int
+    """Its life in milliseconds, if the origin knows better than the namespace; 0xffffffffffffffff if it does not expire."""
+    not_kept: builtins.bool
+    """True if it is for who asked alone."""
+    depends_on: builtins.bytes
+    """The block of what it depends on; empty for nothing."""
+    def __init__(
+        self,
+        *,
+        value: builtins.bytes = ...,
+        flags: builtins.int = ...,
+        ttl_ms: builtins.int | None = ...,
+        not_kept: builtins.bool = ...,
+        depends_on: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "ttl_ms", b"ttl_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_ttl_ms", b"_ttl_ms", "depends_on", b"depends_on", "flags", b"flags", "not_kept", b"not_kept", "ttl_ms", b"ttl_ms", "value", b"value"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_ttl_ms", b"_ttl_ms"]) -> typing.Literal["ttl_ms"] | None: ...
+
+Global___RegionValue: typing_extensions.TypeAlias = RegionValue

@@ -46,6 +46,11 @@ class RegionServiceStub(object):
                 request_serializer=cachenode__api_dot_v1_dot_region__pb2.RelayRequest.SerializeToString,
                 response_deserializer=cachenode__api_dot_v1_dot_region__pb2.RelayResponse.FromString,
                 _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/cachenode.v1.RegionService/Load',
+                request_serializer=cachenode__api_dot_v1_dot_region__pb2.LoadRequest.SerializeToString,
+                response_deserializer=cachenode__api_dot_v1_dot_region__pb2.LoadResponse.FromString,
+                _registered_method=True)
 
 
 class RegionServiceServicer(object):
@@ -68,6 +73,14 @@ class RegionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Load(self, request, context):
+        """Has the region load a key from its origin, past what it has cached, for a region whose origin may lack a change. A
+        load that fails is an answer too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +93,11 @@ def add_RegionServiceServicer_to_server(servicer, server):
                     servicer.Relay,
                     request_deserializer=cachenode__api_dot_v1_dot_region__pb2.RelayRequest.FromString,
                     response_serializer=cachenode__api_dot_v1_dot_region__pb2.RelayResponse.SerializeToString,
+            ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=cachenode__api_dot_v1_dot_region__pb2.LoadRequest.FromString,
+                    response_serializer=cachenode__api_dot_v1_dot_region__pb2.LoadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +156,33 @@ class RegionService(object):
             '/cachenode.v1.RegionService/Relay',
             cachenode__api_dot_v1_dot_region__pb2.RelayRequest.SerializeToString,
             cachenode__api_dot_v1_dot_region__pb2.RelayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cachenode.v1.RegionService/Load',
+            cachenode__api_dot_v1_dot_region__pb2.LoadRequest.SerializeToString,
+            cachenode__api_dot_v1_dot_region__pb2.LoadResponse.FromString,
             options,
             channel_credentials,
             insecure,

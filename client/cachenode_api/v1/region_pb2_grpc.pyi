@@ -57,7 +57,23 @@ _RegionServiceRelayType = typing_extensions.TypeVar(
     ],
 )
 
-class RegionServiceStub(typing.Generic[_RegionServicePositionType, _RegionServiceRelayType]):
+_RegionServiceLoadType = typing_extensions.TypeVar(
+    '_RegionServiceLoadType',
+    grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.region_pb2.LoadRequest,
+        cachenode_api.v1.region_pb2.LoadResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.region_pb2.LoadRequest,
+        cachenode_api.v1.region_pb2.LoadResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        cachenode_api.v1.region_pb2.LoadRequest,
+        cachenode_api.v1.region_pb2.LoadResponse,
+    ],
+)
+
+class RegionServiceStub(typing.Generic[_RegionServicePositionType, _RegionServiceRelayType, _RegionServiceLoadType]):
     """What has become untrue in one region is told to another. Any node of the other takes it. A region tells only what was
     written or declared untrue in itself: what it was told it never passes on.
     """
@@ -72,6 +88,10 @@ class RegionServiceStub(typing.Generic[_RegionServicePositionType, _RegionServic
             cachenode_api.v1.region_pb2.RelayRequest,
             cachenode_api.v1.region_pb2.RelayResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            cachenode_api.v1.region_pb2.LoadRequest,
+            cachenode_api.v1.region_pb2.LoadResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -84,6 +104,10 @@ class RegionServiceStub(typing.Generic[_RegionServicePositionType, _RegionServic
             cachenode_api.v1.region_pb2.RelayRequest,
             cachenode_api.v1.region_pb2.RelayResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            cachenode_api.v1.region_pb2.LoadRequest,
+            cachenode_api.v1.region_pb2.LoadResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Position: _RegionServicePositionType
@@ -94,6 +118,11 @@ class RegionServiceStub(typing.Generic[_RegionServicePositionType, _RegionServic
     What comes again has no effect.
     """
 
+    Load: _RegionServiceLoadType
+    """Has the region load a key from its origin, past what it has cached, for a region whose origin may lack a change. A
+    load that fails is an answer too.
+    """
+
 RegionServiceAsyncStub: typing_extensions.TypeAlias = RegionServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.region_pb2.PositionRequest,
@@ -102,6 +131,10 @@ RegionServiceAsyncStub: typing_extensions.TypeAlias = RegionServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         cachenode_api.v1.region_pb2.RelayRequest,
         cachenode_api.v1.region_pb2.RelayResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        cachenode_api.v1.region_pb2.LoadRequest,
+        cachenode_api.v1.region_pb2.LoadResponse,
     ],
 ]
 
@@ -126,6 +159,16 @@ class RegionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[cachenode_api.v1.region_pb2.RelayResponse, collections.abc.Awaitable[cachenode_api.v1.region_pb2.RelayResponse]]:
         """Declares untrue what another region says; answered when no node and no near cache of this region serves it any more.
         What comes again has no effect.
+        """
+
+    @abc.abstractmethod
+    def Load(
+        self,
+        request: cachenode_api.v1.region_pb2.LoadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[cachenode_api.v1.region_pb2.LoadResponse, collections.abc.Awaitable[cachenode_api.v1.region_pb2.LoadResponse]]:
+        """Has the region load a key from its origin, past what it has cached, for a region whose origin may lack a change. A
+        load that fails is an answer too.
         """
 
 def add_RegionServiceServicer_to_server(servicer: RegionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
