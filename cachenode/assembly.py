@@ -170,7 +170,8 @@ def make_redis_checks(config: NodeConfig) -> RedisChecks:
     for use, url in places:
         if url is not None:
             uses.setdefault(url, []).append(use)
-    return RedisChecks([(_connect(config, url, most=1), tuple(found)) for url, found in uses.items()])
+    servers = [(_connect(config, url, most=1), tuple(found)) for url, found in uses.items()]
+    return RedisChecks(servers, lease_s=config.cluster.lease_s)
 
 
 def make_drain(config: NodeConfig, node: Node, queue: WriteQueue, origins: Mapping[str, Origin]) -> Drain:

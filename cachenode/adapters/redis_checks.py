@@ -19,7 +19,7 @@ __all__ = ["RedisChecks"]
 
 _EVERY_S = 60.0
 _AGAIN_S = 5.0
-_SETTING = "min-replicas-to-write"
+_MIN_REPLICAS, _NODE_TIMEOUT = "min-replicas-to-write", "cluster-node-timeout"
 
 
 class RedisChecks:
@@ -30,11 +30,13 @@ class RedisChecks:
 
     Args:
         servers: A client for each URL, closed here, and what it is used for.
+        lease_s: The lease of a member, which a failover should not outlast.
     """
 
-    def __init__(self, servers: Sequence[tuple[Redis, Sequence[Use]]]) -> None:
+    def __init__(self, servers: Sequence[tuple[Redis, Sequence[Use]]], *, lease_s: float = 4.0) -> None:
         self.problems: tuple[RedisProblem, ...] = ()
         self._servers = [(client, pipeline_of(client), uses) for client, uses in servers]
+        self._lease_s = lease_s
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -60,8 +62,17 @@ class RedisChecks:
         found: dict[RedisProblem, None] = {}  # masters of a Cluster are set alike, as a rule
         for _, pipeline, uses in self._servers:
             for server in await pipeline.all():
-                info, setting = await server.round_trip([("INFO",), ("CONFIG", "GET", _SETTING)])
-                found |= dict.fromkeys(redis_problems(_lines(info), _number(setting), uses))
+                asked = [("INFO",), *(("CONFIG", "GET", name) for name in (_MIN_REPLICAS, _NODE_TIMEOUT))]
+                info, replicas, timeout = await server.round_trip(asked)
+                timeout_ms = _number(timeout)
+                problems = redis_problems(
+                    _lines(info),
+                    _number(replicas),
+                    uses,
+                    node_timeout_s=None if timeout_ms is None else timeout_ms / 1_000,
+                    lease_s=self._lease_s,
+                )
+                found |= dict.fromkeys(problems)
         self.problems = tuple(found)
 
     async def _run(self) -> None:

@@ -58,6 +58,10 @@ _REDIS = {
         "a Redis master that is cut off goes on taking writes",
         "Set min-replicas-to-write to 1 and min-replicas-max-lag to 2: what it takes then is lost in a failover.",
     ),
+    "slow_failover": (
+        "a failover of Redis outlasts the nodes' leases",
+        "Lower cluster-node-timeout or raise cluster.lease_s: that time and a second must be within 0.6 of the lease.",
+    ),
 }
 
 

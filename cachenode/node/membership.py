@@ -17,6 +17,10 @@ Order matters in three places, each with its test in ``tests/node/test_membershi
    (``test_unsettled_node_lets_its_lease_run_out``). Nor does a node that has no view yet: what it does not know of is
    a former life of its own, whose place it may have taken at the registry (``test_node_without_a_view_leaves_nothing``;
    the model in ``tests/core/test_settling.py`` found this).
+
+A registry that hangs, as a frozen Redis does until another has its place, costs each call its whole time limit. That
+time is part of the pause before the next one, or a lease would end although the registry came back in time for it
+(``test_call_that_hung_is_followed_soon``).
 """
 
 from __future__ import annotations
@@ -109,20 +113,21 @@ class RegistryMembership:
 
     async def _renew_forever(self) -> None:
         while True:
-            sent_at = self._clock.now()
+            sent_at, pause_s = self._clock.now(), self._renew_s
             try:
                 renewal = await self._registry.renew(self._placement.me, self._placement.view)
             except RegistryError as error:
                 if not self._failing:
                     _log.warning("registry_unreachable", detail=str(error))
                 self._failing = True
+                pause_s = _pause_s(self._renew_s, self._clock.now() - sent_at)
             else:
                 if self._failing:
                     _log.info("registry_back", epoch=renewal.view.epoch)
                 self._failing = False
                 self._take(renewal, sent_at)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._renew_s):  # wait_for swallows a cancellation in Python 3.11
+                async with asyncio.timeout(pause_s):  # wait_for swallows a cancellation in Python 3.11
                     await self._poke.wait()
             self._poke.clear()
 
@@ -181,3 +186,8 @@ class RegistryMembership:
         """Ask the registry at once: the peer gives its lease back."""
         self._placement.peer_left(peer)
         self._poke.set()
+
+
+def _pause_s(renew_s: float, took_s: float) -> float:
+    """Return how long to wait after a renewal that failed: they begin `renew_s` apart, unless they take longer."""
+    return max(renew_s / 4, renew_s - took_s)

@@ -13,6 +13,7 @@ from redis.crc import key_slot
 
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.queue_redis import RedisQueue
+from cachenode.adapters.redis_checks import RedisChecks
 from cachenode.adapters.redis_client import connect
 from cachenode.adapters.redis_cluster import _fails_over
 from cachenode.core.entries import L2Write, QueuedWrite
@@ -125,6 +126,16 @@ async def test_keys_on_both_sides_are_tried_again(masters: ClusterSet) -> None:
     newest = await queue.newest(NS, [b"k"])
     assert [write and write.value for write in newest] == [b"2"]
     await queue.close()
+
+
+async def test_a_cluster_whose_failover_takes_too_long(masters: ClusterSet) -> None:
+    """The time-out of a Cluster's nodes is held against the length of a lease."""
+    for lease_s, expected in ((4.0, ["cluster-node-timeout 2000, cluster.lease_s 4"]), (8.0, [])):
+        client = connect(masters.url, timeout_s=10.0, connect_timeout_s=10.0, max_connections=2)
+        checks = RedisChecks([(client, ("membership",))], lease_s=lease_s)
+        await checks.look()
+        assert [each.evidence for each in checks.problems if each.kind == "slow_failover"] == expected
+        await checks.stop()
 
 
 async def test_a_failover_is_history_before_anything_is_read(masters: ClusterSet) -> None:

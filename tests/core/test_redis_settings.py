@@ -54,3 +54,18 @@ def test_masters_that_write_alone() -> None:
     assert kinds(0, *ALL, connected_slaves="0") == []
     (found,) = redis_problems(GOOD, 0, ["queue"])
     assert found == RedisProblem("queue", "min_replicas", "min-replicas-to-write 0, 1 connected")
+
+
+@pytest.mark.parametrize(
+    ("node_timeout_s", "lease_s", "slow"),
+    [(15.0, 4.0, True), (2.0, 4.0, True), (1.4, 4.0, False), (2.0, 8.0, False), (None, 4.0, False)],
+)
+def test_failover_that_outlasts_leases(node_timeout_s: float | None, lease_s: float, slow: bool) -> None:
+    """A Cluster that needs longer for a new master than a lease has left costs all nodes theirs; values alone wait."""
+
+    def found(use: Use, **info: str) -> list[RedisProblem]:
+        return redis_problems(GOOD | info, 1, [use], node_timeout_s=node_timeout_s, lease_s=lease_s)
+
+    assert [each.kind for each in found("membership", cluster_enabled="1")] == ["slow_failover"] * slow
+    assert found("membership", cluster_enabled="0") == []
+    assert found("queue", cluster_enabled="1") == []

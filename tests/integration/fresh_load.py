@@ -65,6 +65,10 @@ class FreshLoad:
         took = sorted(took for at, took in self.reads if at >= since)
         return took[int(0.99 * len(took))]
 
+    def longest_s(self, since: float) -> float:
+        """Return the time of the slowest read since then: p99 hides what each reader felt once."""
+        return max(took for at, took in self.reads if at >= since)
+
     async def _load(self, key: str) -> int:
         return self._origin[key]
 

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from cachenode.adapters.registry_memory import MemoryRegistry
 from cachenode.errors import RegistryError
+from cachenode.node import membership as membership_module
 from cachenode.node.membership import RegistryMembership
 from cachenode.node.placement import Placement
 from cachenode.ports import LOST_HISTORY_STRIDE, Renewal
@@ -74,11 +75,11 @@ async def new(registry: Registry, placement: Placement, clock: ManualClock) -> A
     """Makes memberships, stopped after the test."""
     made: list[RegistryMembership] = []
 
-    def membership(renew_s: float = 0.001) -> RegistryMembership:
+    def make(renew_s: float = 0.001) -> RegistryMembership:
         made.append(RegistryMembership(registry, placement, clock, renew_s=renew_s, farewell=registry.farewell))
         return made[-1]
 
-    yield membership
+    yield make
     for one in made:
         await one.stop()
 
@@ -108,6 +109,34 @@ async def test_unreachable_registry_changes_nothing(
         await eventually(lambda: placement.epoch == 2)
     events = [line["event"] for line in logs if line["event"] != "view"]
     assert events == ["registry_unreachable", "registry_back"]
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.0, 1.0), (0.4, 0.6), (1.0, 0.25), (90.0, 0.25)])
+async def test_call_that_hung_is_followed_soon(
+    registry: Registry,
+    clock: ManualClock,
+    new: NewMembership,
+    monkeypatch: pytest.MonkeyPatch,
+    took_s: float,
+    pause_s: float,
+) -> None:
+    """What a failed renewal has waited in vain is part of the second until the next one."""
+    pauses: list[float] = []
+
+    def no_pause(renew_s: float, took_s: float) -> float:
+        pauses.append(pause_after(renew_s, took_s))
+        return 0.0
+
+    pause_after = membership_module._pause_s
+    monkeypatch.setattr(membership_module, "_pause_s", no_pause)
+    registry.view = None
+    registry.gate.clear()
+    await new(renew_s=1.0).start()
+    await eventually(lambda: registry.known)
+    clock.advance(took_s)
+    registry.gate.set()
+    await eventually(lambda: len(registry.known) > 1)
+    assert pauses[0] == pytest.approx(pause_s)
 
 
 async def test_first_view_waits_for_the_registry(registry: Registry, placement: Placement, new: NewMembership) -> None:

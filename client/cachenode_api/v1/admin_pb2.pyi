@@ -441,7 +441,7 @@ class RedisProblem(google.protobuf.message.Message):
     use: builtins.str
     """What suffers by it: "values", "membership" or "queue"."""
     kind: builtins.str
-    """Which: "old", "evicts", "no_file" or "min_replicas"."""
+    """Which: "old", "evicts", "no_file", "min_replicas" or "slow_failover"."""
     evidence: builtins.str
     """What the server says."""
     def __init__(
