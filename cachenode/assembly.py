@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from cachenode.adapters.descriptors import connections_that_fit
+from cachenode.adapters.descriptors import connections_that_fit, http_connections_that_fit
 from cachenode.adapters.epochs_redis import RedisEpochs
 from cachenode.adapters.event_feeds import EventChannel, EventFeed, EventStream
+from cachenode.adapters.http_door import HttpLimits
 from cachenode.adapters.l2_redis import RedisL2
 from cachenode.adapters.loaders import PluginLoader
 from cachenode.adapters.plugins import LOADERS, SINKS, find_plugin
@@ -59,6 +60,7 @@ __all__ = [
     "Membership",
     "make_drain",
     "make_event_feeds",
+    "make_http_limits",
     "make_l2",
     "make_membership",
     "make_options",
@@ -426,6 +428,17 @@ class _SeededMembership(SeedMembership):
 
 async def _next(epoch: int) -> tuple[int, bool]:
     return epoch + 1, True
+
+
+def make_http_limits(limits: LimitsConfig) -> HttpLimits:
+    """Return what strangers may have of the HTTP port."""
+    return HttpLimits(
+        connections=http_connections_that_fit(limits.max_http_connections, limits.max_connections),
+        header_bytes=limits.max_http_header_bytes,
+        handshake_s=limits.handshake_timeout_s,
+        timeout_s=limits.http_timeout_s,
+        idle_s=limits.http_idle_s,
+    )
 
 
 _NEVER_MS = (1 << 31) - 1

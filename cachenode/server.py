@@ -50,6 +50,7 @@ from cachenode.adapters.webhook import SecretFile, Webhook
 from cachenode.assembly import (
     make_drain,
     make_event_feeds,
+    make_http_limits,
     make_l2,
     make_membership,
     make_options,
@@ -167,6 +168,7 @@ class Server:
             context=self._tls.ssl_context() if self._tls is not None else None,
             posts=self._posts(),
             add_routes=self._console(tokens),
+            limits=make_http_limits(config.limits),
         )
         if config.node.http_listen:
             await self._http.start()
@@ -429,7 +431,7 @@ class Server:
 
     def _refused(self) -> dict[str, int]:
         who = {"sessions": self._sessions.refused, "identity": self._gate.refused if self._gate is not None else 0}
-        return self._call_limits.refused() | who
+        return self._call_limits.refused() | who | self._http.door.refused()
 
     def _metrics(self) -> CollectorRegistry:
         registry = CollectorRegistry(auto_describe=False)

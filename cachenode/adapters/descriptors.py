@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import resource
 
-__all__ = ["connections_that_fit", "raise_descriptor_limit"]
+__all__ = ["connections_that_fit", "http_connections_that_fit", "raise_descriptor_limit"]
 
 _FOR_ITSELF = 256
 """Redis, peers, the HTTP port, logs, gRPC's own: a few dozen, and some in reserve."""
@@ -28,3 +28,16 @@ def connections_that_fit(wanted: int) -> int:
     if most == resource.RLIM_INFINITY:
         return wanted
     return min(wanted, most - min(_FOR_ITSELF, most // 2))
+
+
+def http_connections_that_fit(wanted: int, others: int) -> int:
+    """Return how many connections of the HTTP port may be let in, at most as many as wanted.
+
+    Args:
+        wanted: How many are wanted.
+        others: How many connections of gRPC are wanted.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, (most - connections_that_fit(others)) // 2)

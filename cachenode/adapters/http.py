@@ -1,10 +1,12 @@
 """The HTTP port: metrics and probes, in the node's own event loop.
 
-In the loop on purpose: a server in a thread of its own would go on answering /livez while the node is stuck.
+In the loop on purpose: a server in a thread of its own would go on answering /livez while the node is stuck. Who may
+take how much of it is for the `Door` to say.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,8 +15,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from cachenode.adapters.exposition import exposition
+from cachenode.adapters.http_door import Door, HttpLimits
 
 __all__ = ["HttpServer"]
+
+_BACKLOG = 128
 
 _PAGE = """<!doctype html><html lang="en"><title>cachenode</title><body style="font-family:sans-serif;margin:2rem">
 <h1>cachenode {id}</h1><p>version {version}</p>
@@ -36,6 +41,11 @@ class HttpServer:
         context: For HTTPS; None for HTTP.
         posts: What answers POST requests, by path.
         add_routes: Adds what else is served, "/" included, instead of a page that lists the rest.
+        limits: What strangers may have of it.
+
+    Attributes:
+        address: What it listens on, once it does.
+        door: Lets connections in.
     """
 
     def __init__(
@@ -49,17 +59,19 @@ class HttpServer:
         context: ssl.SSLContext | None = None,
         posts: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]] | None = None,
         add_routes: Callable[[web.Application], None] | None = None,
+        limits: HttpLimits | None = None,
     ) -> None:
         self.address = ""
+        self.door = Door(limits or HttpLimits(), context)
         self._listen = listen
         self._ready = ready
         self._live = live
         self._metrics = metrics
         self._info = info
-        self._context = context
         self._posts = posts or {}
         self._add_routes = add_routes or self._add_index
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Bind and serve.
@@ -67,28 +79,35 @@ class HttpServer:
         Raises:
             OSError: The address cannot be bound.
         """
-        app = web.Application()
+        app = web.Application(middlewares=[self.door.answer])
+        app.on_response_prepare.append(self.door.let_stream)
         self._add_routes(app)
         app.router.add_get("/metrics", self._show_metrics)
         app.router.add_get("/livez", self._probe(self._live))
         app.router.add_get("/readyz", self._probe(self._ready))
         for path, answer in self._posts.items():
             app.router.add_post(path, answer)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, handle_signals=False, **self.door.limits.options())
         await self._runner.setup()
         host, _, port = self._listen.rpartition(":")
-        site = web.TCPSite(self._runner, host.strip("[]") or None, int(port), ssl_context=self._context)
+        assert self._runner.server is not None
+        protocol = self.door.opens_to(self._runner.server)
         try:
-            await site.start()
+            self._listener = await asyncio.get_running_loop().create_server(
+                protocol, host.strip("[]") or None, int(port), backlog=_BACKLOG
+            )
         except OSError as error:
             await self._runner.cleanup()
             why = error.strerror or type(error).__name__
             raise OSError(f"cannot listen on {self._listen} for HTTP: {why}") from None
-        bound = self._runner.addresses[0][1]
+        bound = self._listener.sockets[0].getsockname()[1]
         self.address = f"{host}:{bound}"
 
     async def stop(self) -> None:
         """Stop serving. Safe to call before `start`."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -72,6 +72,21 @@ class LimitsConfig(Section):
     max_ping_strikes: Count = Field(
         2, ge=1, le=1_000, description="Pings that come sooner than that, after which a connection is closed"
     )
+    max_http_connections: Count = Field(
+        128,
+        ge=4,
+        le=100_000,
+        description="Most connections to the HTTP port at a time; fewer where file descriptors are short",
+    )
+    max_http_header_bytes: Bytes = Field(
+        8 * 1024, ge=1024, le=1024 * 1024, description="Longest header of a request on the HTTP port, of 64 at most"
+    )
+    http_timeout_s: Seconds = Field(
+        10.0, description="How long a request on the HTTP port may take, from its first byte to the end of its answer"
+    )
+    http_idle_s: Seconds = Field(
+        75.0, le=86_400, description="HTTP connections without a request for so long are closed"
+    )
     shed_lag_s: Span = Field(
         1.0, le=3_600, description="How late the event loop may be; beyond it loads, then writes are refused; 0: never"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -81,8 +82,7 @@ class Console:
             except Refused as refused:
                 return _refusal(refused)
             except Exception as error:  # noqa: BLE001 - the border: no exception's text leaves the node
-                _log.error("console_call_failed", path=request.path, error_type=type(error).__name__, exc_info=error)
-                return _refusal(Refused(500, "a defect in the node; its log has more"))
+                return _refusal(_defect(error, request.path))
             if changes:
                 _log.info("console_change", who=caller.name or "anybody", call=request.path.removeprefix(_ROOT))
             return _json(document)
@@ -109,6 +109,12 @@ class Console:
         finally:
             await stream.aclose()
         return response
+
+
+def _defect(error: Exception, path: str) -> Refused:
+    request_id, kind = secrets.token_hex(8), type(error).__name__
+    _log.error("console_call_failed", path=path, request_id=request_id, error_type=kind, exc_info=error)
+    return Refused(500, f"a defect in the node; its log has more under request {request_id}")
 
 
 async def _send(response: web.StreamResponse, kind: str, document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from cachenode.adapters.descriptors import connections_that_fit, raise_descriptor_limit
+from cachenode.adapters.descriptors import connections_that_fit, http_connections_that_fit, raise_descriptor_limit
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,13 @@ def test_connections_that_fit(descriptors: int, wanted: int, fitting: int, monke
     """Some remain, however few there are; -1 is any number."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
     assert connections_that_fit(wanted) == fitting
+
+
+@pytest.mark.parametrize(("descriptors", "fitting"), [(1_048_576, 500), (1_024, 128), (64, 16), (-1, 500)])
+def test_http_connections_that_fit(descriptors: int, fitting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take at most half of what gRPC's connections leave."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert http_connections_that_fit(500, 10_000) == fitting
 
 
 def test_limit_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ Attack = Callable[[str, int], Awaitable[object]]
 _AT_ONCE = 50
 _SESSION = "/cachenode.v1.SessionService/Session"
 _SET = "/cachenode.v1.CacheService/Set"
+_EXPLAIN = (
+    b"POST /ui/api/explain HTTP/1.1\r\nHost: localhost\r\nX-Cachenode-Console: 1\r\nContent-Type: application/json\r\n"
+)
 
 
 async def _each(count: int, one: Callable[[int], Awaitable[object]]) -> list[object]:
@@ -177,6 +180,63 @@ async def loris(address: str, size: int) -> list[object]:
     return await _each(size, one)
 
 
+async def http_idle(address: str, size: int) -> list[object]:
+    """Connections to the HTTP port that say nothing, or half of a request."""
+    host, _, port = address.rpartition(":")
+
+    async def one(number: int) -> object:
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-A: " if number % 2 else b"")
+        return writer
+
+    return await _each(size, one)
+
+
+async def http_loris(address: str, size: int) -> list[object]:
+    """Headers and bodies that come byte by byte, and large answers that nobody reads."""
+    host, _, port = address.rpartition(":")
+    said = (
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nX-A: ",
+        _EXPLAIN + b"Content-Length: 9999\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 50,
+    )
+
+    async def drip(writer: asyncio.StreamWriter, begin: bytes) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(begin)
+            for _ in range(40):
+                await asyncio.sleep(0.25)
+                writer.write(b"x")
+                await writer.drain()
+
+    async def one(number: int) -> object:
+        _, writer = await asyncio.open_connection(host, int(port), limit=1)
+        return asyncio.create_task(drip(writer, said[number % 3]))
+
+    return await _each(size, one)
+
+
+async def http_oversized(address: str, size: int) -> None:
+    """Headers that are too long or too many, bodies that are too large, and what is no HTTP."""
+    host, _, port = address.rpartition(":")
+    rng = random.Random(size)
+    begin = b"GET /metrics HTTP/1.1\r\nHost: a\r\n"
+    said = (
+        lambda: begin + b"X-A: " + b"x" * 100_000 + b"\r\n\r\n",
+        lambda: begin + b"".join(b"X-%d: x\r\n" % number for number in range(5_000)) + b"\r\n",
+        lambda: _EXPLAIN + b"Content-Length: 10000000\r\n\r\n" + bytes(1_000_000),
+        lambda: rng.randbytes(rng.randrange(1, 2_000)),
+    )
+
+    async def one(number: int) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(said[number % len(said)]())
+        await reader.read(1_000)
+        writer.close()
+
+    await _each(size, one)
+
+
 ATTACKS: dict[str, tuple[Attack, int, str]] = {
     "garbage": (garbage, 400, "58"),
     "oversized": (oversized, 30, "56"),
@@ -186,8 +246,11 @@ ATTACKS: dict[str, tuple[Attack, int, str]] = {
     "slow-readers": (slow_readers, 50, "55"),
     "pings": (pings, 100, "54"),
     "loris": (loris, 300, "61"),
+    "http-idle": (http_idle, 3_000, "60"),
+    "http-loris": (http_loris, 300, "61"),
+    "http-oversized": (http_oversized, 200, "56"),
 }
-"""By name: what it does, how large it is in CI, and the number of its scenario."""
+"""By name: what it does, how large it is in CI, and the number of its scenario. Those named http are for that port."""
 
 
 async def _main(name: str, address: str, size: int) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode_client import CacheClient
 from tests.integration.floods.attacks import ATTACKS
@@ -94,14 +96,15 @@ class Site:
     async def attack(self, name: str, size: int) -> Felt:
         """Run an attack to its end; what it holds is held for a calm moment."""
         load = Load(self.client, keys=_KEYS, callers=2)
-        async with load:
+        aim = self.node.http if name.startswith("http") else self.node.address
+        async with load, _Visitor(self.node.http) as visitor:
             await asyncio.sleep(_CALM_S)
             before_ms = _p99_ms(load.latencies)
             load.latencies.clear()
             load.errors.clear()
             calls, memory, began = load.calls, rss_mb(self.node.pid), time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.integration.floods.attacks", name, self.node.address, str(size)),
+                *(sys.executable, "-m", "tests.integration.floods.attacks", name, aim, str(size)),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,
@@ -124,7 +127,48 @@ class Site:
             seconds = time.monotonic() - began
             assert ended.result() == b"under way\n", f"the attack {name} failed itself"
             p99_ms, done = _p99_ms(load.latencies), load.calls - calls
-        return Felt(name, seconds, before_ms, p99_ms, done, len(load.errors), load.wrong, most - memory)
+        failed = len(load.errors) + len(visitor.failed)
+        return Felt(name, seconds, before_ms, p99_ms, done, failed, load.wrong, most - memory)
+
+
+class _Visitor:
+    """Asks the HTTP port for what Prometheus, a kubelet and the console's page do, all the while, as a context.
+
+    Attributes:
+        failed: What was not answered.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._url = f"http://{address}"
+        self.failed: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._visit())
+        return self
+
+    async def __aexit__(self, *what: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _visit(self) -> None:
+        connector = TCPConnector(force_close=True)
+        async with ClientSession(timeout=ClientTimeout(total=10), connector=connector) as session:
+            while True:
+                for method, path in (("GET", "/metrics"), ("GET", "/readyz"), ("POST", "/ui/api/session")):
+                    problem = await self._ask(session, method, path) and await self._ask(session, method, path)
+                    if problem:  # twice in a row: a kubelet asks three times, and so does who looks at a page
+                        self.failed.append(f"{path}: {problem}")
+                await asyncio.sleep(0.1)
+
+    async def _ask(self, session: ClientSession, method: str, path: str) -> str:
+        headers = {"X-Cachenode-Console": "1"}
+        body: dict[str, str] | None = {} if method == "POST" else None
+        try:
+            async with session.request(method, self._url + path, json=body, headers=headers) as answer:
+                await answer.read()
+                return "" if answer.status == 200 else str(answer.status)
+        except (OSError, TimeoutError, ClientError) as error:
+            return type(error).__name__
 
 
 def _p99_ms(seconds: list[float]) -> float:
