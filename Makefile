@@ -20,7 +20,7 @@ TWO := -n 2 --max-worker-restart 0
 # Whole files go to one of two processes, so a file's tests never run beside each other.
 PARALLEL := $(TWO) --dist loadfile
 # The machine has other work: what was not there within its time is waited for once more, and both are shown. A wrong result never is.
-REAL := $(PARALLEL) -q --reruns 1 --only-rerun 'not within [0-9.]+ s' --only-rerun TimeoutExpired -r fER
+REAL := $(PARALLEL) -q --reruns 1 --only-rerun 'not (ready )?within [0-9.]+ s' --only-rerun TimeoutExpired -r fER
 # With real processes, in `make test`: what says soonest that something is wrong, in a minute. `make test-integration` runs the others too.
 SHORT := $(addprefix tests/integration/,test_auth.py test_client_wheel.py test_embedded.py test_local_cluster.py test_read_through.py test_single_flight.py test_tls.py)
 # Alone: they keep both cores busy, and what is beside them misses its time limits.

@@ -15,6 +15,7 @@ from cachenode.cli.local_cluster import LocalCluster
 from cachenode_api.v1 import admin_pb2, admin_pb2_grpc
 from cachenode_client import CacheClient, CacheTimeout, CacheUnavailable
 from tests.integration.load import Load, until
+from tests.support.eventually import assert_within
 from tests.support.redis_server import RedisServer, server
 
 VIEW_S = 6.0
@@ -70,11 +71,10 @@ async def test_killed_node_costs_no_call_and_no_wrong_value(tmp_path: Path, vict
                 async def gone() -> bool:
                     return victim not in {member.id for member in (await view_of(survivor)).view.members}
 
-                took = await until(gone, VIEW_S, "the dead member leaves the view")
+                await until(gone, VIEW_S, "the dead member leaves the view")
                 before = len(wary.errors)
                 seen = wary.calls
                 await asyncio.sleep(1.0)
-            assert took < VIEW_S
             assert calm.wrong == wary.wrong == 0
             assert calm.errors == []
             assert all(isinstance(error, CacheUnavailable | CacheTimeout) for _, error in wary.errors)
@@ -132,7 +132,7 @@ async def test_frozen_node_is_noticed(tmp_path: Path) -> None:
                 await until(lambda: client.stats()["nodes_connected"] == 2, 4.0, "the client leaves the frozen node")
                 cluster.resume("node-1")
                 await until(lambda: client.stats()["nodes_connected"] == 3, 15.0, "the client is back at all nodes")
-            assert took < 2.5 + 0.5  # the question itself takes a moment
+            assert_within(took, 2.5 + 0.5, "the frozen peer is noticed")  # the question itself takes a moment
             assert load.wrong == 0
             assert load.errors == []
             assert max(load.latencies) < 1.0
@@ -170,8 +170,8 @@ async def test_l2_outage_is_hardly_felt(tmp_path: Path, redis_server: RedisServe
                 took = await until(lambda: all_in("closed"), 6.0, "L2 is used again")
             assert load.wrong == 0
             assert [error for _, error in load.errors] == []
-            assert p99 < 0.05, f"p99 during the outage was {p99 * 1_000:.0f} ms"
-            assert took < 5.0 + 0.5
+            assert_within(p99, 0.05, "p99 during the outage")
+            assert_within(took, 5.0 + 0.5, "L2 is used again")
             assert await client.get("k1") == load.value(1)
 
 
@@ -198,7 +198,7 @@ async def test_l2_that_stalls_again_and_again_is_hardly_felt(tmp_path: Path, red
             assert load.wrong == 0
             assert [error for _, error in load.errors] == []
             assert len(load.latencies) - since > 500
-            assert p99 < 0.1, f"p99 during the stalls was {p99 * 1_000:.0f} ms"
+            assert_within(p99, 0.1, "p99 during the stalls")
             assert most <= 2 * 14 + 1
     await redis.aclose()
 

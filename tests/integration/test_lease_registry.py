@@ -37,8 +37,7 @@ async def test_nodes_meet_in_leases(tmp_path: Path) -> None:
                 assert await client.get_many(names) == names
 
             children[0].send(signal.SIGKILL)
-            took = await until(lambda: members(EVERYBODY[1:], addresses[1:]), 6.5, "the dead member leaves the view")
-            assert took < 6.5
+            await until(lambda: members(EVERYBODY[1:], addresses[1:]), 6.5, "the dead member leaves the view")
             await children[0].stop(1)
             flags = ["--http-listen", "", "--id", "node-0", "--listen", addresses[0]]
             await children[0].start(flags, timeout_s=20)

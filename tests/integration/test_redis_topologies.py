@@ -21,6 +21,7 @@ from cachenode_client import CacheClient
 from tests.integration.fresh_load import FreshLoad
 from tests.integration.load import until
 from tests.integration.test_failures import stats_of
+from tests.support.eventually import assert_within
 from tests.support.redis_topologies import ClusterSet, Process, SentinelSet, cluster, sentinel_set
 
 P99_S = 0.25
@@ -74,8 +75,8 @@ async def recovers(nodes: LocalCluster, load: FreshLoad, since: float) -> None:
         f"recovery {took:.2f} s, p99 {p99 * 1_000:.1f} ms, longest {load.longest_s(since):.2f} s, "
         f"{len(load.reads)} reads, {len(load.unsure)} unsure writes"
     )
-    assert p99 < P99_S
-    assert took < RECOVERY_S
+    assert_within(p99, P99_S, "99 of 100 reads")
+    assert_within(took, RECOVERY_S, "L2 is used again")
 
 
 async def wakes(master: Process, load: FreshLoad) -> None:
@@ -145,7 +146,7 @@ async def test_slots_that_move_are_felt_by_nobody(
         stats = [await stats_of(node.address) for node in nodes.nodes]
         assert {each.l2_state for each in stats} == {"closed"}
         assert [each.l2_errors for each in stats] == [0, 0, 0]
-        assert load.p99_s(since) < P99_S
+        assert_within(load.p99_s(since), P99_S, "99 of 100 reads")
 
 
 async def test_cluster_failover(tmp_path: Path, redis_cluster: ClusterSet, monkeypatch: pytest.MonkeyPatch) -> None:
