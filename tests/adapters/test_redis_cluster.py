@@ -166,6 +166,41 @@ async def test_a_failover_is_history_before_anything_is_read(masters: ClusterSet
         assert replica.info()["role"] == "master"
 
 
+async def test_what_a_failover_loses_of_a_queue(masters: ClusterSet) -> None:
+    """A replica that lags takes over: what the master alone had is gone, and only ``replicated`` had not said yes."""
+    name, client = f"t{secrets.token_hex(4)}", connect(masters.url, timeout_s=PATIENT_S, connect_timeout_s=PATIENT_S)
+    alone = RedisQueue(client, name, put_timeout_s=PATIENT_S, timeout_s=PATIENT_S)
+    both = RedisQueue(client, name, durability="replicated", put_timeout_s=1.0, timeout_s=PATIENT_S)
+    assert await both.problems() == []
+    master = masters.owner_of_slot(key_slot(f"{{{name}:{NS}}}".encode()))
+    replica = masters.replica_of(master)
+
+    async def put(queue: RedisQueue, key: bytes) -> Outcome:
+        (done,) = await queue.put(NS, [QueuedWrite(key, b"v", 0, 1, math.inf, 0)], 100)
+        return done.outcome
+
+    assert [await put(both, b"safe"), await put(alone, b"told")] == [Outcome.QUEUED] * 2
+    await eventually(lambda: master.info()["slave0"]["lag"] == 0, within_s=PATIENT_S)
+    replica.freeze()
+    master.call("CLIENT", "KILL", "TYPE", "replica")  # or what is written would wait in its socket
+    assert [await put(both, b"unsure"), await put(alone, b"lost")] == [Outcome.UNCERTAIN, Outcome.QUEUED]
+    master.kill()
+    replica.thaw()
+    await eventually(lambda: replica.info()["role"] == "master", within_s=PATIENT_S)
+
+    async def newest() -> bool:
+        try:
+            found = await alone.newest(NS, [b"safe", b"told", b"unsure", b"lost"])
+        except L2Unavailable:
+            return False
+        assert [write is not None for write in found] == [True, True, False, False]
+        return True
+
+    await eventually(newest, within_s=PATIENT_S)
+    await both.close()
+    await alone.close()
+
+
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 
 

@@ -21,9 +21,10 @@ from cachenode.cli.local_cluster import ClusterError
 from cachenode_client import CacheClient, CacheError, CacheUnavailable, Overloaded
 from tests.integration.load import until
 from tests.integration.write_behind.run import run
-from tests.integration.write_behind.site import NAMESPACE, Site, Writer, out_of_order, site
+from tests.integration.write_behind.site import NAMESPACE, SAFE, Site, Writer, out_of_order, site
 from tests.support.eventually import assert_within
 from tests.support.redis_server import server
+from tests.support.redis_topologies import cluster as redis_cluster
 
 TAKEOVER_S = 12.0
 """A dead member leaves the view within six seconds, and its leases end within five."""
@@ -37,6 +38,17 @@ async def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     """Two nodes killed and the Valkey killed and started again, under writes: none lost, none out of order."""
     report = await run(tmp_path, writes=3_000, keys=200)
     assert report.acknowledged >= 3_000
+    assert (report.lost, report.out_of_order) == (0, 0)
+
+
+async def test_nothing_acknowledged_is_lost_in_a_cluster(tmp_path: Path) -> None:
+    """The Cluster's master that keeps the queue is killed, and its replica takes its place; then a node is killed.
+
+    With durability replicated, since ``fsync`` asks the master alone, and its replica may not have what it had.
+    """
+    with redis_cluster(tmp_path / "servers", settings=SAFE) as servers:
+        report = await run(tmp_path, writes=800, keys=100, redis_cluster=servers, short=True)
+    assert report.acknowledged >= 800
     assert (report.lost, report.out_of_order) == (0, 0)
 
 

@@ -222,8 +222,9 @@ class ClusterSet:
                 port,
                 [
                     "save ''",
-                    "appendonly no",
+                    "appendonly no",  # what comes last counts
                     "repl-diskless-sync-delay 0",
+                    "repl-ping-replica-period 1",
                     "cluster-enabled yes",
                     f"cluster-port {bus}",
                     "cluster-node-timeout 2000",

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +16,25 @@ from redis.asyncio import Redis
 from cachenode.adapters.redis_client import connect
 from cachenode.cli.local_cluster import LocalCluster
 from cachenode_client import CacheClient, CacheError
+from tests.integration.load import until
 from tests.support.postgres import Postgres
 from tests.support.redis_server import RedisServer, server
+from tests.support.redis_topologies import ClusterSet, Process
 from tests.support.sinks import make_table
 
-__all__ = ["NAMESPACE", "Site", "Writer", "site"]
+__all__ = ["NAMESPACE", "SAFE", "Site", "Writer", "site"]
 
 NAMESPACE = "orders"
 AOF = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+SAFE = [
+    *(f"{name} {value}" for name, value in AOF.items()),
+    "min-replicas-to-write 1",
+    "min-replicas-max-lag 2",
+]
+"""Settings of a Cluster's servers, as the page on Redis has them where queues lie."""
 _CONFIG = """
+[cluster]
+lease_s = {lease_s}
 [l2]
 timeout_s = 1.0
 [writebehind]
@@ -64,15 +74,21 @@ class Site:
 
     Attributes:
         folder: Where the sinks look for word from the test.
-        valkey: The server of L2 and of the queue.
+        servers: What keeps L2 and the queue.
         cluster: The nodes.
         database: The PostgreSQL behind them, None for a SQLite file.
     """
 
     folder: Path
-    valkey: RedisServer
+    servers: RedisServer | ClusterSet
     cluster: LocalCluster
     database: Postgres | None = None
+
+    @property
+    def valkey(self) -> RedisServer:
+        """The one server, where it is no Cluster."""
+        assert isinstance(self.servers, RedisServer)
+        return self.servers
 
     def say(self, word: str, *, said: bool = True) -> None:
         """Leave word for the sinks, or take it back."""
@@ -105,15 +121,37 @@ class Site:
 
     def name(self, what: str) -> str:
         """Return the name of a part of the queue."""
+        if isinstance(self.servers, ClusterSet):
+            return f"cn:{{{self.cluster.name}:{NAMESPACE}}}:.wb.{what}:{NAMESPACE}"
         return f"cn:{self.cluster.name}:.wb.{what}:{NAMESPACE}"
 
     async def waiting(self) -> int:
         """Return how many keys wait for the origin."""
+        if isinstance(self.servers, ClusterSet):
+            name = self.name("records")
+            return int(await asyncio.to_thread(lambda: self.queue_master().call("HLEN", name)))
         client = self.redis()
         try:
             return int(await client.hlen(self.name("records")))
         finally:
             await client.aclose()
+
+    def queue_master(self) -> Process:
+        """Return the Cluster's master that keeps the queue; blocks."""
+        assert isinstance(self.servers, ClusterSet)
+        return self.servers.owner(self.name("records").encode())
+
+    async def fail_queue(self) -> None:
+        """Kill the server that keeps the queue, and let it run again; in a Cluster when another has its place."""
+        if not isinstance(self.servers, ClusterSet):
+            self.servers.kill()
+            self.servers.restart()
+            return
+        master = await asyncio.to_thread(self.queue_master)
+        replica = await asyncio.to_thread(self.servers.replica_of, master)
+        master.kill()
+        await until(lambda: asyncio.to_thread(lambda: replica.info()["role"] == "master"), 20.0, "a new master")
+        await asyncio.to_thread(master.start)
 
     async def drained(self, within_s: float = 30.0) -> float:
         """Wait until nothing waits any more. Return how long that took."""
@@ -135,8 +173,9 @@ async def site(
     ttl: str = "never",
     settings: dict[str, str] | None = None,
     database: Postgres | None = None,
+    redis_cluster: ClusterSet | None = None,
 ) -> AsyncIterator[Site]:
-    """Run everything for the duration of a block."""
+    """Run everything for the duration of a block, but a Cluster, which is the caller's."""
     if database is None:
         make_table(folder / "db")
         origin = _TABLE.format(folder=folder)
@@ -145,13 +184,26 @@ async def site(
         await connection.execute(_POSTGRES_TABLES)
         await connection.close()
         origin = _POSTGRES.format(url=database.url)
-    text = _CONFIG.format(origin=origin, durability=durability, attempts=attempts, max_backlog=max_backlog, ttl=ttl)
+    text = _CONFIG.format(
+        origin=origin,
+        durability=durability,
+        attempts=attempts,
+        max_backlog=max_backlog,
+        ttl=ttl,
+        lease_s=4 if redis_cluster is None else 8,
+    )
     (folder / "node.toml").write_text(text)
-    (folder / "l2").mkdir()
-    with server(folder / "l2", "valkey", settings=AOF | (settings or {})) as valkey:
+    with ExitStack() as stack:
+        servers: RedisServer | ClusterSet
+        if redis_cluster is not None:
+            servers = redis_cluster
+        else:
+            (folder / "l2").mkdir()
+            servers = stack.enter_context(server(folder / "l2", "valkey", settings=AOF | (settings or {})))
         arguments = ["--config", str(folder / "node.toml")]
-        async with LocalCluster(nodes=nodes, directory=folder / "c", l2_url=valkey.url, arguments=arguments) as cluster:
-            yield Site(folder, valkey, cluster, database)
+        running = LocalCluster(nodes=nodes, directory=folder / "c", l2_url=servers.url, arguments=arguments)
+        async with running as cluster:
+            yield Site(folder, servers, cluster, database)
 
 
 @dataclass
