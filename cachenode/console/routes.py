@@ -81,6 +81,8 @@ class Console:
                 document = await call(caller, await read_body(request))
             except Refused as refused:
                 return _refusal(refused)
+            except ConnectionError:  # the caller has left
+                raise
             except Exception as error:  # noqa: BLE001 - the border: no exception's text leaves the node
                 return _refusal(_defect(error, request.path))
             if changes:

@@ -190,6 +190,12 @@ def _guarded(
             return await behaviour(request, context)
         except (asyncio.CancelledError, aio.AbortError):
             raise
+        except (aio.InternalError, aio.UsageError):  # the call is no more: nobody is there to be told
+            raise asyncio.CancelledError from None
+        except NotImplementedError as error:
+            if context.code() != grpc.StatusCode.UNIMPLEMENTED:
+                await _hide(error, context)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this node does not have the method")
         except Exception as error:  # noqa: BLE001 - the border: whatever it is must not reach the client as text
             await _hide(error, context)
         finally:

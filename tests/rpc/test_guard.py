@@ -10,7 +10,7 @@ from grpc import aio
 from structlog.testing import capture_logs
 
 from cachenode.rpc.audit import Audit
-from cachenode.rpc.guard import GuardedServer, _Guarded
+from cachenode.rpc.guard import GuardedServer, Slots, _Guarded, _guarded
 from cachenode.rpc.status import REASON_KEY
 from cachenode.server import Server
 from cachenode_api.v1 import cache_pb2, common_pb2, session_pb2
@@ -62,6 +62,27 @@ async def test_own_statuses_pass(cache: Any) -> None:
     with pytest.raises(aio.AioRpcError) as failed:
         await cache.Get(cache_pb2.GetRequest(key=b""))
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_method_without_a_body_is_unimplemented(channel: aio.Channel) -> None:
+    """Methods of a contract that the node does not fill in (health's List) are no defects of its."""
+    listing: Any = channel.unary_unary("/grpc.health.v1.Health/List")
+    with capture_logs() as logs, pytest.raises(aio.AioRpcError) as failed:
+        await listing(b"")
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert logs == []
+
+
+async def test_refusing_who_has_left_is_no_defect() -> None:
+    """A call that is gone when it is to be refused ends quietly."""
+
+    async def behaviour(_request: object, _context: object) -> None:
+        raise aio.InternalError("Failed execute_batch")
+
+    guarded: Any = _guarded(behaviour, None, Slots("calls", 1))
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        await guarded(None, None)
+    assert logs == []
 
 
 async def test_unknown_method_is_unimplemented(channel: aio.Channel) -> None:
@@ -132,7 +153,6 @@ async def test_what_strangers_may_not_ask(channel: aio.Channel) -> None:
 
 async def test_health_is_a_boolean(channel: aio.Channel) -> None:
     """It says whether clients may come, and nothing else."""
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     stub: Any = health_pb2_grpc.HealthStub(channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest())
