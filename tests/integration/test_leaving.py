@@ -55,7 +55,7 @@ async def test_who_leaves_leaves_nothing(tmp_path: Path) -> None:
             admin: Any = admin_pb2_grpc.AdminServiceStub(channel)
             cache: Any = cache_pb2_grpc.CacheServiceStub(channel)
 
-            async def alone() -> bool:
+            async def alone() -> object:
                 stats = await admin.GetStats(admin_pb2.GetStatsRequest())
                 return stats.sessions == 1 and stats.near_holders == 0
 

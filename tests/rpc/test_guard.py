@@ -153,6 +153,7 @@ async def test_what_strangers_may_not_ask(channel: aio.Channel) -> None:
 
 async def test_health_is_a_boolean(channel: aio.Channel) -> None:
     """It says whether clients may come, and nothing else."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     stub: Any = health_pb2_grpc.HealthStub(channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest())
