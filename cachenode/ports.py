@@ -392,6 +392,9 @@ class RegionLink(Protocol):
             OriginError: It has answered that it cannot: `again` is False.
         """
 
+    async def cached(self, namespace: str, key: bytes, most_bytes: int) -> Loaded | None:
+        """Return what it has cached for a key, None if that is nothing, or larger than this."""
+
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""
 

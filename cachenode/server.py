@@ -537,6 +537,8 @@ def _counters(node: Node, namespace: Namespace, drain: Drain | None) -> Namespac
         stand_in_loads=namespace.stand_in_loads,
         remote_loads=namespace.remote_loads,
         remote_load_failures=namespace.remote_load_failures,
+        remote_values=namespace.remote_values,
+        remote_values_missed=namespace.remote_values_missed,
         remote_markers=namespace.markers.count(node.clock.now()) if namespace.markers is not None else 0,
         renewals=namespace.renewed,
         negative_hits=namespace.negative_hits,

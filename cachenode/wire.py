@@ -313,6 +313,7 @@ def region_entry_to_wire(entry: RegionEntry) -> region_pb2.RegionEntry:
         texts=entry.texts,
         kinds=entry.kinds,
         mode=pb.INVALIDATION_MODE_EXPIRE if entry.expire else pb.INVALIDATION_MODE_UNSPECIFIED,
+        written=entry.written,
     )
 
 
@@ -325,7 +326,7 @@ def region_entry_from_wire(message: region_pb2.RegionEntry) -> RegionEntry:
     if not message.texts or len(message.kinds) not in {0, len(message.texts)}:
         raise BadBatch(f"kinds: {len(message.kinds):,} for {len(message.texts):,} texts")
     expire = message.mode == pb.INVALIDATION_MODE_EXPIRE
-    return RegionEntry(message.namespace, tuple(message.texts), tuple(message.kinds), expire)
+    return RegionEntry(message.namespace, tuple(message.texts), tuple(message.kinds), expire, message.written)
 
 
 def loaded_to_wire(loaded: Loaded, namespace: str) -> region_pb2.RegionValue:

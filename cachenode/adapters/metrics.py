@@ -41,6 +41,12 @@ _NAMESPACE_COUNTERS: _Table = (
         "Loads that it could not do: done here, and not kept.",
         "remote_load_failures",
     ),
+    ("cachenode_remote_values", "Values written in other regions that were brought here.", "remote_values"),
+    (
+        "cachenode_remote_values_missed",
+        "Those that were not: too large, gone, out of reach, too many.",
+        "remote_values_missed",
+    ),
     ("cachenode_renewals", "Loads that were to replace a value before its end.", "renewals"),
     ("cachenode_load_seconds", "Time that loads took which have brought a value.", "load_seconds"),
     ("cachenode_loads_landed", "Loads that have brought a value.", "landed"),

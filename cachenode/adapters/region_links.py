@@ -120,6 +120,17 @@ class GrpcRegionLink:
         except ContractError as error:
             raise OriginError(f"its answer cannot be read: {error}", again=False) from None
 
+    async def cached(self, namespace: str, key: bytes, most_bytes: int) -> Loaded | None:
+        """Return what the region has cached for a key."""
+        request = pb.LoadRequest(
+            origin=self._origin, target=self._target, namespace=namespace, key=key, cached_bytes=most_bytes
+        )
+        answer = await self._call(lambda stub: stub.Load, request)
+        try:
+            return loaded_from_wire(answer.loaded) if answer.HasField("loaded") else None
+        except ContractError:
+            return None
+
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""
         channel, self._channel = self._channel, None

@@ -271,6 +271,9 @@ def _markers(config: NodeConfig, space: str, namespace: NamespaceConfig) -> Iter
     if namespace.remote_marker_s and not namespace.regions:
         shared = ("namespaces", space, "regions")
         yield Conflict((marker, shared), "says nothing where regions is false: no region's word comes there")
+    if namespace.region_value_bytes and not namespace.regions:
+        values, shared = ("namespaces", space, "region_value_bytes"), ("namespaces", space, "regions")
+        yield Conflict((values, shared), "says nothing where regions is false: no region's word comes there")
     if namespace.remote_marker_s and not namespace.origin:
         text = "needs an origin that nodes load from, in every region; region_holdoff_s does where callers load"
         yield Conflict((marker, ("namespaces", space, "origin")), text)

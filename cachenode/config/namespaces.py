@@ -118,6 +118,9 @@ class NamespaceConfig(Section):
     primary_region: OptionalName = Field(
         "", description='Region whose database is written, wherever a change is made; "": each region writes its own'
     )
+    region_value_bytes: Bytes = Field(
+        0, description="Values up to this size that are written in another region are brought here; 0: none"
+    )
     share: Share = Field(1.0, description="Share of memory when it is short, relative to the other namespaces")
 
     def policy(self, name: str, max_value_bytes: int, region: str = "") -> NamespacePolicy:

@@ -55,6 +55,7 @@ class NamespacePolicy:
         remote_marker_s: How long after a change that was made elsewhere what it concerns is loaded where that was
             (`cachenode.core.markers`); 0: not at all.
         primary_region: Whose database is written, whichever region makes the change; empty if each writes its own.
+        region_value_bytes: Values up to this size that were written in another region are brought here; 0: none.
         warm_top: So many of the keys that a node read most are noted for its next life; 0: none.
         holdoff_s: How long after a removal loaded values are handed out and not stored (`cachenode.core.holdoff`).
 
@@ -99,6 +100,7 @@ class NamespacePolicy:
     region_holdoff_s: float = 0.0
     remote_marker_s: float = 0.0
     primary_region: str = ""
+    region_value_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not self.name or check_namespace(self.name) != self.name:

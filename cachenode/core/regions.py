@@ -49,12 +49,14 @@ class RegionEntry(NamedTuple):
         texts: Keys; or texts of selectors, if there are kinds.
         kinds: The kind of each selector (`cachenode_api.selectors.SelectorKind`).
         expire: Whether the namespace may serve it for a while, marked.
+        written: Whether the keys have values now, which another region may ask for.
     """
 
     namespace: str
     texts: tuple[bytes, ...]
     kinds: tuple[int, ...] = ()
     expire: bool = False
+    written: bool = False
 
 
 class Outgoing(NamedTuple):

@@ -72,6 +72,8 @@ class NamespaceCounters:
     remote_loads: int = 0
     remote_load_failures: int = 0
     remote_markers: int = 0
+    remote_values: int = 0
+    remote_values_missed: int = 0
     queue_waiting: int = -1
     queue_oldest_s: float = 0.0
     queue_applied: int = 0

@@ -314,7 +314,8 @@ class Loads:
             return False
         value, flags = batch.values[index], batch.flags[index] if batch.flags else 0
         tags = split_tags(value)[0] if flags & TAGGED else ()
-        held_off = not flight.remote and namespace.holdoff.covers(flight.key, tags, flight.began)
+        newest = flight.remote or batch.region  # it comes from where the change was made
+        held_off = not newest and namespace.holdoff.covers(flight.key, tags, flight.began)
         if held_off or namespace.covered(flight.key, tags, flight.position):
             return False
         return self._wanted(namespace, flight.key, len(value))

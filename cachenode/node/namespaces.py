@@ -94,6 +94,8 @@ class Namespace:
         "quota",
         "remote_load_failures",
         "remote_loads",
+        "remote_values",
+        "remote_values_missed",
         "renewals",
         "renewed",
         "sample_at",
@@ -158,7 +160,7 @@ class Namespace:
         self.l1_hits = self.l2_hits = self.misses = self.sets = self.deletes = 0
         self.loads = self.load_waits = self.load_failures = self.renewed = 0
         self.negative_hits = self.invalidations = self.cascades = self.cascaded = 0
-        self.expired = 0
+        self.expired = self.remote_values = self.remote_values_missed = 0
         """Values whose keys were expired; `Sweep.expired` counts those that selectors covered."""
         self.stand_in_loads = self.remote_loads = self.remote_load_failures = 0
         self.observed = Observed()

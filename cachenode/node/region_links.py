@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cachenode.node.region_loads import RegionLoads
 from cachenode.node.region_receiver import RegionReceiver
 from cachenode.node.region_sender import RegionSender
+from cachenode.node.region_values import RegionValues
 from cachenode.node.regions import Regions
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class RegionLinks:
         self.name = name
         self.regions = node.regions = Regions(node, store, links, breaker)
         self.loads = node.region_loads = RegionLoads(links, limits, node.clock)
-        self.receiver = RegionReceiver(node, store, name, links, timeout_s=_OF_A_LEASE * lease_s)
+        self.values = RegionValues(node, links, limits.timeout_s)
+        self.receiver = RegionReceiver(node, store, name, links, values=self.values, timeout_s=_OF_A_LEASE * lease_s)
         self.senders = {
             remote: RegionSender(
                 remote, store, link, sender=f"{me.id}:{me.incarnation}", clock=node.clock, lease_s=lease_s
@@ -86,7 +88,7 @@ class RegionLinks:
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
-        await self.loads.close()
+        await asyncio.gather(self.loads.close(), self.values.close())
         await asyncio.gather(*(sender.stop() for sender in self.senders.values()))
         await self.store.close()
 

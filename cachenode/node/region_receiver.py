@@ -29,16 +29,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cachenode.core.entries import Batch, Loaded, Operation
+from cachenode.core.entries import Batch, BatchResult, Loaded, Operation
 from cachenode.core.regions import Cursor, Intake, RegionEntry, Shipment, intake
 from cachenode.core.shedding import Work
 from cachenode.core.stats import OriginRegionCounters
 from cachenode.errors import OriginError, RegionUnavailable
 from cachenode.node.until_done import until_done
 from cachenode_api.reasons import Reason
+from cachenode_api.records import DEPENDENT, EXTENDED, HEADER, HEADER_BYTES, STALE
 from cachenode_api.selectors import EVERYTHING, SelectorKind
 
 if TYPE_CHECKING:
+    from cachenode.node.region_values import RegionValues
     from cachenode.node.service import Node
     from cachenode.ports import RegionStore
 
@@ -57,16 +59,25 @@ class RegionReceiver:
         store: Keeps the cursors.
         name: Of this region.
         origins: The other regions.
+        values: Brings what they have written.
         timeout_s: How long acting on one shipment may take.
     """
 
     def __init__(
-        self, node: Node, store: RegionStore, name: str, origins: Iterable[str], *, timeout_s: float = 3.0
+        self,
+        node: Node,
+        store: RegionStore,
+        name: str,
+        origins: Iterable[str],
+        *,
+        values: RegionValues,
+        timeout_s: float = 3.0,
     ) -> None:
         self._node = node
         self._store = store
         self._name = name
         self._origins = frozenset(origins)
+        self._values = values
         self._timeout_s = timeout_s
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._done: dict[str, Cursor] = {}
@@ -127,6 +138,31 @@ class RegionReceiver:
         self._loads[origin] += 1
         return await self._node.read_through.past_cache(found, key)
 
+    async def cached(self, origin: str, target: str, namespace: str, key: bytes, most_bytes: int) -> Loaded | None:
+        """Return what is cached here for a key, None if that is nothing that may be kept elsewhere, or larger.
+
+        Not what is past its TTL, nor what depends on other keys: nobody there would know on which.
+
+        Raises:
+            RegionUnavailable: As `position`.
+        """
+        self._check(origin, target)
+        found = self._node.namespaces.get(namespace)
+        if found is None or not found.policy.regions:
+            return None
+        answers: list[BatchResult] = []
+        rest = self._node.execute(Batch(Operation.GET, namespace, [key]), answers.append, holder=self)
+        if rest is not None:
+            await rest
+        [answer] = answers
+        if not answer.records or not (record := answer.records[0]) or len(record) - HEADER_BYTES > most_bytes:
+            return None
+        _, flags, _, deadline = HEADER.unpack_from(record)
+        ttl_s = deadline - answer.now_s - (found.policy.stale_s if flags & EXTENDED else 0.0)
+        if ttl_s <= 0 or flags & (STALE | DEPENDENT):
+            return None
+        return Loaded(record[HEADER_BYTES:], flags & ~EXTENDED, ttl_s)
+
     def _furthest(self, origin: str, stored: Cursor | None) -> Cursor | None:
         """Return the cursor, or what this node has done beyond it and could not note."""
         done = self._done.get(origin)
@@ -147,7 +183,15 @@ class RegionReceiver:
             _log.warning("region_gap_taken", region=origin)
         elif work.entries:
             await self._do(origin, self._batches(origin, work.entries))
+            self._bring(origin, work.entries)
             self._applied[origin] += len(work.entries)
+
+    def _bring(self, origin: str, entries: Iterable[RegionEntry]) -> None:
+        """Have values brought here that were written there, where that is wanted."""
+        for entry in entries:
+            namespace = self._node.namespaces.get(entry.namespace) if entry.written else None
+            if namespace is not None and namespace.policy.regions and namespace.policy.region_value_bytes:
+                self._values.want(origin, namespace, entry.texts)
 
     def _everything(self) -> list[Batch]:
         kinds = [SelectorKind.NAMESPACE.value]

@@ -60,6 +60,8 @@ _UNDONE = frozenset(
 )
 """After these nothing has changed. After any other failure something may have."""
 
+_WRITES = frozenset({Operation.SET, Operation.INCR})
+
 Work = Callable[["Reply"], "Rest | None"]
 
 
@@ -178,7 +180,8 @@ def _entry(batch: Batch, indices: Iterable[int]) -> RegionEntry:
     texts = tuple(batch.keys[index] for index in chosen)
     if batch.operation is Operation.BARRIER:
         return RegionEntry(batch.namespace, texts, tuple(batch.flags[index] for index in chosen), batch.expire)
-    return RegionEntry(batch.namespace, texts, expire=batch.expire and batch.operation is Operation.INVALIDATE)
+    expire = batch.expire and batch.operation is Operation.INVALIDATE
+    return RegionEntry(batch.namespace, texts, expire=expire, written=batch.operation in _WRITES)
 
 
 def _undone(part: BatchResult) -> Iterable[int]:

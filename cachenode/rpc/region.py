@@ -62,7 +62,11 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
         receiver = await self._ready(context)
         if not 0 < len(request.key) <= MAX_KEY_BYTES:
             await abort(context, bad_key(len(request.key)))
-        loading = receiver.load(request.origin, request.target, request.namespace, request.key)
+        whose, name = (request.origin, request.target), request.namespace
+        if request.cached_bytes:
+            loading = receiver.cached(*whose, name, request.key, request.cached_bytes)
+        else:
+            loading = receiver.load(*whose, name, request.key)
         try:
             loaded = await _or_abort(loading, context)
         except OriginError as error:

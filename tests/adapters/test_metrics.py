@@ -245,6 +245,8 @@ def test_names_and_labels_are_a_closed_set() -> None:
         "cachenode_remote_load_failures_total": ["namespace"],
         "cachenode_remote_loads_total": ["namespace"],
         "cachenode_remote_markers": ["namespace"],
+        "cachenode_remote_values_missed_total": ["namespace"],
+        "cachenode_remote_values_total": ["namespace"],
         "cachenode_renewals_total": ["namespace"],
         "cachenode_negative_hits_total": ["namespace"],
         "cachenode_expired_values_total": ["namespace"],

@@ -44,6 +44,10 @@ def test_peers_are_tables_or_a_text(tmp_path: Path) -> None:
         (L2 + "[namespaces.users]\nregion_holdoff_s = 2\n", "says nothing where regions is false"),
         (L2 + '[regions]\nname = "e"\n[namespaces.default]\nregions = true\n', "strict_namespaces: must be true"),
         (L2 + "[namespaces.users]\nremote_marker_s = 2\n", "remote_marker_s: says nothing where regions is false"),
+        (
+            L2 + "[namespaces.users]\nregion_value_bytes = 9\n",
+            "region_value_bytes: says nothing where regions is false",
+        ),
         (EAST + "remote_marker_s = 2\n", "namespaces.users.remote_marker_s: needs an origin"),
         (EAST + 'primary_region = "west"\n', "primary_region: says nothing where remote_marker_s is 0"),
         (EAST + 'remote_marker_s = 2\nprimary_region = "north"\n', "primary_region: must be regions.name or the name"),

@@ -16,7 +16,7 @@ from cachenode.ports import RegionStore
 from tests.support.clock import ManualClock
 from tests.support.redis_server import LEGS
 
-KEYS = RegionEntry("users", (b"a", b"\xff"))
+KEYS = RegionEntry("users", (b"a", b"\xff"), written=True)
 TAG = RegionEntry("pages", (b"t", b"p"), (3, 1), expire=True)
 MOST = 8
 

@@ -30,10 +30,11 @@ async def change(node_of: Site, operation: Operation, keys: list[bytes], *, name
 
 @pytest.mark.parametrize("operation", [Operation.SET, Operation.DELETE, Operation.INVALIDATE, Operation.INCR])
 async def test_changes_are_in_the_outbox(operation: Operation) -> None:
-    """Whether there was a value or not: another region may have one."""
+    """Whether there was a value or not, as another region may have one; and whether there is one now."""
     east = site()
     await change(east, operation, [KEY, b"other"])
-    assert await east.outbox() == [RegionEntry("shared", (KEY, b"other"))]
+    written = operation in {Operation.SET, Operation.INCR}
+    assert await east.outbox() == [RegionEntry("shared", (KEY, b"other"), written=written)]
     assert east.node.regions is not None
     assert east.node.regions.appended == 1
 
@@ -121,7 +122,7 @@ async def test_change_that_was_given_up_is_told() -> None:
     writing.cancel()
     await asyncio.wait([writing])
     await eventually(east.outbox)
-    assert await east.outbox() == [RegionEntry("shared", (KEY,))]
+    assert await east.outbox() == [RegionEntry("shared", (KEY,), written=True)]
 
 
 async def test_change_that_was_not_done_is_not_told() -> None:
@@ -147,7 +148,7 @@ async def test_entry_that_was_not_taken_is_owed() -> None:
     assert len(regions.owed) == 1
     east.store.down = False
     await regions.flush()
-    assert await east.outbox() == [RegionEntry("shared", (KEY,))]
+    assert await east.outbox() == [RegionEntry("shared", (KEY,), written=True)]
     assert not regions.owed
 
 

@@ -43,6 +43,7 @@ class DirectLink:
         lose_answer: What is sent arrives, and the answer does not.
         relayed: What has arrived.
         loads: Times that the region was asked to load something.
+        asked: Set when the region was asked for what it has cached.
         gate: Close it to hold what is sent.
     """
 
@@ -50,6 +51,7 @@ class DirectLink:
         self.cut = self.lose_answer = False
         self.relayed: list[Shipment] = []
         self.loads = 0
+        self.asked = asyncio.Event()
         self.receiver: RegionReceiver | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -76,6 +78,13 @@ class DirectLink:
         await self.gate.wait()
         self.loads += 1
         return await self._there().load(*self._names, namespace, key)
+
+    async def cached(self, namespace: str, key: bytes, most_bytes: int) -> Loaded | None:
+        receiver = self._there()
+        found = await receiver.cached(*self._names, namespace, key, most_bytes)
+        self.asked.set()
+        await self.gate.wait()
+        return found
 
     async def close(self) -> None:
         pass

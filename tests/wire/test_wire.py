@@ -240,7 +240,8 @@ def test_view_that_breaks_the_contract_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", [RegionEntry("users", (b"a", b"\xff"), expire=True), RegionEntry("users", (b"t", b"p"), (3, 1))]
+    "entry",
+    [RegionEntry("users", (b"a", b"\xff"), expire=True), RegionEntry("users", (b"t", b"p"), (3, 1), written=True)],
 )
 def test_region_entry_there_and_back(entry: RegionEntry) -> None:
     """What another region is told arrives as it was."""

@@ -765,6 +765,8 @@ class NamespaceStats(google.protobuf.message.Message):
     REMOTE_LOADS_FIELD_NUMBER: builtins.int
     REMOTE_LOAD_FAILURES_FIELD_NUMBER: builtins.int
     REMOTE_MARKERS_FIELD_NUMBER: builtins.int
+    REMOTE_VALUES_FIELD_NUMBER: builtins.int
+    REMOTE_VALUES_MISSED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     entries: builtins.int
@@ -859,6 +861,10 @@ class NamespaceStats(google.protobuf.message.Message):
     """Loads that it could not do: they were done here, and what they brought was not kept."""
     remote_markers: builtins.int
     """Keys and selectors for which another region is asked now."""
+    remote_values: builtins.int
+    """Values written in other regions that this node has brought here (region_value_bytes)."""
+    remote_values_missed: builtins.int
+    """Those that it has not: too large, gone, out of reach, or too many."""
     def __init__(
         self,
         *,
@@ -909,8 +915,10 @@ class NamespaceStats(google.protobuf.message.Message):
         remote_loads: builtins.int = ...,
         remote_load_failures: builtins.int = ...,
         remote_markers: builtins.int = ...,
+        remote_values: builtins.int = ...,
+        remote_values_missed: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "cascaded_entries", b"cascaded_entries", "cascades", b"cascades", "deletes", b"deletes", "dependents", b"dependents", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "remote_load_failures", b"remote_load_failures", "remote_loads", b"remote_loads", "remote_markers", b"remote_markers", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "soft_timeouts", b"soft_timeouts", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes", "warm_failures", b"warm_failures", "warmed", b"warmed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptive_ttl_s", b"adaptive_ttl_s", "adaptive_ttls", b"adaptive_ttls", "admitted", b"admitted", "bloom_absences", b"bloom_absences", "bloom_bytes", b"bloom_bytes", "bloom_false_positives", b"bloom_false_positives", "bloom_passed", b"bloom_passed", "cascaded_entries", b"cascaded_entries", "cascades", b"cascades", "deletes", b"deletes", "dependents", b"dependents", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "expired", b"expired", "invalidations", b"invalidations", "l1_hits", b"l1_hits", "l2_hits", b"l2_hits", "landed", b"landed", "load_failures", b"load_failures", "load_seconds", b"load_seconds", "load_waits", b"load_waits", "loads", b"loads", "misses", b"misses", "name", b"name", "negative_hits", b"negative_hits", "not_admitted", b"not_admitted", "policy_version", b"policy_version", "queue_applied", b"queue_applied", "queue_coalesced", b"queue_coalesced", "queue_dead_letters", b"queue_dead_letters", "queue_oldest_s", b"queue_oldest_s", "queue_waiting", b"queue_waiting", "quota_evictions", b"quota_evictions", "quota_refusals", b"quota_refusals", "remote_load_failures", b"remote_load_failures", "remote_loads", b"remote_loads", "remote_markers", b"remote_markers", "remote_values", b"remote_values", "remote_values_missed", b"remote_values_missed", "renewals", b"renewals", "sets", b"sets", "slides", b"slides", "soft_timeouts", b"soft_timeouts", "stale_reads", b"stale_reads", "stand_in_loads", b"stand_in_loads", "used_bytes", b"used_bytes", "warm_failures", b"warm_failures", "warmed", b"warmed"]) -> None: ...
 
 Global___NamespaceStats: typing_extensions.TypeAlias = NamespaceStats
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cachenode_api.v1 import common_pb2 as cachenode__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61\x63henode_api/v1/region.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"0\n\x0cRegionCursor\x12\x0e\n\x06outbox\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"l\n\x0bRegionEntry\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\x0c\x12\r\n\x05kinds\x18\x03 \x03(\r\x12,\n\x04mode\x18\x04 \x01(\x0e\x32\x1e.cachenode.v1.InvalidationMode\"1\n\x0fPositionRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\">\n\x10PositionResponse\x12*\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1a.cachenode.v1.RegionCursor\"\x94\x01\n\x0cRelayRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06outbox\x18\x03 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x04\x12*\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x19.cachenode.v1.RegionEntry\x12\x0c\n\x04head\x18\x06 \x01(\x04\x12\x0b\n\x03gap\x18\x07 \x01(\x08\";\n\rRelayResponse\x12*\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1a.cachenode.v1.RegionCursor\"M\n\x0bLoadRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\x0c\"J\n\x0cLoadResponse\x12)\n\x06loaded\x18\x01 \x01(\x0b\x32\x19.cachenode.v1.RegionValue\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"q\n\x0bRegionValue\x12\r\n\x05value\x18\x01 \x01(\x0c\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x13\n\x06ttl_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08not_kept\x18\x04 \x01(\x08\x12\x12\n\ndepends_on\x18\x05 \x01(\x0c\x42\t\n\x07_ttl_ms2\xdb\x01\n\rRegionService\x12I\n\x08Position\x12\x1d.cachenode.v1.PositionRequest\x1a\x1e.cachenode.v1.PositionResponse\x12@\n\x05Relay\x12\x1a.cachenode.v1.RelayRequest\x1a\x1b.cachenode.v1.RelayResponse\x12=\n\x04Load\x12\x19.cachenode.v1.LoadRequest\x1a\x1a.cachenode.v1.LoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61\x63henode_api/v1/region.proto\x12\x0c\x63\x61\x63henode.v1\x1a\x1d\x63\x61\x63henode_api/v1/common.proto\"0\n\x0cRegionCursor\x12\x0e\n\x06outbox\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"}\n\x0bRegionEntry\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\x0c\x12\r\n\x05kinds\x18\x03 \x03(\r\x12,\n\x04mode\x18\x04 \x01(\x0e\x32\x1e.cachenode.v1.InvalidationMode\x12\x0f\n\x07written\x18\x05 \x01(\x08\"1\n\x0fPositionRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\">\n\x10PositionResponse\x12*\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1a.cachenode.v1.RegionCursor\"\x94\x01\n\x0cRelayRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06outbox\x18\x03 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x04\x12*\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x19.cachenode.v1.RegionEntry\x12\x0c\n\x04head\x18\x06 \x01(\x04\x12\x0b\n\x03gap\x18\x07 \x01(\x08\";\n\rRelayResponse\x12*\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x1a.cachenode.v1.RegionCursor\"c\n\x0bLoadRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63\x61\x63hed_bytes\x18\x05 \x01(\x04\"J\n\x0cLoadResponse\x12)\n\x06loaded\x18\x01 \x01(\x0b\x32\x19.cachenode.v1.RegionValue\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"q\n\x0bRegionValue\x12\r\n\x05value\x18\x01 \x01(\x0c\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x13\n\x06ttl_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08not_kept\x18\x04 \x01(\x08\x12\x12\n\ndepends_on\x18\x05 \x01(\x0c\x42\t\n\x07_ttl_ms2\xdb\x01\n\rRegionService\x12I\n\x08Position\x12\x1d.cachenode.v1.PositionRequest\x1a\x1e.cachenode.v1.PositionResponse\x12@\n\x05Relay\x12\x1a.cachenode.v1.RelayRequest\x1a\x1b.cachenode.v1.RelayResponse\x12=\n\x04Load\x12\x19.cachenode.v1.LoadRequest\x1a\x1a.cachenode.v1.LoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,21 +35,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGIONCURSOR']._serialized_start=78
   _globals['_REGIONCURSOR']._serialized_end=126
   _globals['_REGIONENTRY']._serialized_start=128
-  _globals['_REGIONENTRY']._serialized_end=236
-  _globals['_POSITIONREQUEST']._serialized_start=238
-  _globals['_POSITIONREQUEST']._serialized_end=287
-  _globals['_POSITIONRESPONSE']._serialized_start=289
-  _globals['_POSITIONRESPONSE']._serialized_end=351
-  _globals['_RELAYREQUEST']._serialized_start=354
-  _globals['_RELAYREQUEST']._serialized_end=502
-  _globals['_RELAYRESPONSE']._serialized_start=504
-  _globals['_RELAYRESPONSE']._serialized_end=563
-  _globals['_LOADREQUEST']._serialized_start=565
-  _globals['_LOADREQUEST']._serialized_end=642
-  _globals['_LOADRESPONSE']._serialized_start=644
-  _globals['_LOADRESPONSE']._serialized_end=718
-  _globals['_REGIONVALUE']._serialized_start=720
-  _globals['_REGIONVALUE']._serialized_end=833
-  _globals['_REGIONSERVICE']._serialized_start=836
-  _globals['_REGIONSERVICE']._serialized_end=1055
+  _globals['_REGIONENTRY']._serialized_end=253
+  _globals['_POSITIONREQUEST']._serialized_start=255
+  _globals['_POSITIONREQUEST']._serialized_end=304
+  _globals['_POSITIONRESPONSE']._serialized_start=306
+  _globals['_POSITIONRESPONSE']._serialized_end=368
+  _globals['_RELAYREQUEST']._serialized_start=371
+  _globals['_RELAYREQUEST']._serialized_end=519
+  _globals['_RELAYRESPONSE']._serialized_start=521
+  _globals['_RELAYRESPONSE']._serialized_end=580
+  _globals['_LOADREQUEST']._serialized_start=582
+  _globals['_LOADREQUEST']._serialized_end=681
+  _globals['_LOADRESPONSE']._serialized_start=683
+  _globals['_LOADRESPONSE']._serialized_end=757
+  _globals['_REGIONVALUE']._serialized_start=759
+  _globals['_REGIONVALUE']._serialized_end=872
+  _globals['_REGIONSERVICE']._serialized_start=875
+  _globals['_REGIONSERVICE']._serialized_end=1094
 # @@protoc_insertion_point(module_scope)

@@ -51,10 +51,13 @@ class RegionEntry(google.protobuf.message.Message):
     TEXTS_FIELD_NUMBER: builtins.int
     KINDS_FIELD_NUMBER: builtins.int
     MODE_FIELD_NUMBER: builtins.int
+    WRITTEN_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     """Its name."""
     mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType
     """What becomes of the values."""
+    written: builtins.bool
+    """Whether the keys have values now, which can be asked for."""
     @property
     def texts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """Keys; or texts of selectors, if there are kinds."""
@@ -70,8 +73,9 @@ class RegionEntry(google.protobuf.message.Message):
         texts: collections.abc.Iterable[builtins.bytes] | None = ...,
         kinds: collections.abc.Iterable[builtins.int] | None = ...,
         mode: cachenode_api.v1.common_pb2.InvalidationMode.ValueType = ...,
+        written: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["kinds", b"kinds", "mode", b"mode", "namespace", b"namespace", "texts", b"texts"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kinds", b"kinds", "mode", b"mode", "namespace", b"namespace", "texts", b"texts", "written", b"written"]) -> None: ...
 
 Global___RegionEntry: typing_extensions.TypeAlias = RegionEntry
 
@@ -195,6 +199,7 @@ class LoadRequest(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     KEY_FIELD_NUMBER: builtins.int
+    CACHED_BYTES_FIELD_NUMBER: builtins.int
     origin: builtins.str
     """Name of the region that asks."""
     target: builtins.str
@@ -203,6 +208,8 @@ class LoadRequest(google.protobuf.message.Message):
     """Name of the key's namespace."""
     key: builtins.bytes
     """1 to 1,024 bytes."""
+    cached_bytes: builtins.int
+    """Not 0: what is cached is asked for, if the value is no larger than this."""
     def __init__(
         self,
         *,
@@ -210,8 +217,9 @@ class LoadRequest(google.protobuf.message.Message):
         target: builtins.str = ...,
         namespace: builtins.str = ...,
         key: builtins.bytes = ...,
+        cached_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key", b"key", "namespace", b"namespace", "origin", b"origin", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_bytes", b"cached_bytes", "key", b"key", "namespace", b"namespace", "origin", b"origin", "target", b"target"]) -> None: ...
 
 Global___LoadRequest: typing_extensions.TypeAlias = LoadRequest
 
@@ -227,7 +235,7 @@ class LoadResponse(google.protobuf.message.Message):
     """Why that could not be found out; empty if it was."""
     @property
     def loaded(self) -> Global___RegionValue:
-        """What the origin has; not set if it has nothing."""
+        """What the origin has, or what is cached; not set if that is nothing."""
 
     def __init__(
         self,

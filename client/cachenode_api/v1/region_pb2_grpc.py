@@ -75,7 +75,7 @@ class RegionServiceServicer(object):
 
     def Load(self, request, context):
         """Has the region load a key from its origin, past what it has cached, for a region whose origin may lack a change. A
-        load that fails is an answer too.
+        load that fails is an answer too. Or asks for what it has cached, and nothing is loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

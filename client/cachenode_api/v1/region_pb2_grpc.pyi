@@ -120,7 +120,7 @@ class RegionServiceStub(typing.Generic[_RegionServicePositionType, _RegionServic
 
     Load: _RegionServiceLoadType
     """Has the region load a key from its origin, past what it has cached, for a region whose origin may lack a change. A
-    load that fails is an answer too.
+    load that fails is an answer too. Or asks for what it has cached, and nothing is loaded.
     """
 
 RegionServiceAsyncStub: typing_extensions.TypeAlias = RegionServiceStub[
@@ -168,7 +168,7 @@ class RegionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[cachenode_api.v1.region_pb2.LoadResponse, collections.abc.Awaitable[cachenode_api.v1.region_pb2.LoadResponse]]:
         """Has the region load a key from its origin, past what it has cached, for a region whose origin may lack a change. A
-        load that fails is an answer too.
+        load that fails is an answer too. Or asks for what it has cached, and nothing is loaded.
         """
 
 def add_RegionServiceServicer_to_server(servicer: RegionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
