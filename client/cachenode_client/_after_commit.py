@@ -12,11 +12,11 @@ value lives until its TTL, unless an outbox in the same transaction tells somebo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cachenode_client._checks import Key, Mode, checked_keys, checked_mode
+from cachenode_client._checks import Key, Mode, checked_keys, checked_mode, checked_selection
 from cachenode_client.errors import CacheError
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ __all__ = ["AfterCommit", "BlockingAfterCommit", "Pending"]
 class Pending:
     """What is to be invalidated at the end of a block."""
 
-    def __init__(self, check: Callable[..., object]) -> None:
-        self._check = check
+    def __init__(self) -> None:
         self._calls: list[dict[str, Any]] = []
 
     def invalidate(
@@ -50,7 +49,7 @@ class Pending:
         """
         raws = checked_keys(keys)
         tags = None if tags is None else list(tags)
-        self._check(raws, prefix, pattern, tags, namespace, whole=keys is None)
+        checked_selection(raws, prefix, pattern, tags, namespace, whole=keys is None)
         checked_mode(mode)
         keys = raws if keys is not None else None
         call = {"keys": keys, "prefix": prefix, "pattern": pattern, "tags": tags, "namespace": namespace, "mode": mode}

@@ -11,6 +11,8 @@ from cachenode_api.dependencies import Parent, canonical_parents, pack_reference
 from cachenode_api.errors import ContractError
 from cachenode_api.keys import MAX_KEY_BYTES, canonical_key, check_namespace
 from cachenode_api.records import NO_TTL_MS
+from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
+from cachenode_api.tags import canonical_tags
 from cachenode_api.version import ABSENT_VERSION
 from cachenode_client.errors import InvalidArgument, InvalidTtl, from_contract
 
@@ -19,7 +21,6 @@ __all__ = [
     "DependsOn",
     "Key",
     "Mode",
-    "check_any",
     "checked_ack",
     "checked_delta",
     "checked_key",
@@ -28,6 +29,7 @@ __all__ = [
     "checked_namespace",
     "checked_near_cache",
     "checked_parents",
+    "checked_selection",
     "checked_timeout",
     "checked_ttl",
     "checked_version",
@@ -87,10 +89,42 @@ def checked_parents(depends_on: DependsOn, namespace: str, others: bytes = b"") 
         raise from_contract(error) from None
 
 
-def check_any(raws: list[bytes], texts: list[bytes]) -> None:
-    """Raise if an invalidation names nothing at all."""
+def checked_selection(
+    raws: list[bytes],
+    prefix: Key | None,
+    pattern: Key | None,
+    tags: Iterable[str] | None,
+    namespace: str | None,
+    *,
+    whole: bool,
+) -> tuple[list[bytes], list[int]]:
+    """Return the texts and kinds of an invalidation's selectors, besides its keys.
+
+    Args:
+        raws: The keys.
+        prefix: As `CacheClient.invalidate`, as all below.
+        pattern: Checked as a glob.
+        tags: An empty list of them does not mean everything.
+        namespace: Given alone, all of it.
+        whole: Whether no keys were named, not even none of them.
+
+    Raises:
+        InvalidArgument: One of them cannot be used, or nothing was named.
+    """
+    wanted = [(SelectorKind.PREFIX, prefix), (SelectorKind.GLOB, pattern)]
+    texts = [(kind, text.encode() if isinstance(text, str) else text) for kind, text in wanted if text is not None]
+    try:
+        texts += [(SelectorKind.TAG, tag) for tag in canonical_tags(tags or ())]
+        for kind, text in texts:
+            make_selector(kind, text)
+    except ContractError as error:
+        raise from_contract(error) from None
+    alone = prefix is None and pattern is None and tags is None
+    if whole and alone and namespace is not None:
+        texts = [(SelectorKind.NAMESPACE, EVERYTHING)]
     if not raws and not texts:
         raise InvalidArgument("invalidate: name keys, a prefix, a pattern, tags, or a namespace alone for all of it")
+    return [text for _, text in texts], [kind.value for kind, _ in texts]
 
 
 def checked_namespace(name: str) -> str:

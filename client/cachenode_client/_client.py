@@ -8,7 +8,7 @@ call's deadline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, Self
 
@@ -17,18 +17,18 @@ from cachenode_api.tracing import root, switch
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import AfterCommit, Pending
-from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH, Due, Group
+from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH, Group
 from cachenode_client._checks import (
     Ack,
     DependsOn,
     Key,
     Mode,
-    check_any,
     checked_delta,
     checked_key,
     checked_keys,
     checked_mode,
     checked_namespace,
+    checked_selection,
     checked_timeout,
     checked_ttl,
     checked_version,
@@ -40,9 +40,6 @@ from cachenode_client._core import (
     PLAIN,
     ClientCore,
     K,
-    Lead,
-    any_stale,
-    is_stale,
     many_keys,
     many_values,
     traits_of,
@@ -50,26 +47,17 @@ from cachenode_client._core import (
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
 from cachenode_client._events import Published, encoded_fields, publish
+from cachenode_client._loading import Loading
 from cachenode_client._loads import (
-    ABSENT,
-    LATE,
-    LATE_LOAD,
-    Asks,
     BatchLoader,
-    FlightEnd,
     Loader,
-    alone_values,
-    call_loader,
-    checked_batch,
-    renew_values,
-    value_of,
 )
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import Versioned
 from cachenode_client._warm import Warmer, checked_warm
 from cachenode_client._watch import Watcher, Watching
-from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
+from cachenode_client.errors import CacheError, CacheUnavailable
 
 __all__ = ["CacheClient"]
 
@@ -478,8 +466,7 @@ class CacheClient(ClientCore):
             CacheError: As `set`. Errors are raised under ``on_error="miss"`` too: untrue values may be left.
         """
         raws = checked_keys(keys)
-        texts, kinds = self._barrier(prefix, pattern, tags, namespace, whole=keys is None)
-        check_any(raws, texts)
+        texts, kinds = checked_selection(raws, prefix, pattern, tags, namespace, whole=keys is None)
         engine, found, number = self._started(), 0, checked_mode(mode)
         if raws:
             group = self._group(INVALIDATE, namespace, timeout_s, number=number, ack=ack)
@@ -553,7 +540,7 @@ class CacheClient(ClientCore):
             ...     await transaction.execute(...)
             ...     later.invalidate(f"user:{user_id}", tags=["users"])
         """
-        return AfterCommit(self, Pending(self._check_selection))
+        return AfterCommit(self, Pending())
 
     async def touch(
         self,
@@ -629,45 +616,8 @@ class CacheClient(ClientCore):
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
         if switch.tracer is not None:
             with root("cachenode.get_or_load", traits_of(group)):
-                return await self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
-        return await self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
-
-    async def _get_or_load(
-        self,
-        group: Group,
-        raw: bytes,
-        loader: Loader,
-        default: Any,
-        ttl_ms: int,
-        tags: Iterable[str] | None,
-        soft_timeout_s: float | None,
-    ) -> Any:
-        engine = self._started()
-        end = engine.loop.time() + group[2]
-        try:
-            if engine.router.only is None:
-                group = await engine.reach(group, raw, self._timeout_s)
-            outcome = await engine.call(group, raw)
-        except CacheError as error:
-            self._must_load_alone(error)
-            load: Awaitable[Any] = call_loader(loader)
-        else:
-            if isinstance(outcome, Due):
-                renewal = engine.keep(self._load(group, raw, outcome.token, loader, ttl_ms, tags))
-                soft_s = min(soft_timeout_s or 0.0, group[2] / 2) if is_stale(outcome.record) else 0.0
-                value = await _in_time(renewal, soft_s)
-                return self._found(outcome.record, default) if value is LATE else default if value is ABSENT else value
-            if not isinstance(outcome, int):
-                return self._found(outcome, default)
-            load = asyncio.shield(engine.keep(self._load(group, raw, outcome, loader, ttl_ms, tags)))
-        try:
-            async with asyncio.timeout_at(end) as limit:
-                value = await load
-        except TimeoutError:
-            if limit.expired():
-                raise CacheTimeout(LATE_LOAD) from None
-            raise
-        return default if value is ABSENT else value_of(value)
+                return await self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
+        return await self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
 
     async def get_or_load_many(
         self,
@@ -705,39 +655,10 @@ class CacheClient(ClientCore):
         originals, raws = many_keys(dict.fromkeys(keys))
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
-        engine = self._started()
         values, missing = self._near_many(originals, raws, namespace)
         originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
-        asks = Asks(engine, group, raws, self._timeout_s)
-        errors: dict[int, CacheError] = {}
-        loads: set[asyncio.Task[dict[K, Any]]] = set()
-        renewals: list[tuple[asyncio.Task[dict[K, Any]], list[Lead[K]], float]] = []
-        try:
-            async with asyncio.timeout(group[2]) as limit:
-                while asks.left or loads:
-                    outcomes = await asks.some(loads)
-                    leads, due = self._sort_out(outcomes, originals, raws, values, errors)
-                    if due:
-                        renewal = engine.keep(self._load_many(group, due, batch_loader, ttl_ms, tags))
-                        if soft_timeout_s is not None and any_stale(outcomes.values()):
-                            until = engine.loop.time() + min(soft_timeout_s, group[2] / 2)
-                            renewals.append((renewal, due, until))
-                    if leads:
-                        loads.add(engine.keep(self._load_many(group, leads, batch_loader, ttl_ms, tags)))
-                    for load in [load for load in loads if load.done()]:
-                        loads.discard(load)
-                        values |= load.result()
-                await _take_renewed(renewals, values)
-                alone = [originals[at] for at in self._to_load_alone(errors)]
-                if alone:
-                    values |= alone_values(await call_loader(batch_loader, alone))
-        except TimeoutError:
-            if limit.expired():
-                raise CacheTimeout(LATE_LOAD) from None
-            raise
-        finally:
-            asks.close()
-        return self._checked_many(values, {originals[at]: error for at, error in errors.items()})
+        errors = await self._loading.many(group, originals, raws, values, batch_loader, ttl_ms, tags, soft_timeout_s)
+        return self._checked_many(values, errors)
 
     def cached(
         self,
@@ -914,42 +835,8 @@ class CacheClient(ClientCore):
 
     # Inside.
 
-    async def _load(
-        self, group: Group, raw: bytes, token: int, loader: Loader, ttl_ms: int, tags: Iterable[str] | None
-    ) -> Any:
-        async def batch_loader(_keys: list[bytes]) -> dict[bytes, Any]:
-            return {raw: await call_loader(loader)}
-
-        loaded = await self._load_many(group, [(raw, raw, token)], batch_loader, ttl_ms, tags)
-        return loaded.get(raw, ABSENT)
-
-    async def _load_many(
-        self,
-        group: Group,
-        leads: list[Lead[K]],
-        batch_loader: BatchLoader[K],
-        ttl_ms: int,
-        tags: Iterable[str] | None,
-    ) -> dict[K, Any]:
-        """Load the keys that this client leads for, and hand the values over to those who wait at their owners."""
-        engine = self._started()
-        self._stats.loads += 1
-        try:
-            loaded = checked_batch(await call_loader(batch_loader, [key for key, _, _ in leads]))
-            ends = self._landings(group, leads, loaded, ttl_ms, tags)
-        except BaseException as error:
-            await self._end(engine, self._given_up(group, leads, error))
-            raise
-        for end in ends:
-            await self._end(engine, end)
-        return {key: value_of(loaded[key]) for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
-
-    async def _end(self, engine: Engine, end: FlightEnd) -> None:
-        try:
-            failures = await engine.end_flights(end)
-        except CacheError as error:
-            failures = {0: error}
-        self._ended(failures)
+    def _equip(self) -> None:
+        self._loading = Loading(self._landings, self._started)
 
     async def _set_if(
         self, expected: int, key: Key, value: Any, ttl_s: float | None, timeout_s: float | None, namespace: str | None
@@ -999,22 +886,3 @@ class CacheClient(ClientCore):
         """Forget what does not survive a fork; called in the child."""
         super().after_fork()
         self._engine = None
-
-
-async def _in_time(renewal: asyncio.Task[Any], soft_s: float) -> Any:
-    """Return what is loaded, `LATE` if that fails or takes longer."""
-    if soft_s:
-        await asyncio.wait({renewal}, timeout=soft_s)
-    if not renewal.done() or renewal.cancelled() or renewal.exception() is not None:
-        return LATE
-    return renewal.result()
-
-
-async def _take_renewed(
-    renewals: Iterable[tuple[asyncio.Task[dict[K, Any]], list[Lead[K]], float]], values: dict[K, Any]
-) -> None:
-    """Put what is loaded until a time of the loop in the place of older values."""
-    for renewal, due, until in renewals:
-        loaded = await _in_time(renewal, max(0.0, until - asyncio.get_running_loop().time()))
-        if loaded is not LATE:
-            renew_values(values, due, loaded)

@@ -9,28 +9,25 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from cachenode_api.errors import ContractError
-from cachenode_api.records import HEADER, HEADER_BYTES, NOT_KEPT_MS, STALE, TAGGED
-from cachenode_api.selectors import EVERYTHING, SelectorKind, make_selector
+from cachenode_api.records import HEADER, HEADER_BYTES, STALE, TAGGED
 from cachenode_api.tags import canonical_tags, pack_tags, split_tags
 from cachenode_client import _fork
 from cachenode_client._address import parse_address
-from cachenode_client._batches import ABANDON, FULFILL, GET, LEASE, LEASE_BITS, SET, Due, Group
+from cachenode_client._batches import GET, LEASE, LEASE_BITS, SET, Group
 from cachenode_client._channels import Channels, Tls
 from cachenode_client._checks import (
     Ack,
     DependsOn,
     Key,
-    check_any,
     checked_ack,
     checked_key,
     checked_namespace,
     checked_near_cache,
     checked_parents,
     checked_timeout,
-    checked_ttl,
 )
 from cachenode_client._engine import Encoded
-from cachenode_client._loads import ABSENT, FlightEnd, Loaded
+from cachenode_client._landings import K, Landings
 from cachenode_client._near import ENCODED, NearCache, NearEntry, boot_clock, keyed
 from cachenode_client._results import Lookup
 from cachenode_client._stats import ClientStats
@@ -43,25 +40,19 @@ from cachenode_client.errors import (
     ForkedClient,
     InvalidArgument,
     ManyFailed,
-    Overloaded,
     from_contract,
 )
 from cachenode_client.serializers import Serializer
 
-__all__ = ["ClientCore", "Detailed", "K", "Lead", "any_stale", "is_stale", "many_keys", "many_values"]
+__all__ = ["ClientCore", "Detailed", "K", "many_keys", "many_values"]
 
 T = TypeVar("T")
-K = TypeVar("K", bound=Key)
 
 Detailed = tuple[bytes, int, float]
 """A record, its layer, and the clock against which its deadline counts."""
 
-Lead = tuple[K, bytes, int]
-"""A key that this client is to load: as it was given, as bytes, and the token."""
-
 LOAD_TIMEOUT_S = 10.0
 DEFAULT_NEAR_BYTES = 32 << 20
-_MAX_NAME = 100
 PLAIN = b"\x00\x00\x00\x00"
 FLAGS_AT = 4
 _LAYERS: dict[int, Literal["l1", "l2"]] = {1: "l1", 2: "l2"}
@@ -116,7 +107,18 @@ class ClientCore:
         self._closed = False
         self._forked = False
         self._stats = ClientStats()
+        self._landings = Landings(
+            self._stats,
+            timeout_s=self._timeout_s,
+            misses_on_error=self._misses_on_error,
+            encode=self.encoded,
+            found=self._found,
+        )
+        self._equip()
         _fork.watch(weakref.ref(self))
+
+    def _equip(self) -> None:
+        """Make what this client's way of waiting needs."""
 
     def after_fork(self) -> None:
         """Forget what does not survive a fork; called in the child."""
@@ -218,47 +220,6 @@ class ClientCore:
             "near_invalidations": 0 if near is None else near.invalidated,
         }
 
-    def _check_selection(
-        self,
-        raws: list[bytes],
-        prefix: Key | None,
-        pattern: Key | None,
-        tags: Iterable[str] | None,
-        namespace: str | None,
-        *,
-        whole: bool,
-    ) -> None:
-        """Raise what `invalidate` would raise of these arguments."""
-        texts, _ = self._barrier(prefix, pattern, tags, namespace, whole=whole)
-        check_any(raws, texts)
-
-    def _barrier(
-        self,
-        prefix: Key | None,
-        pattern: Key | None,
-        tags: Iterable[str] | None,
-        namespace: str | None,
-        *,
-        whole: bool,
-    ) -> tuple[list[bytes], list[int]]:
-        """Return the texts and kinds of an invalidation's selectors.
-
-        Raises:
-            InvalidArgument: One of them cannot be used.
-        """
-        wanted = [(SelectorKind.PREFIX, prefix), (SelectorKind.GLOB, pattern)]
-        texts = [(kind, text.encode() if isinstance(text, str) else text) for kind, text in wanted if text is not None]
-        try:
-            texts += [(SelectorKind.TAG, tag) for tag in canonical_tags(tags or ())]
-            for kind, text in texts:
-                make_selector(kind, text)
-        except ContractError as error:
-            raise from_contract(error) from None
-        alone = prefix is None and pattern is None and tags is None  # an empty list of tags does not mean everything
-        if whole and alone and namespace is not None:
-            texts = [(SelectorKind.NAMESPACE, EVERYTHING)]
-        return [text for _, text in texts], [kind.value for kind, _ in texts]
-
     def _condition_failed(self, error: CacheError) -> bool:
         """Return True for the error that is the answer of a conditional write: it was not done, as it should be."""
         return error.reason == "condition_failed"
@@ -278,100 +239,6 @@ class ClientCore:
             number |= round(1_000 * checked_timeout(soft_timeout_s, field="soft_timeout_s")) << LEASE_BITS
         operation, namespace, *_, parents = self._group(LEASE, namespace, None, depends_on=depends_on)
         return (operation, namespace, waits_s, False, number, False, parents)
-
-    def _sort_out(
-        self,
-        outcomes: dict[int, Any],
-        keys: list[K],
-        raws: list[bytes],
-        values: dict[K, Any],
-        errors: dict[int, CacheError],
-    ) -> tuple[list[Lead[K]], list[Lead[K]]]:
-        """Put outcomes of asking where they belong; return the keys to be loaded, and those to be loaded anew."""
-        leads: list[Lead[K]] = []
-        due: list[Lead[K]] = []
-        for at, outcome in outcomes.items():
-            if isinstance(outcome, int):
-                leads.append((keys[at], raws[at], outcome))
-            elif isinstance(outcome, Due):
-                due.append((keys[at], raws[at], outcome.token))
-                values[keys[at]] = self._found(outcome.record, None)
-            elif isinstance(outcome, CacheError):
-                errors[at] = outcome
-            elif outcome:
-                values[keys[at]] = self._found(outcome, None)
-            else:
-                self._stats.misses += 1
-        self._stats.misses += len(leads)
-        return leads, due
-
-    def _must_load_alone(self, error: CacheError) -> None:
-        """Raise the error unless the client takes it for a miss: then the caller loads for itself, storing nothing."""
-        self._stats.errors += 1
-        if not self._takes_for_miss(error):
-            raise error
-
-    def _takes_for_miss(self, error: CacheError) -> bool:
-        """Return True for errors of the cluster, not of another's load nor of time: those would cause a stampede."""
-        return self._misses_on_error and isinstance(error, (CacheUnavailable, Overloaded))
-
-    def _to_load_alone(self, errors: dict[int, CacheError]) -> list[int]:
-        """Take the errors that this client takes for misses out; return their positions."""
-        alone = [
-            at for at, e in errors.items() if self._misses_on_error and isinstance(e, (CacheUnavailable, Overloaded))
-        ]
-        self._stats.errors += len(alone)
-        for at in alone:
-            del errors[at]
-        return alone
-
-    def _landings(
-        self, group: Group, leads: list[Lead[K]], loaded: Mapping[K, Any], ttl_ms: int, tags: Iterable[str] | None
-    ) -> list[FlightEnd]:
-        """Return what is to be told of loads that have succeeded: the values, and which keys have none."""
-        found = [lead for lead in leads if loaded.get(lead[0], ABSENT) is not ABSENT]
-        absent = [lead for lead in leads if loaded.get(lead[0], ABSENT) is ABSENT]
-        ends = []
-        by_parents: dict[bytes, list[Lead[K]]] = {}
-        for lead in found:
-            by_parents.setdefault(_parents_of(loaded[lead[0]], group), []).append(lead)
-        for parents, some in by_parents.items():
-            end = self._flight_end(FULFILL, (*group[:-1], parents), some)
-            values = [loaded[key] for key, _, _ in some]
-            end.encoded = [self._encoded_load(value, tags) for value in values]
-            end.ttls_ms = [_life_of(value, ttl_ms) for value in values]
-            ends.append(end)
-        if absent:
-            end = self._flight_end(ABANDON, group, absent)
-            end.absent = True
-            ends.append(end)
-        return ends
-
-    def _encoded_load(self, loaded: object, tags: Iterable[str] | None) -> Encoded:
-        """Return the bytes and flags of what a loader has returned; its own tags come to those of the call."""
-        if isinstance(loaded, Loaded):
-            own = tuple(loaded.tags)
-            return self.encoded(loaded.value, (*(tags or ()), *own) if own else tags)
-        return self.encoded(loaded, tags)
-
-    def _given_up(self, group: Group, leads: list[Lead[K]], error: BaseException) -> FlightEnd:
-        """Return what is to be told of loads that have failed, or were cancelled with this client."""
-        end = self._flight_end(ABANDON, group, leads)
-        if isinstance(error, Exception):
-            self._stats.load_failures += 1
-            end.details = [type(error).__name__[:_MAX_NAME]] * len(leads)
-        return end
-
-    def _flight_end(self, operation: int, group: Group, leads: list[Lead[K]]) -> FlightEnd:
-        settled = (operation, group[1], self._timeout_s, False, 0, False, group[-1] if operation == FULFILL else b"")
-        return FlightEnd(settled, [raw for _, raw, _ in leads], [token for _, _, token in leads])
-
-    def _ended(self, failures: dict[int, CacheError]) -> None:
-        """Count what could not be told to owners: the values are loaded all the same. A caller's fault is raised."""
-        self._stats.errors += len(failures)
-        for error in failures.values():
-            if is_callers_fault(error) and isinstance(error, InvalidArgument):
-                raise error
 
     def encoded(self, value: object, tags: Iterable[str] | None = None) -> Encoded:
         """Return a value's bytes and flags, tags included."""
@@ -495,29 +362,3 @@ def many_values(
     """Return the keys as given, as bytes, and the encoded values; wrong ones are found before anything is sent."""
     originals, raws = many_keys(values)
     return originals, raws, [core.encoded(value, tags) for value in values.values()]
-
-
-def is_stale(record: bytes) -> bool:
-    """Return True if a record is marked: its value is past its TTL."""
-    return bool(HEADER.unpack_from(record)[1] & STALE)
-
-
-def any_stale(outcomes: Iterable[object]) -> bool:
-    """Return True if among what was found is a value past its TTL that this caller is to load anew."""
-    return any(isinstance(outcome, Due) and is_stale(outcome.record) for outcome in outcomes)
-
-
-def _parents_of(loaded: object, group: Group) -> bytes:
-    """Return the block of what a loaded value depends on: what it says itself, and what the call says."""
-    if not isinstance(loaded, Loaded) or not loaded.depends_on:
-        return group[-1]
-    return checked_parents(loaded.depends_on, group[1], group[-1])
-
-
-def _life_of(loaded: object, ttl_ms: int) -> int:
-    """Return the TTL of what a loader has returned, for the wire."""
-    if not isinstance(loaded, Loaded):
-        return ttl_ms
-    if not loaded.keep:
-        return NOT_KEPT_MS
-    return ttl_ms if loaded.ttl_s is None else checked_ttl(loaded.ttl_s)

@@ -1,10 +1,4 @@
-"""The client for threads: the asyncio machinery on a private loop thread, and callers that wait on a lock.
-
-A call puts itself in the inbox and wakes the loop, unless somebody has done so or a frame is under way: then the loop
-looks there when the answer comes, and sends all that has gathered as one frame. So the threads of a program share
-frames just as the tasks of a loop do, and a waiting thread costs nothing but its lock. No call is forgotten: it is
-put in the inbox before the frames under way are counted, and the loop counts a frame as answered before it looks in
-the inbox.
+"""The client for threads: the calls of the asyncio client, made in a loop of its own (`_loop_thread`), and waited for.
 
 One client serves any number of threads. It does not survive a fork: use it in the process that made the first call,
 else `ForkedClient`.
@@ -12,12 +6,7 @@ else `ForkedClient`.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -25,90 +14,41 @@ from cachenode_api.tracing import root, switch
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import BlockingAfterCommit, Pending
-from cachenode_client._batches import ABANDON, BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH, Due, Group
+from cachenode_client._batches import BARRIER, DELETE, GET, INCR, INVALIDATE, SET, SLIDE, TOUCH
 from cachenode_client._checks import (
     Ack,
     DependsOn,
     Key,
     Mode,
-    check_any,
     checked_delta,
     checked_key,
     checked_keys,
     checked_mode,
     checked_namespace,
+    checked_selection,
     checked_timeout,
     checked_ttl,
     checked_version,
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import ClientCore, K, Lead, any_stale, is_stale, many_keys, many_values, traits_of
+from cachenode_client._core import ClientCore, K, many_keys, many_values, traits_of
 from cachenode_client._decorator import Cached
-from cachenode_client._engine import Encoded, Engine
+from cachenode_client._engine import Engine
 from cachenode_client._events import Published, encoded_fields, publish
-from cachenode_client._loads import (
-    ABSENT,
-    LATE_LOAD,
-    Asks,
-    FlightEnd,
-    alone_values,
-    checked_batch,
-    renew_values,
-    value_of,
-)
+from cachenode_client._loading_blocking import BlockingLoading
+from cachenode_client._loop_thread import LoopThread
 from cachenode_client._near import ENCODED, boot_clock
 from cachenode_client._results import Lookup
 from cachenode_client._versioned import BlockingVersioned
 from cachenode_client._warm import BlockingWarmer, checked_warm
 from cachenode_client._watch_blocking import BlockingWatcher
-from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, ClientClosed
+from cachenode_client.errors import CacheError, CacheUnavailable
 
 __all__ = ["CacheClient"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-_FRAMES_AT_ONCE = 1
-_GRACE_S = 0.5
-_START_S = 5.0
-
-
-class _LockWaiter:
-    """A future for one waiting thread."""
-
-    __slots__ = ("_done", "_error", "_lock", "_result")
-
-    def __init__(self) -> None:
-        self._done = False
-        self._error: CacheError | None = None
-        self._result: Any = None
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def done(self) -> bool:
-        return self._done
-
-    def set_result(self, result: Any, /) -> None:
-        self._done = True
-        self._result = result
-        self._lock.release()
-
-    def set_exception(self, exception: CacheError, /) -> None:
-        self._done = True
-        self._error = exception
-        self._lock.release()
-
-    def wait(self, timeout_s: float) -> Any:
-        if not self._lock.acquire(timeout=timeout_s):
-            self._done = True
-            raise CacheTimeout
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-
-_Call = tuple[_LockWaiter, Group, bytes, Encoded | None, int]
 
 
 class CacheClient(ClientCore):
@@ -122,11 +62,6 @@ class CacheClient(ClientCore):
         ...     cache.get("user:7")
         {'name': 'Ada'}
     """
-
-    _engine: Engine | None = None
-    _inbox: deque[_Call]
-    _roused = False
-    _starting = threading.Lock()
 
     # Reads.
 
@@ -347,8 +282,7 @@ class CacheClient(ClientCore):
     ) -> int:
         """Declare values untrue, by key, prefix, pattern, tag or namespace (see the asyncio client)."""
         raws = checked_keys(keys)
-        texts, kinds = self._barrier(prefix, pattern, tags, namespace, whole=keys is None)
-        check_any(raws, texts)
+        texts, kinds = checked_selection(raws, prefix, pattern, tags, namespace, whole=keys is None)
         engine, found, number = self._started(), 0, checked_mode(mode)
         if raws:
             group = self._group(INVALIDATE, namespace, timeout_s, number=number, ack=ack)
@@ -380,7 +314,7 @@ class CacheClient(ClientCore):
 
     def after_commit(self) -> BlockingAfterCommit:
         """Collect invalidations, and do them when the block is left (see the asyncio client)."""
-        return BlockingAfterCommit(self, Pending(self._check_selection))
+        return BlockingAfterCommit(self, Pending())
 
     def touch(
         self,
@@ -426,40 +360,8 @@ class CacheClient(ClientCore):
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
         if switch.tracer is not None:
             with root("cachenode.get_or_load", traits_of(group)):
-                return self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
-        return self._get_or_load(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
-
-    def _get_or_load(
-        self,
-        group: Group,
-        raw: bytes,
-        loader: Callable[[], Any],
-        default: Any,
-        ttl_ms: int,
-        tags: Iterable[str] | None,
-        soft_timeout_s: float | None,
-    ) -> Any:
-        try:
-            engine = self._started()
-            if engine.router.route(raw) is None:
-                group = self._run(engine.reach(group, raw, self._timeout_s), self._timeout_s)
-            outcome = self._call(group, raw)
-        except CacheError as error:
-            self._must_load_alone(error)
-            value = loader()
-        else:
-            if isinstance(outcome, Due):
-                renewal = self._renew(group, [(raw, raw, outcome.token)], lambda _: {raw: loader()}, ttl_ms, tags)
-                if soft_timeout_s is not None and renewal is not None and is_stale(outcome.record):
-                    with contextlib.suppress(Exception):  # it failed, or takes longer: there is a value
-                        loaded = renewal.result(min(soft_timeout_s, group[2] / 2)).get(raw, ABSENT)
-                        return default if loaded is ABSENT else loaded
-                return self._found(outcome.record, default)
-            if not isinstance(outcome, int):
-                return self._found(outcome, default)
-            leads: list[Lead[bytes]] = [(raw, raw, outcome)]
-            value = self._load_many(group, leads, lambda _: {raw: loader()}, ttl_ms, tags).get(raw, ABSENT)
-        return default if value is ABSENT else value_of(value)
+                return self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
+        return self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
 
     def get_or_load_many(
         self,
@@ -481,91 +383,10 @@ class CacheClient(ClientCore):
         originals, raws = many_keys(dict.fromkeys(keys))
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
-        engine = self._started()
-        end = engine.loop.time() + group[2]
         values, missing = self._near_many(originals, raws, namespace)
         originals, raws = [originals[at] for at in missing], [raws[at] for at in missing]
-        asks = self._run(_ask(engine, group, raws, self._timeout_s), group[2])
-        errors: dict[int, CacheError] = {}
-        renewals: list[tuple[Future[dict[K, Any]], list[Lead[K]], float]] = []
-        try:
-            while asks.left:
-                outcomes = self._run(asks.some(), max(0.0, end - engine.loop.time()), grace_s=0.0)
-                leads, due = self._sort_out(outcomes, originals, raws, values, errors)
-                if due:
-                    renewal = self._renew(group, due, batch_loader, ttl_ms, tags)
-                    if soft_timeout_s is not None and renewal is not None and any_stale(outcomes.values()):
-                        renewals.append((renewal, due, engine.loop.time() + min(soft_timeout_s, group[2] / 2)))
-                if leads:
-                    values |= self._load_many(group, leads, batch_loader, ttl_ms, tags)
-        except CacheTimeout:
-            raise CacheTimeout(LATE_LOAD) from None
-        finally:
-            engine.loop.call_soon_threadsafe(asks.close)
-        for renewal, due, until in renewals:
-            with contextlib.suppress(Exception):  # it failed, or takes longer: there are values
-                renew_values(values, due, renewal.result(max(0.0, until - engine.loop.time())))
-        alone = [originals[at] for at in self._to_load_alone(errors)]
-        if alone:
-            values |= alone_values(batch_loader(alone))
-        return self._checked_many(values, {originals[at]: error for at, error in errors.items()})
-
-    def _renew(
-        self,
-        group: Group,
-        leads: list[Lead[K]],
-        batch_loader: Callable[[list[K]], Mapping[K, Any]],
-        ttl_ms: int,
-        tags: Iterable[str] | None,
-    ) -> Future[dict[K, Any]] | None:
-        """Load values anew in a thread of its own, of which there are few: what is too much is left to others.
-
-        Returns:
-            What will be loaded; None if that is left to others.
-        """
-        renewing = self._started().renewing
-        if not renewing.acquire(blocking=False):
-            self._end(self._flight_end(ABANDON, group, leads))
-            return None
-        renewal: Future[dict[K, Any]] = Future()
-
-        def renew() -> None:
-            try:
-                renewal.set_result(self._load_many(group, leads, batch_loader, ttl_ms, tags))
-            except Exception as error:  # noqa: BLE001 - counted, and told to the owner; the value is still there
-                renewal.set_exception(error)
-            finally:
-                renewing.release()
-
-        threading.Thread(target=renew, name="cachenode-renewal", daemon=True).start()
-        return renewal
-
-    def _load_many(
-        self,
-        group: Group,
-        leads: list[Lead[K]],
-        batch_loader: Callable[[list[K]], Mapping[K, Any]],
-        ttl_ms: int,
-        tags: Iterable[str] | None,
-    ) -> dict[K, Any]:
-        """Load the keys that this client leads for, and hand the values over to those who wait at their owners."""
-        self._stats.loads += 1
-        try:
-            loaded = checked_batch(batch_loader([key for key, _, _ in leads]))
-            ends = self._landings(group, leads, loaded, ttl_ms, tags)
-        except BaseException as error:
-            self._end(self._given_up(group, leads, error))
-            raise
-        for end in ends:
-            self._end(end)
-        return {key: value_of(loaded[key]) for key, _, _ in leads if loaded.get(key, ABSENT) is not ABSENT}
-
-    def _end(self, end: FlightEnd) -> None:
-        try:
-            failures = self._run(self._started().end_flights(end), end.group[2])
-        except CacheError as error:
-            failures = {0: error}
-        self._ended(failures)
+        errors = self._loading.many(group, originals, raws, values, batch_loader, ttl_ms, tags, soft_timeout_s)
+        return self._checked_many(values, errors)
 
     def cached(
         self,
@@ -639,7 +460,8 @@ class CacheClient(ClientCore):
 
     def stats(self) -> dict[str, int]:
         """Return this client's counters (see the asyncio client)."""
-        router = self._engine.router if self._engine is not None else None
+        engine = self._thread.engine
+        router = engine.router if engine is not None else None
         return (
             self._stats.as_dict()
             | self._near_stats()
@@ -651,13 +473,8 @@ class CacheClient(ClientCore):
 
     def close(self) -> None:
         """End all sessions and the loop thread. Later calls fail with `ClientClosed`. Safe to call twice."""
-        with self._starting:
-            self._closed = True
-            engine, self._engine = self._engine, None
-        if engine is not None:
-            asyncio.run_coroutine_threadsafe(engine.close(), engine.loop).result(_START_S)
-            engine.loop.call_soon_threadsafe(engine.loop.stop)
-            self._thread.join(_START_S)
+        self._closed = True
+        self._thread.close()
 
     def __enter__(self) -> Self:
         """Return the client itself; it connects with the first call."""
@@ -668,7 +485,8 @@ class CacheClient(ClientCore):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "new" if self._engine is None else repr(self._engine.router)
+        engine = self._thread.engine
+        state = "closed" if self._closed else "new" if engine is None else repr(engine.router)
         return f"<blocking CacheClient namespace={self._namespace!r} {state}>"
 
     # Inside.
@@ -686,104 +504,25 @@ class CacheClient(ClientCore):
         self._stats.sets += 1
         return version
 
-    def _call(self, group: Group, raw: bytes, encoded: Encoded | None = None, ttl_ms: int = 0) -> Any:
-        """Send one key once, and again if it fails and that is safe."""
-        engine = self._engine
-        if engine is None:
-            engine = self._started()
-        waiter, began = _LockWaiter(), engine.loop.time()
-        self._inbox.append((waiter, group, raw, encoded, ttl_ms))
-        if not self._roused:
-            session = engine.router.route(raw)
-            if session is None or session.in_flight < _FRAMES_AT_ONCE:
-                self._roused = True
-                engine.loop.call_soon_threadsafe(self._drain, engine)
-        try:
-            return waiter.wait(group[2] + _GRACE_S)
-        except CacheError as error:
-            return self._run(engine.again(error, began, group, raw, encoded, ttl_ms), group[2])
+    def _equip(self) -> None:
+        self._thread = LoopThread(self._check_usable, self._make_engine)
+        self._call = self._thread.call
+        self._run = self._thread.run
+        self._started = self._thread.started
+        self._loading = BlockingLoading(self._landings, self._thread)
 
-    def _replied(self) -> None:
-        if self._inbox and self._engine is not None:
-            self._drain(self._engine)
-
-    def _drain(self, engine: Engine) -> None:
-        """Send what has gathered in the inbox. Runs in the loop."""
-        self._roused = False  # first: whoever puts something in from now on wakes the loop again
-        inbox = self._inbox
-        while inbox:
-            waiter, group, raw, encoded, ttl_ms = inbox.popleft()
-            try:
-                sent = engine.try_submit(group, raw, waiter, encoded, ttl_ms)
-            except CacheError as error:
-                waiter.set_exception(error)
-                continue
-            if not sent:
-                task = engine.loop.create_task(engine.persist(group, raw, encoded, ttl_ms))
-                task.add_done_callback(partial(_hand_over, waiter))
-
-    def _run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float, *, grace_s: float = _GRACE_S) -> T:
-        """Run a coroutine in the loop and wait for it."""
-        engine = self._started()
-        try:
-            return asyncio.run_coroutine_threadsafe(coroutine, engine.loop).result(timeout_s + grace_s)
-        except TimeoutError as error:
-            raise error if isinstance(error, CacheError) else CacheTimeout() from None
-
-    def _started(self) -> Engine:
-        """Return the engine, starting its thread with the first call."""
-        self._check_usable()
-        with self._starting:
-            self._check_usable()
-            if self._engine is None:
-                self._inbox = deque()
-                self._roused = False
-                self._engine = self._start()
-            return self._engine
-
-    def _start(self) -> Engine:
-        loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_serve, args=(loop,), name="cachenode-client", daemon=True)
-        self._thread.start()
-
-        async def make() -> Engine:
-            return Engine(
-                self._addresses,
-                client_name=self._client_name,
-                channels=self._channels,
-                sdk_version=sdk_version(),
-                stats=self._stats,
-                on_reply=self._replied,
-                near=self._near,
-            )
-
-        return asyncio.run_coroutine_threadsafe(make(), loop).result(_START_S)
+    def _make_engine(self, replied: Callable[[], None]) -> Engine:
+        return Engine(
+            self._addresses,
+            client_name=self._client_name,
+            channels=self._channels,
+            sdk_version=sdk_version(),
+            stats=self._stats,
+            on_reply=replied,
+            near=self._near,
+        )
 
     def after_fork(self) -> None:
         """Forget what does not survive a fork; called in the child."""
         super().after_fork()
-        self._engine = None
-        CacheClient._starting = threading.Lock()  # may have been held by a thread that does not exist here
-
-
-async def _ask(engine: Engine, group: Group, raws: list[bytes], reach_s: float) -> Asks:
-    return Asks(engine, group, raws, reach_s)
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
-def _hand_over(waiter: _LockWaiter, done: asyncio.Task[Any]) -> None:
-    if waiter.done():
-        return
-    error = ClientClosed() if done.cancelled() else done.exception()
-    if error is None:
-        waiter.set_result(done.result())
-    else:
-        waiter.set_exception(error if isinstance(error, CacheError) else CacheUnavailable(type(error).__name__))
+        self._thread.after_fork()

@@ -167,7 +167,7 @@ async def test_closed_client_raises(server: Server) -> None:
 
     def work(client: CacheClient) -> tuple[CacheClient, threading.Thread]:
         client.set("k", 1)
-        return client, client._thread
+        return client, client._thread._thread
 
     client, thread = await in_thread(server.address, work, on_error="miss")
     assert not thread.is_alive()
@@ -264,7 +264,7 @@ async def test_calls_gather_while_a_frame_is_under_way(scripted: ScriptedNode) -
             first = pool.submit(client.get, "first")
             asyncio.run_coroutine_threadsafe(asyncio.wait_for(under_way.wait(), 10), loop).result(10)
             rest = [pool.submit(client.get, f"k{number}") for number in range(4)]
-            wait_until(lambda: len(client._inbox) == 4)
+            wait_until(lambda: len(client._thread._inbox) == 4)
             loop.call_soon_threadsafe(gathered.set)
             return [first.result(10), *(one.result(10) for one in rest)]
 

@@ -552,11 +552,11 @@ async def test_blocking_client_renews_in_a_thread(renewing: Server, many: bool) 
     with threads.CacheClient(renewing.address, timeout_s=10) as cache:
         assert await asyncio.to_thread(read, cache) == "v1"
         await due(renewing)
-        permits = [cache._engine.renewing.acquire(blocking=False) for _ in range(8)]
+        permits = [cache._started().renewing.acquire(blocking=False) for _ in range(8)]
         assert all(permits)
         assert await asyncio.to_thread(read, cache) == "v1"
         assert len(where) == 1
-        cache._engine.renewing.release()
+        cache._started().renewing.release()
         assert await asyncio.to_thread(read, cache) == "v1"
         go.set()
         await eventually(lambda: renewing.node.namespaces.get("default").sets == 2)

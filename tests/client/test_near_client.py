@@ -49,7 +49,7 @@ def stats(client: Any) -> dict[str, int]:
 async def leased(client: Any) -> Any:
     """Return the client once it has a lease at each node that it is connected to."""
     await client.view()
-    router = machinery(client)._engine.router
+    router = machinery(client)._started().router
     await eventually(
         lambda: (
             router._ready and all(boot_clock() < session.shelf.lease.until for session in list(router._ready.values()))
@@ -558,7 +558,7 @@ async def test_failed_drop_ends_the_session(
         drop_many(self, namespace, keys)
 
     monkeypatch.setattr(NearCache, "drop_many", fail)
-    router = near._engine.router
+    router = near._started().router
 
     async def fail_once() -> None:
         await eventually(lambda: router.ready_count == 2)
