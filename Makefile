@@ -33,7 +33,7 @@ test test-core test-sim test-integration test-rest test-coherence cov: export PY
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence fuzz fuzz-quick audit test-integration cov fmt fmt-check lint types arch proto proto-check \
-	k8s-check alerts-check bench bench-quick bench-policies dist constraints ci clean distclean
+	k8s-check alerts-check image-check bench bench-quick bench-policies dist constraints ci clean distclean
 
 help:  ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -79,7 +79,7 @@ cluster: setup  ## Run three nodes and a Valkey on this machine until Ctrl-C
 test: setup  ## Run the tests: unit, property, a short simulation, some with real processes; five minutes
 	@status=0; \
 	echo "Unit and property tests, and a short simulation:"; \
-	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/deploy --ignore=tests/browser --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
+	$(PYTEST) $(PARALLEL) -q --ignore=tests/integration --ignore=tests/deploy --ignore=tests/browser --ignore=tests/image --ignore=tests/sim/test_mutants.py $(ARGS) || status=$$?; \
 	echo; echo "Tests with real processes:"; \
 	$(PYTEST) $(REAL) $(SHORT) $(ARGS) || status=$$?; \
 	exit $$status
@@ -189,6 +189,9 @@ k8s-check: setup $(DEPLOY_STAMP)  ## Render manifests and chart and check them o
 
 alerts-check: setup  ## Check alerts and dashboards, and see an alert fire (promtool, prometheus: Debian's package prometheus)
 	@$(PYTEST) -q -rs $(PARALLEL) $(ALERTS) $(ARGS)
+
+image-check: setup  ## Build the image and run it as the manifests do; skips, and says why, without docker or podman. Not part of ci
+	@$(PYTEST) -q -rs tests/image $(ARGS)
 
 bench: setup  ## Measure, beside Redis, memcached and a bare gRPC server
 	@$(PY) -m tests.bench $(ARGS)

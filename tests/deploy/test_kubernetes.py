@@ -5,6 +5,7 @@ Everything is checked offline: kubectl's own kustomize renders, the schemas come
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -180,6 +181,15 @@ def test_dockerfile_is_well_made() -> None:
         [tool("hadolint"), str(DEPLOY / "Dockerfile")], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 0, ended.stdout
+
+
+def test_what_the_image_copies_is_sent_to_the_builder() -> None:
+    """.dockerignore lets in what the Dockerfile copies, and no more: the builder sees nothing else of the tree."""
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    let_in = {line[1:] for line in (DEPLOY.parent / ".dockerignore").read_text().splitlines() if line[0] == "!"}
+    assert names == let_in
+    assert all((DEPLOY.parent / name).exists() for name in names)
 
 
 def compose() -> dict[str, Any]:

@@ -40,10 +40,10 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _HEREDOC = re.compile(r"^\$ cat > (\S+)(?: <<'(\w+)')?\n(.*?)(?=^\2$|^\$ |\Z)", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_COMMAND = re.compile(r"\bcachenode (?:--\w+ )?([a-z][a-z-]*)((?: +[^|;&>)`\n]+)?)")
+_COMMAND = re.compile(r"\bcachenode (?:--\w+ )?([a-z][a-z-]*)(?![\w/])((?: +[^|;&>)`\n]+)?)")
 _METRIC = re.compile(r"\b(?:cache|cachenode)_(?!client\b|api\b)[a-z0-9_]+\b(?![.(=])")
 _SHORT_METRIC = re.compile(r"_[a-z0-9_]+\Z")
-_SETTING = re.compile(r"(?!.*\.(?:json|py|toml)\Z)[a-z0-9_]+(?:\.[a-z0-9_<>]+)+\Z")
+_SETTING = re.compile(r"(?!.*\.(?:crt|json|key|py|toml)\Z)[a-z0-9_]+(?:\.[a-z0-9_<>]+)+\Z")
 _OPTION = re.compile(r"--?[a-z]")
 _METHOD = re.compile(r"\bcache\.([a-z_]+)\(")
 
@@ -164,6 +164,21 @@ def test_links_of_readmes(name: str) -> None:
     """What the READMEs link to is there."""
     readme = TOP / name
     assert unknown_links(readme.read_text(encoding="utf-8"), readme.parent) == set()
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readmes_name_what_exists(name: str) -> None:
+    """Settings, commands and their options, and methods: also those of the pages on deploying, and of the runbook."""
+    text = (TOP / name).read_text(encoding="utf-8")
+    assert unknown_settings(text) == set()
+    assert unknown_commands(text) == set()
+    assert unknown_methods(text) == set()
+
+
+@pytest.mark.parametrize("name", [name for name in READMES if name.startswith("deploy/")])
+def test_runbook_asks_for_metrics_that_there_are(name: str, metrics: set[str]) -> None:
+    """Who follows it at night finds what it names."""
+    assert unknown_metrics((TOP / name).read_text(encoding="utf-8"), metrics) == set()
 
 
 @every_page
