@@ -45,8 +45,10 @@ _WITH_TOKENS = (_END_FLIGHTS | _BLOOMS) | {
     Operation.REPLAY,
     Operation.HAND_OVER,
     Operation.LINK,
+    Operation.BEQUEATH,
 }
 _HANDOVERS = frozenset({Operation.OFFER, Operation.HAND_OVER})
+_OF_A_VIEW = frozenset({Operation.LINK, Operation.BEQUEATH})
 _WHOLE = frozenset({Operation.HAND_OVER, Operation.LINK})
 """Between nodes, with all of their columns."""
 MAX_DETAIL = 200
@@ -104,7 +106,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         expire=message.mode == pb.INVALIDATION_MODE_EXPIRE,
         depends_on=list(message.depends_on),
     )
-    if operation is Operation.LINK:
+    if operation in _OF_A_VIEW:
         batch.epoch = message.epoch
     if operation in _HANDOVERS:
         batch.epoch, batch.position, batch.since_s = message.epoch, message.position, message.since_s

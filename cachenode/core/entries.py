@@ -49,6 +49,7 @@ class Operation(IntEnum):
     BLOOM_TAKE = 21
     WARM = 22
     BLOOM_SAVE = 23
+    BEQUEATH = 38
 
     @property
     def reads(self) -> bool:
@@ -156,8 +157,8 @@ class Batch:
     stale, where its namespace allows that. `near` never travels: the holder of copies who asks, if it is one.
     `region` says, between nodes, from which region a declaration of untruth comes: it is not told to any other.
     `slide` says of a GET that it renews the lives of what it finds, to `slide_ms`, 0 for what a write would give.
-    `epoch` belongs to OFFER, HAND_OVER and LINK, `position` and `since_s` to HAND_OVER. `depends_on` has a block of
-    references per key, or one for all (`cachenode_api.dependencies`).
+    `epoch` belongs to OFFER, HAND_OVER, LINK and BEQUEATH, `position` and `since_s` to HAND_OVER. `depends_on` has a
+    block of references per key, or one for all (`cachenode_api.dependencies`).
     """
 
     operation: Operation

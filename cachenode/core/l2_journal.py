@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from cachenode_api.selectors import Selector
@@ -74,17 +74,39 @@ class L2Journal:
 
     def written(self, namespace: str, written: Sequence[tuple[bytes, int]], now: float) -> None:
         """Take keys out that have got a newer value or tombstone since; remember what was written."""
-        recent = self._recent
-        for key, version in written:
-            recent.append((now, namespace, key, version))
-        while recent and (recent[0][0] < now - RECENT_S or len(recent) > self._limit):
-            at, _, _, forgotten = recent.popleft()
-            if at >= now - RECENT_S:
-                self._forgot_at, self._forgotten = now, max(forgotten, self._forgotten)
+        self._remember(((now, namespace, key, version) for key, version in written), now)
         if self.keys:
             for key, version in written:
                 if self.keys.get((namespace, key), version) < version:
                     del self.keys[namespace, key]
+
+    def _remember(self, written: Iterable[tuple[float, str, bytes, int]], now: float) -> None:
+        recent = self._recent
+        recent.extend(written)
+        while recent and (recent[0][0] < now - RECENT_S or len(recent) > self._limit):
+            at, _, _, forgotten = recent.popleft()
+            if at >= now - RECENT_S:
+                self._forgot_at, self._forgotten = now, max(forgotten, self._forgotten)
+
+    def testament(self, now: float) -> dict[str, list[tuple[bytes, int, float]]] | None:
+        """Return what was written lately, by namespace: keys, versions, and for how many seconds that is to be known.
+
+        None if that is not all that another must know: the store has missed something, or `forgotten` has a floor.
+        """
+        if self or self.forgotten(now):
+            return None
+        newest: dict[tuple[str, bytes], tuple[int, float]] = {}
+        for at, namespace, key, version in self._recent:
+            if at >= now - RECENT_S:
+                newest[namespace, key] = max((version, at + RECENT_S - now), newest.get((namespace, key), (0, 0.0)))
+        found: dict[str, list[tuple[bytes, int, float]]] = {}
+        for (namespace, key), (version, left_s) in newest.items():
+            found.setdefault(namespace, []).append((key, version, left_s))
+        return found
+
+    def inherit(self, namespace: str, written: Sequence[tuple[bytes, int, float]], now: float) -> None:
+        """Remember what another has written, as if it had been done here (see `testament`)."""
+        self._remember(((now - RECENT_S + left_s, namespace, key, version) for key, version, left_s in written), now)
 
     def recall(self, now: float) -> int:
         """Take all in that a store without its last writes may have forgotten. Return the floor, as `note`."""
@@ -119,8 +141,12 @@ class L2Journal:
             grouped.setdefault(namespace, []).append((key, version))
         return grouped
 
-    def replayed(self, namespace: str, drops: Sequence[tuple[bytes, int]]) -> None:
-        """Take keys out that have got their tombstones, unless they were missed again meanwhile."""
+    def replayed(self, namespace: str, drops: Sequence[tuple[bytes, int]], now: float) -> None:
+        """Take keys out that have got their tombstones, unless they were missed again meanwhile.
+
+        The store may forget a tombstone too, so they are remembered like writes.
+        """
+        self._remember(((now, namespace, key, version) for key, version in drops), now)
         for key, version in drops:
             if self.keys.get((namespace, key)) == version:
                 del self.keys[namespace, key]

@@ -19,6 +19,7 @@ Interleavings:
 4. The same, and a member has gone within that minute: nobody has its journal. The floor rises above all that it can
    have written (``test_history_lost_with_a_member``), also if it goes while it is being asked
    (``test_member_that_goes_while_it_is_asked``).
+   A member that has left in good order is not missed: it has told the others what it wrote (see `Witnesses`).
 5. A node comes after the store has lost its history, and before anybody has noticed. It asks the members before it
    believes anything (``test_newcomer_after_history_was_lost``).
 """
@@ -102,6 +103,7 @@ class L2Tier:
         self._breaker = breaker
         self._clock = clock
         self._journal = L2Journal(journal_limit)
+        self._sealed = False
         self._floor = 0
         self._gave_up_at = -math.inf
         self._history = store.history
@@ -184,6 +186,25 @@ class L2Tier:
         """Take note that another member knows who has gone, and would say so."""
         self._journal.console()
 
+    def testament(self) -> dict[str, list[tuple[bytes, int, float]]] | None:
+        """Return what another must know in place of this node (see `L2Journal.testament`), None if that is not all.
+
+        From then on this node brings nothing to the store: writes that come all the same count as missed by it.
+        """
+        left = self._journal.testament(self._clock.now()) if self.available else None
+        self._sealed = left is not None
+        return left
+
+    def inherit(self, namespace: str, written: Sequence[tuple[bytes, int, float]]) -> bool:
+        """Remember what a node that leaves has brought to the store, as if this one had.
+
+        Returns:
+            False if this node may be bringing a store up to date that has forgotten it: that would go without this.
+        """
+        if self.available:
+            self._journal.inherit(namespace, written, self._clock.now())
+        return self.available
+
     @property
     def journal_size(self) -> int:
         """Keys that must get a tombstone before the store is trusted again."""
@@ -240,7 +261,7 @@ class L2Tier:
             For each write, False if a value as new or newer was there.
         """
         versions = [(write.key, write.version) for write in writes]
-        if self.available:
+        if self.available and not self._sealed:
             try:
                 writing = self._guard(self._store.write(namespace, writes))
                 if switch.tracer is not None and recording():
@@ -267,7 +288,7 @@ class L2Tier:
         Returns:
             For each key, True if a live value was removed.
         """
-        if self.available:
+        if self.available and not self._sealed:
             try:
                 removed = await self._guard(self._store.drop(namespace, drops))
             except L2Unavailable:
@@ -473,7 +494,7 @@ class L2Tier:
             journal.replayed_barrier(namespace, position, selector)
         for namespace, drops in journal.by_namespace(_REPLAY_CHUNK).items():
             await self._store.drop(namespace, drops)
-            journal.replayed(namespace, drops)
+            journal.replayed(namespace, drops, self._clock.now())
 
     def _note(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         self.give_up(self._journal.note(namespace, missed))

@@ -16,6 +16,14 @@ journal's span, an older value of what that member wrote may be there again. So 
 who has gone (its first view, or one after others that it has missed), believes nothing then that was written under
 earlier views: whoever has gone acted under these alone, and the versions given since are in the journals of members.
 
+**Who leaves in good order** does not take its journal with it. Once it has ended its writes and begins no more, it
+*bequeaths*: each other member gets a part of what it has brought to L2 within the journal's span, and when all have
+taken theirs each gets its last word, that it knew nothing else. Who has that does not miss it. All of this is while it
+still is a member: if L2 loses its history meanwhile it is asked like the others. It says nothing if it is not sure
+itself: L2 has missed something, it remembers less than it has written, or it would have to fear for one that was gone.
+And who is bringing L2 up to date takes neither part nor word, nor does one with another view: then the leaver counts as
+gone, and no more than L2's older content is lost.
+
 Interleavings, each with its test in ``tests/node/test_witnesses.py``:
 
 1. L2 loses its history while the member that has died is still in the view: it is asked in vain until the view leaves
@@ -28,18 +36,29 @@ Interleavings, each with its test in ``tests/node/test_witnesses.py``:
 4. Who is asked cannot reach L2: it tells what is in its journal instead, and takes it that all of it may be lost
    (``test_witness_that_is_cut_off``).
 
+5. A node leaves, and L2 forgets what it wrote last: whoever has its part brings L2 up to date, and nothing else is
+   disbelieved (``test_history_lost_after_a_member_has_left``).
+6. L2 loses its history before all have taken their parts: whoever has noticed takes none, so there is no last word
+   (``test_history_lost_while_a_member_leaves``); and whoever notices before the word takes that for nothing
+   (``test_word_that_comes_while_l2_is_brought_up_to_date``).
+7. Who has a part dies: it is missed itself, and with it all that was written under earlier views
+   (``test_heir_that_dies``). If it leaves in good order it passes on what it was left (``test_heir_that_leaves``).
+8. A member of whom only the leaver knew that it is gone: it says nothing (``test_who_fears_says_no_word``).
+9. A write ends after all, late: L2 does not get it, and the others are told (``test_write_after_the_word``).
+
 Not promised: anything if no member is left that was one when L2 lost its history.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cachenode.core.entries import Batch, BatchResult, L2Entry, Operation
 from cachenode.core.failures import NOT_READY
-from cachenode.core.settling import identity
-from cachenode.errors import L2Unavailable
+from cachenode.core.settling import Identity, identity
+from cachenode.errors import L2Unavailable, PeerUnavailable
 from cachenode.node.barriers import again
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.namespaces import Namespace
@@ -56,6 +75,9 @@ __all__ = ["Witnesses"]
 
 _QUESTIONS = (b"floor", b"sure")
 """What REPLAY asks: the first token is the asker's epoch, the second 1 if it is new."""
+_PART_KEYS = 500
+_TAKEN_S = 1.0
+"""A member that does not answer for so long takes nothing: who leaves does not wait for it."""
 
 
 class Witnesses:
@@ -63,6 +85,8 @@ class Witnesses:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._parted: set[Identity] = set()
+        """Members that have said their last word, and are in the view still."""
         tier, placement = node.tier, node.placement
         if tier is None:
             return
@@ -85,6 +109,10 @@ class Witnesses:
         """Do what another node orders."""
         if batch.operation is Operation.REPLAY:
             return self._node.run_parts(batch, reply, [(list(range(len(batch.keys))), self._answer(batch, reply))])
+        if batch.operation is Operation.BEQUEATH:
+            taken = self._inherit(batch)
+            reply(BatchResult(range(len(batch.keys)), versions=[int(taken)] * len(batch.keys)))
+            return None
         if self._node.tier is not None:
             self._node.tier.distrust(batch.namespace, list(zip(batch.keys, batch.tokens, strict=True)))
         for key in batch.keys:
@@ -128,7 +156,9 @@ class Witnesses:
         tier, stayed = self._tier, set(map(identity, view.members))
         strange = former is None or not self._node.placement.follows
         gone = [member for member in (former.members if former else ()) if identity(member) not in stayed]
-        if strange or gone:
+        missed = set(map(identity, gone)) - self._parted
+        self._parted &= stayed
+        if strange or missed:
             tier.bereave(make_version(view.epoch, 0))
         if strange:  # barriers may have been ordered while this node was no member
             tier.disown()
@@ -149,6 +179,65 @@ class Witnesses:
     async def _tell_missed(self, namespace: str, missed: Sequence[tuple[bytes, int]]) -> None:
         keys, versions = [key for key, _ in missed], [version for _, version in missed]
         await self._node.tell_all(Batch(Operation.DISTRUST, namespace, keys, tokens=versions))
+
+    # Leaving in good order.
+
+    async def bequeath(self) -> None:
+        """Tell the others what this node has brought to L2 of late: it has ended its writes, and is going to resign."""
+        node = self._node
+        view = node.placement.view
+        others = [member.id for member in view.members if member.id != node.placement.me.id] if view else []
+        if node.tier is None or not node.closed or not others:
+            return
+        left = node.tier.testament()
+        if left is None:
+            return
+        parts = [
+            self._part(namespace, *zip(*written[at : at + _PART_KEYS], strict=True))
+            for namespace, written in left.items()
+            for at in range(0, len(written), _PART_KEYS)
+        ]
+        shares = [self._give(heir, parts[at :: len(others)]) for at, heir in enumerate(others)]
+        if not all(await asyncio.gather(*shares)):
+            return
+        me = identity(node.placement.me)
+        word = self._part(DEFAULT_NAMESPACE, [text.encode() for text in me], (0, 0), (0.0, 0.0))
+        await asyncio.gather(*(self._give(other, [word]) for other in others))
+
+    def _part(self, namespace: str, keys: Sequence[bytes], versions: Sequence[int], left_s: Sequence[float]) -> Batch:
+        return Batch(
+            Operation.BEQUEATH,
+            namespace,
+            keys,
+            ttls_ms=[int(seconds * 1_000) for seconds in left_s],
+            tokens=versions,
+            timeout_s=_TAKEN_S,
+            epoch=self._node.placement.epoch,
+        )
+
+    async def _give(self, heir: str, parts: Sequence[Batch]) -> bool:
+        try:
+            for part in parts:
+                answer = await self._node.ask(heir, part)
+                if answer.failures or not all(answer.versions):
+                    return False
+        except PeerUnavailable:
+            return False
+        return True
+
+    def _inherit(self, batch: Batch) -> bool:
+        """Take a part of what a member leaves, or its last word. Return False if it is not to be believed."""
+        tier = self._node.tier
+        if tier is None or batch.epoch != self._node.placement.epoch or len(batch.ttls_ms) != len(batch.keys):
+            return False
+        if any(batch.tokens):
+            left_s = (ttl_ms / 1_000 for ttl_ms in batch.ttls_ms)
+            return tier.inherit(batch.namespace, list(zip(batch.keys, batch.tokens, left_s, strict=True)))
+        if not tier.available or len(batch.keys) != len(identity(self._node.placement.me)):
+            return False
+        who, incarnation = (text.decode() for text in batch.keys)
+        self._parted.add((who, incarnation))
+        return True
 
     # Asking and answering.
 

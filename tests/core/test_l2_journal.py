@@ -36,14 +36,14 @@ def test_what_was_missed_again_meanwhile_is_replayed_again() -> None:
     drops = journal.by_namespace(1)
     assert drops == {"n": [(b"k", 7)]}
     journal.note("n", [(b"k", 8)])
-    journal.replayed("n", drops["n"])
+    journal.replayed("n", drops["n"], 0.0)
     assert journal.keys == {("n", b"k"): 8, ("n", b"other"): 7}
     journal.note_barriers("n", [(3, USERS)])
     journal.note_barriers("n", [(9, USERS), (4, USERS)])
     journal.replayed_barrier("n", 3, USERS)
     assert journal.barriers == {("n", USERS): 9}
     journal.replayed_barrier("n", 9, USERS)
-    journal.replayed("n", [(b"k", 8), (b"other", 7)])
+    journal.replayed("n", [(b"k", 8), (b"other", 7)], 0.0)
     assert not journal
 
 
@@ -83,3 +83,42 @@ def test_member_that_is_gone_becomes_a_floor() -> None:
     assert journal.forgotten(10.0 + RECENT_S) == 0
     journal.console()
     assert journal.forgotten(10.0) == 0
+
+
+def test_tombstones_are_remembered_like_writes() -> None:
+    """The store may forget what it was told after the fact."""
+    journal = L2Journal(10)
+    journal.note("n", [(b"k", 7)])
+    journal.replayed("n", [(b"k", 7)], 0.0)
+    assert not journal
+    journal.recall(1.0)
+    assert journal.by_namespace() == {"n": [(b"k", 7)]}
+
+
+def test_testament_is_all_that_was_written_lately() -> None:
+    """The newest version of each key, for as long as it is to be known; an heir remembers it no longer than that."""
+    journal, heir = L2Journal(10), L2Journal(10)
+    journal.written("n", [(b"old", 1)], 0.0)
+    journal.written("n", [(b"k", 3), (b"k", 4)], 30.0)
+    journal.written("m", [(b"k", 5)], 31.0)
+    left = journal.testament(RECENT_S + 1.0)
+    assert left == {"n": [(b"k", 4, 29.0)], "m": [(b"k", 5, 30.0)]}
+    for namespace, written in left.items():
+        heir.inherit(namespace, written, 500.0)
+    heir.recall(529.5)
+    assert heir.by_namespace() == {"m": [(b"k", 5)]}
+
+
+def test_no_testament_of_who_is_not_sure() -> None:
+    """The store has missed something, or more is to be feared than the journal holds."""
+    journal = L2Journal(1)
+    assert journal.testament(0.0) == {}
+    journal.note("n", [(b"k", 7)])
+    assert journal.testament(0.0) is None
+    journal = L2Journal(1)
+    journal.written("n", [(b"k", 1), (b"l", 2)], 0.0)
+    assert journal.testament(0.0) is None
+    journal = L2Journal(1)
+    journal.bereave(5, 0.0)
+    assert journal.testament(0.0) is None
+    assert journal.testament(RECENT_S + 1.0) == {}

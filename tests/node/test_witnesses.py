@@ -9,7 +9,7 @@ import pytest
 
 from cachenode.adapters.l2_chaos import ChaosL2
 from cachenode.adapters.l2_memory import MemoryL2
-from cachenode.core.entries import Batch, Operation
+from cachenode.core.entries import Batch, L2Write, Operation
 from cachenode.core.l2_journal import RECENT_S
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.service import Node
@@ -289,3 +289,179 @@ async def test_witness_that_is_cut_off() -> None:
     rig.peers.cut.add("a")
     assert await fetch(rig.nodes["b"], key) is None
     assert await rig.memory.read("default", [key]) == [None], "b has brought it to L2"
+
+
+class Leavers(Rig):
+    """Nodes that have been there for long, and leave in good order."""
+
+    def __init__(self, *names: str, journal_limit: int = 1_000) -> None:
+        super().__init__(*names, journal_limit=journal_limit)
+        self.clock.advance(RECENT_S + 1)
+
+    async def leave(self, name: str) -> None:
+        """Let a node end its writes and say what it has to say; it still is a member."""
+        await self.nodes[name].close()
+        await self.nodes[name].witnesses.bequeath()
+
+    async def left(self, name: str, epoch: int, *names: str) -> None:
+        """Let a node leave in good order, and the view without it be in force."""
+        await self.leave(name)
+        self.die(name)
+        self.change(epoch, *names)
+
+    async def found(self, name: str, key: bytes) -> bytes | None:
+        """Let a node bring L2 up to date; return what it finds there then."""
+        await self.recover(name)
+        found = await fetch(self.nodes[name], key)
+        assert not isinstance(found, Reason)
+        return found
+
+
+async def test_history_lost_after_a_member_has_left() -> None:
+    """What the leaver wrote last is journaled by its heirs; all that is older is believed."""
+    rig = Leavers("a", "b", "c")
+    older = owned_by(view_of(1, "a", "b", "c"), "a", 3)[2]
+    await put(rig.nodes["a"], older, b"older")
+    key, former = await rig.doubly_written("a", "a", "b", "c")
+    await rig.left("a", 2, "b", "c")
+    rig.fail_over(former)
+    assert await rig.found("b", key) is None, "the heir has brought a tombstone"
+    assert await rig.found("c", key) is None
+    assert rig.tier("b").floor == rig.tier("c").floor == 0
+
+
+async def test_older_content_outlives_a_leaver_and_a_failover() -> None:
+    """What was written before the journal's span is found after one after the other has been restarted."""
+    names = ("a", "b", "c")
+    rig = Leavers(*names)
+    keys = [owned_by(view_of(1, *names), name)[0] for name in names]
+    for name, key in zip(names, keys, strict=True):
+        await put(rig.nodes[name], key, b"older")
+    rig.clock.advance(RECENT_S + 1)
+    epoch = 1
+    for name in names:
+        stay = [other for other in names if other != name]
+        await rig.left(name, epoch + 1, *stay)
+        epoch += 2
+        rig.peers.cut.discard(name)
+        rig.start(name, view_of(epoch, *names), new=True)
+        rig.change(epoch, *names)
+        await rig.recover(name)
+    rig.fail_over(dict(rig.memory._slots))
+    for name in names:
+        await rig.recover(name)
+        assert rig.tier(name).floor == 0
+    for key in keys:
+        assert await fetch(rig.nodes["a"], key) == b"older"
+
+
+async def test_history_lost_while_a_member_leaves() -> None:
+    """A member that has noticed takes no part: it may be done with bringing L2 up to date, and the part comes late."""
+    rig = Leavers("a", "b", "c")
+    key, former = await rig.doubly_written("a", "a", "b", "c")
+    rig.fail_over(former)
+    await rig.memory.ping()
+    await rig.leave("a")
+    assert not rig.nodes["b"].witnesses._parted
+    rig.die("a")
+    rig.change(2, "b", "c")
+    assert await rig.found("b", key) is None
+    assert rig.tier("b").floor == make_version(2, 0)
+
+
+async def test_word_that_comes_while_l2_is_brought_up_to_date() -> None:
+    """Its heirs have been asked already, before they had their parts; so the leaver is missed."""
+    rig = Leavers("a", "b", "c")
+    word = Batch(Operation.BEQUEATH, "default", [b"a", b"1"], ttls_ms=[0, 0], tokens=[0, 0], epoch=1)
+    rig.memory.forget()
+    assert (await run(rig.nodes["b"], word, from_peer=True)).versions == [0, 0]
+    await rig.recover("b")
+    assert (await run(rig.nodes["b"], word, from_peer=True)).versions == [1, 1]
+    word.epoch = 2
+    assert (await run(rig.nodes["b"], word, from_peer=True)).versions == [0, 0], "of another view"
+    part = Batch(Operation.BEQUEATH, "default", [b"k"], ttls_ms=[5_000], tokens=[7], epoch=1)
+    rig.memory.forget()
+    assert (await run(rig.nodes["b"], part, from_peer=True)).versions == [0]
+
+
+async def test_heir_that_dies() -> None:
+    """It took with it what it was left: nothing from before is believed."""
+    rig = Leavers("a", "b", "c")
+    key, former = await rig.doubly_written("a", "a", "b", "c")
+    await rig.left("a", 2, "b", "c")
+    rig.die("c")
+    rig.change(3, "b")
+    rig.fail_over(former)
+    assert await rig.found("b", key) is None
+    assert rig.tier("b").floor == make_version(3, 0)
+
+
+async def test_heir_that_leaves() -> None:
+    """It passes on what it was left, for as long as that is to be remembered."""
+    rig = Leavers("a", "b", "c")
+    key, former = await rig.doubly_written("a", "a", "b", "c")
+    await rig.left("a", 2, "b", "c")
+    rig.clock.advance(RECENT_S / 2)
+    await rig.left("c", 3, "b")
+    rig.fail_over(former)
+    assert await rig.found("b", key) is None
+    assert rig.tier("b").floor == 0
+    rig = Leavers("a", "b", "c")
+    key, former = await rig.doubly_written("a", "a", "b", "c")
+    await rig.left("a", 2, "b", "c")
+    rig.clock.advance(RECENT_S + 1)
+    await rig.left("c", 3, "b")
+    assert all(at <= rig.clock.now() - RECENT_S for at, *_ in rig.tier("b")._journal._recent)
+
+
+async def test_who_fears_says_no_word() -> None:
+    """A member that has died lately, more writes than are remembered, or a write that L2 lacks: all count as missed."""
+    rig = Leavers("a", "b", "c", "d")
+    rig.die("d")
+    rig.change(2, "a", "b", "c")
+    await rig.leave("a")
+    assert not rig.nodes["b"].witnesses._parted
+    rig = Leavers("a", "b", journal_limit=1)
+    await rig.doubly_written("a", "a", "b")
+    await rig.leave("a")
+    assert not rig.nodes["b"].witnesses._parted
+    rig = Leavers("a", "b")
+    rig.access["a"].down = True
+    await put(rig.nodes["a"], owned_by(view_of(1, "a", "b"), "a")[0], b"v")
+    await rig.leave("a")
+    assert not rig.nodes["b"].witnesses._parted
+    rig = Leavers("a", "b", "c")
+    rig.peers.cut.add("b")
+    await rig.doubly_written("a", "a", "b", "c")
+    await rig.leave("a")
+    assert not rig.nodes["c"].witnesses._parted, "the heir has not answered"
+
+
+async def test_write_after_the_word() -> None:
+    """It counts as one that L2 has missed: the others are told before it is done."""
+    rig = Leavers("a", "b")
+    key = owned_by(view_of(1, "a", "b"), "a")[0]
+    await rig.leave("a")
+    assert rig.nodes["b"].witnesses._parted == {("a", rig.nodes["a"].placement.me.incarnation)}
+    tier, version = rig.tier("a"), rig.nodes["a"].versions.next()
+    assert await tier.write("default", [L2Write(key, b"v", 0, version, 60.0)]) == [True]
+    assert await tier.drop("default", [(key, version + 1)]) == [False]
+    assert await rig.memory.read("default", [key]) == [None]
+    assert rig.tier("b").missed() == {"default": [(key, version + 1)]}
+
+
+async def test_tombstone_that_l2_has_forgotten() -> None:
+    """What L2 missed was brought to it, and that is lost again: it is brought once more."""
+    rig = Leavers("a", "b")
+    key = owned_by(view_of(1, "a", "b"), "a")[0]
+    await put(rig.nodes["a"], key, b"old")
+    former: dict[tuple[str, bytes], object] = dict(rig.memory._slots)
+    rig.clock.advance(RECENT_S + 1)
+    rig.access["a"].down = True
+    await put(rig.nodes["a"], key, b"new")
+    rig.access["a"].down = False
+    await rig.recover("b")
+    await rig.recover("a")
+    rig.fail_over(former)
+    await rig.recover("b")
+    assert await rig.found("a", key) is None

@@ -60,6 +60,7 @@ COLUMNS: dict[Operation, dict[str, Any]] = {
     Operation.APPLY: {"flags": [1, 3], "tokens": [6, 2**64 - 1]},
     Operation.DISTRUST: {"tokens": [6, 2**64 - 1]},
     Operation.REPLAY: {"tokens": [0, 0]},
+    Operation.BEQUEATH: {"tokens": [6, 7], "ttls_ms": [60_000, 1], "epoch": 2**63},
     Operation.BLOOM_BEGIN: {"values": [b"1", b"2"], "tokens": [6, 7]},
     Operation.BLOOM_SAVE: {"values": [b"1", b"2"], "tokens": [6, 7]},
     Operation.BLOOM_TAKE: {"values": [b"1", b"2"], "tokens": [6, 7]},

@@ -85,6 +85,11 @@ class _OperationEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Between nodes only: save in the shared store what this node knows, for the merge whose number is in tokens; the value is
     the epoch of the view before which nothing may be missing. The result's version is 0 if it could not be saved.
     """
+    OPERATION_BEQUEATH: _Operation.ValueType  # 38
+    """Between nodes only: a node that leaves has brought these keys to L2 of late, with the versions in tokens; should L2 have
+    forgotten that within ttls_ms, the receiver brings it up to date. Versions of 0: the sender, whose id and incarnation
+    these are, has told all that it knew. The result's versions are 0 if that is not taken.
+    """
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What a batch does to each of its keys."""
@@ -146,6 +151,11 @@ value that was loaded, 2 for one that was there, 3 if there is none.
 OPERATION_BLOOM_SAVE: Operation.ValueType  # 23
 """Between nodes only: save in the shared store what this node knows, for the merge whose number is in tokens; the value is
 the epoch of the view before which nothing may be missing. The result's version is 0 if it could not be saved.
+"""
+OPERATION_BEQUEATH: Operation.ValueType  # 38
+"""Between nodes only: a node that leaves has brought these keys to L2 of late, with the versions in tokens; should L2 have
+forgotten that within ttls_ms, the receiver brings it up to date. Versions of 0: the sender, whose id and incarnation
+these are, has told all that it knew. The result's versions are 0 if that is not taken.
 """
 Global___Operation: typing_extensions.TypeAlias = Operation
 
@@ -525,7 +535,7 @@ class Batch(google.protobuf.message.Message):
     stand_in: builtins.bool
     """LEASE, between nodes only: who asks cannot reach the owner of the keys, and wants the receiver to stand in for it."""
     epoch: builtins.int
-    """OFFER, HAND_OVER: epoch of the view with which the keys moved."""
+    """OFFER, HAND_OVER: epoch of the view with which the keys moved. BEQUEATH: of the view that both must act under."""
     position: builtins.int
     """HAND_OVER: position of the namespace's barriers when the entries were taken out of memory."""
     since_s: builtins.float
