@@ -590,10 +590,13 @@ def _bind(server: aio.Server, listen: str, advertise: str, tls: NodeTls | None) 
             bound = server.add_insecure_port(listen)
         else:
             bound = server.add_secure_port(listen, tls.server_credentials())
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {listen}: is the port in use? ({error})") from None
+    except RuntimeError:
+        bound = 0
     if not bound:
-        raise OSError(f"cannot listen on {listen}: is the port in use?")
+        raise OSError(
+            f"cannot listen on {listen}: another program has the port, or the address is none of this machine's; "
+            "name another in node.listen (--listen), with port 0 for a free one"
+        )
     if advertise:
         name, colon, named = advertise.rpartition(":")
         return advertise if colon and named != "0" else f"{name or advertise}:{bound}"

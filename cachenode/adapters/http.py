@@ -99,7 +99,8 @@ class HttpServer:
         except OSError as error:
             await self._runner.cleanup()
             why = error.strerror or type(error).__name__
-            raise OSError(f"cannot listen on {self._listen} for HTTP: {why}") from None
+            hint = "name another address in node.http_listen (--http-listen)"
+            raise OSError(f"cannot listen on {self._listen} for HTTP: {why}; {hint}") from None
         bound = self._listener.sockets[0].getsockname()[1]
         self.address = f"{host}:{bound}"
 

@@ -434,7 +434,7 @@ def _why(error: aio.AioRpcError, timeout_s: float) -> str:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return "something else than a cachenode listens there"
     status = status_of(error)
-    return status if status.startswith(("TLS: ", "the node ")) else "the connection failed"
+    return "the connection failed" if status == error.code().name else status
 
 
 async def _view_of(target: str, timeout_s: float, tls: Tls | None, token: Path | None) -> pb.GetViewResponse | None:

@@ -46,6 +46,24 @@ class CliError(Exception):
         self.code = code
 
 
+_NOT_THERE = (
+    "Start one with `cachenode serve` or `cachenode cluster`, or name another with --address or CACHENODE_ADDRESS."
+)
+_HINTS = (
+    ("as one does that expects TLS", "Name its authority before the command: `cachenode --tls-ca ca.pem …`."),
+    ("not signed by an authority", "Name the authority that has signed it: `cachenode --tls-ca ca.pem …`."),
+    ("for another name", "Say which name its certificate bears: `cachenode --tls-name NAME …`."),
+    ("this client's certificate", "Show one: `cachenode --tls-ca ca.pem --tls-cert client.pem --tls-key key.pem …`."),
+    ("does not talk TLS", "Leave --tls-ca and the other TLS options out, and their CACHENODE_TLS_… variables unset."),
+    ("talks HTTP", "`node.listen`, which a node logs as its `address` when it starts, is the one to name."),
+    ("client's token", "Name the file of a token that the nodes have in theirs: `cachenode --token-file FILE …`."),
+    ("asks for a token", "Name the file of yours before the command: `cachenode --token-file FILE …`."),
+    ("cannot be looked up", "Is the name in --address or CACHENODE_ADDRESS right, and is this machine's DNS?"),
+)
+"""What to do about a node that is there and cannot be talked to, by what is said about it."""
+_WHY = re.compile(r"session with a node ended: (.*?)\. Check")
+
+
 class _Settings:
     debug = False
 
@@ -58,9 +76,7 @@ def set_debug(*, on: bool) -> None:
 def unreachable(address: str, why: str = "") -> CliError:
     """Return the error for a cluster that does not answer."""
     text = f"no node answers at {address}" + (f": {why}" if why else "")
-    hint = (
-        "Start one with `cachenode serve` or `cachenode cluster`, or name another with --address or CACHENODE_ADDRESS."
-    )
+    hint = next((hint for sign, hint in _HINTS if sign in why), _NOT_THERE)
     return CliError(text, hint=hint, code=ExitCode.UNREACHABLE)
 
 
@@ -138,8 +154,8 @@ def _of_client(error: Exception, address: str) -> CliError | None:
         return CliError(text, hint="--timeout gives the cluster longer.", code=ExitCode.UNREACHABLE)
     if isinstance(error, CacheUnavailable):
         if error.reason == "no_node":
-            why = re.search(r"(?:TLS: |the node (?:asks|does not know))[^)]*", str(error))
-            return unreachable(address, why[0] if why else "")
+            why = _WHY.search(str(error))
+            return unreachable(address, why[1] if why and not why[1].isupper() else "")
         return CliError(_lower_first(str(error)), hint="Try again in a moment.", code=ExitCode.UNREACHABLE)
     if isinstance(error, CacheError):
         return CliError(_lower_first(str(error)))

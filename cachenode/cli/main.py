@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -77,6 +78,7 @@ def options(
 ) -> None:
     """Take the options that go before a command."""
     del version
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its own lines on failed handshakes go to standard error
     set_debug(on=debug)
     set_tls(tls_ca, tls_cert, tls_key, tls_name)
     set_token(token_file)

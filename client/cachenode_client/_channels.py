@@ -28,13 +28,17 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_STRANGE = "the node's certificate is not signed by an authority that this client believes"
+_STRANGE = "TLS: the node's certificate is not signed by an authority that this client believes"
 _SIGNS = (
     ("CERTIFICATE_VERIFY_FAILED", _STRANGE),
     ("certificate signature failure", _STRANGE),
-    ("Hostname Verification Check failed", "the node's certificate is for another name"),
-    ("WRONG_VERSION_NUMBER", "the node does not talk TLS"),
-    ("andshake failed", "the handshake failed"),
+    ("Hostname Verification Check failed", "TLS: the node's certificate is for another name"),
+    ("WRONG_VERSION_NUMBER", "TLS: the node does not talk TLS"),
+    ("andshake failed", "TLS: the handshake failed"),
+    ("http1.x server", "what listens there talks HTTP, as a node's other port does; gRPC is at node.listen"),
+    ("Connection refused", "nothing listens there"),
+    ("errors resolving", "the name cannot be looked up"),
+    ("resolution failed", "the name cannot be looked up"),
 )
 """What stands in gRPC's texts, as grpcio 1.85 writes them, and what it means."""
 _AT_ONCE = re.compile(r"failed to connect .*Socket closed", re.DOTALL)
@@ -138,13 +142,16 @@ class Channels:
         return aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS + named, interceptors=interceptors)
 
     def status(self, error: BaseException) -> str:
-        """Return in a few words how a call ended: to gRPC a failed handshake looks like a node that is not there."""
+        """Return in a few words how a call ended: to gRPC a failed handshake looks like a node that is not there.
+
+        What gRPC alone can name is its status, in capitals.
+        """
         if not isinstance(error, aio.AioRpcError):
             return type(error).__name__
         details = error.details() or ""
         for sign, meaning in _SIGNS:
             if sign in details:
-                return f"TLS: {meaning}"
+                return meaning
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return "the node asks for a token" if self._token is None else "the node does not know the client's token"
         if _AT_ONCE.search(details):

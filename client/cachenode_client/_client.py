@@ -652,7 +652,7 @@ class CacheClient(ClientCore):
             CacheError: As `get_or_load`.
             Exception: What the batch loader raised.
         """
-        originals, raws = many_keys(dict.fromkeys(keys))
+        originals, raws = many_keys(keys, once=True)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
         values, missing = self._near_many(originals, raws, namespace)

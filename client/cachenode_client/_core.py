@@ -350,9 +350,11 @@ def is_callers_fault(error: CacheError) -> bool:
     return isinstance(error, (InvalidArgument, ClientClosed, ForkedClient)) or error.reason == "wrong_loop"
 
 
-def many_keys(keys: Iterable[K]) -> tuple[list[K], list[bytes]]:
-    """Return the keys as given and as bytes."""
-    originals = list(keys)
+def many_keys(keys: Iterable[K], *, once: bool = False) -> tuple[list[K], list[bytes]]:
+    """Return the keys as given and as bytes; with `once` each one time."""
+    if isinstance(keys, (str, bytes)):  # would be taken for keys of one character each
+        raise InvalidArgument(f"keys: must be several keys, as in a list, not one {type(keys).__name__}")
+    originals = list(dict.fromkeys(keys) if once else keys)
     return originals, [checked_key(key) for key in originals]
 
 

@@ -23,6 +23,7 @@ from cachenode_client._loads import (
     Loader,
     alone_values,
     call_loader,
+    check_loader,
     checked_batch,
     renew_values,
     value_of,
@@ -58,6 +59,7 @@ class Loading:
         soft_timeout_s: float | None,
     ) -> Any:
         """Return a key's value, found or loaded: see `CacheClient.get_or_load`."""
+        check_loader(loader)
         engine, landings = self._started(), self._landings
         end = engine.loop.time() + group[2]
         try:
@@ -102,6 +104,7 @@ class Loading:
 
         See `CacheClient.get_or_load_many`.
         """
+        check_loader(batch_loader, field="batch_loader")
         engine, landings = self._started(), self._landings
         asks = Asks(engine, group, raws, landings.timeout_s)
         errors: dict[int, CacheError] = {}

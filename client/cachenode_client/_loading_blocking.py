@@ -20,6 +20,7 @@ from cachenode_client._loads import (
     Asks,
     FlightEnd,
     alone_values,
+    check_loader,
     checked_batch,
     renew_values,
     value_of,
@@ -56,6 +57,7 @@ class BlockingLoading:
         soft_timeout_s: float | None,
     ) -> Any:
         """Return a key's value, found or loaded: see `CacheClient.get_or_load`."""
+        check_loader(loader, may_await=False)
         thread, landings = self._thread, self._landings
         try:
             engine = thread.started()
@@ -94,6 +96,7 @@ class BlockingLoading:
 
         See `CacheClient.get_or_load_many`.
         """
+        check_loader(batch_loader, field="batch_loader", may_await=False)
         thread, landings = self._thread, self._landings
         engine = thread.started()
         end = engine.loop.time() + group[2]

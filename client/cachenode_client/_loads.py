@@ -30,6 +30,7 @@ __all__ = [
     "Loader",
     "alone_values",
     "call_loader",
+    "check_loader",
     "checked_batch",
     "renew_values",
     "value_of",
@@ -107,6 +108,20 @@ def _is_async(loader: Callable[..., Any]) -> bool:
     while isinstance(loader, partial):
         loader = loader.func
     return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(getattr(loader, "__call__", None))  # noqa: B004 - an object whose call is async
+
+
+def check_loader(loader: object, *, field: str = "loader", may_await: bool = True) -> None:
+    """Raise for what cannot be called to load: the two usual slips would show as errors of something else.
+
+    Raises:
+        InvalidArgument: It is no function, but for example what one returned; or it is an async function, and the
+            caller has no event loop to run it in.
+    """
+    if not callable(loader):
+        kind = type(loader).__name__
+        raise InvalidArgument(f"{field}: must be a function, not {kind}; pass the function itself, without calling it")
+    if not may_await and _is_async(loader):
+        raise InvalidArgument(f"{field}: must not be async here; pass a plain function, or use the asyncio client")
 
 
 def value_of(loaded: object) -> Any:

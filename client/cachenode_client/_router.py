@@ -122,7 +122,7 @@ class Router:
                     self._changed.clear()
                     await self._changed.wait()
         raise CacheUnavailable(
-            f"No node can be reached ({self._last_error}); check the client's address and that the nodes run.",
+            f"No node can be reached. {self._last_error}. Check the client's address and that the nodes run.",
             reason="no_node",
         )
 

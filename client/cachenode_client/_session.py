@@ -301,12 +301,12 @@ class Session:
             for task in done:
                 task.result()
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as error:
-            raise CacheUnavailable(f"The session with a node ended ({self._channels.status(error)}).") from None
+            raise CacheUnavailable(f"The session with a node ended: {self._channels.status(error)}.") from None
         except CacheError:
             raise
         except Exception as error:
             self._loop.call_exception_handler({"message": "A cachenode session failed", "exception": error})
-            raise CacheUnavailable(f"The session with a node ended ({type(error).__name__}).") from error
+            raise CacheUnavailable(f"The session with a node ended: {type(error).__name__}.") from error
         finally:
             leased = self._near is not None and self.frames_sent  # or soon would be: the answer may be on its way
             self.shelf.lose()

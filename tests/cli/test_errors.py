@@ -71,6 +71,24 @@ def test_unreachable_cluster_names_the_address_and_the_way_out(capsys: pytest.Ca
     assert "--address" in text
 
 
+@pytest.mark.parametrize(
+    ("why", "hint"),
+    [
+        ("TLS: the node closed the connection at once, as one does that expects TLS", "--tls-ca"),
+        ("TLS: the node does not accept this client's certificate, or misses one", "--tls-cert"),
+        ("what listens there talks HTTP, as a node's other port does; gRPC is at node.listen", "`node.listen`"),
+        ("the node does not know the client's token", "--token-file"),
+        ("UNAVAILABLE", "cachenode serve"),
+    ],
+)
+def test_node_that_cannot_be_talked_to(why: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What to do depends on what is wrong: to start another node helps nobody whose node is there."""
+    error = CacheUnavailable(f"No node can be reached. The session with a node ended: {why}. Check …", reason="no_node")
+    text = outcome(error, capsys)[1]
+    assert hint in text
+    assert (f": {why}\n" in text) is (why != "UNAVAILABLE")
+
+
 def test_unexpected_error_says_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistake in the program is named as such."""
     assert "--debug" in outcome(ZeroDivisionError("division by zero"), capsys)[1]

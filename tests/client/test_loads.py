@@ -562,3 +562,34 @@ async def test_blocking_client_renews_in_a_thread(renewing: Server, many: bool) 
         await eventually(lambda: renewing.node.namespaces.get("default").sets == 2)
         assert await asyncio.to_thread(read, cache) == "v2"
         assert where[1:] == ["cachenode-renewal"]
+
+
+@pytest.mark.parametrize("loader", ["text", 5, None])
+async def test_loader_that_is_no_function(cache: CacheClient, loader: Any) -> None:
+    """What was called already, or is something else, is named before anything is asked for."""
+    with pytest.raises(InvalidArgument, match=r"loader: must be a function, not .*; pass the function itself"):
+        await cache.get_or_load("k", loader)
+    with pytest.raises(InvalidArgument, match="batch_loader: must be a function"):
+        await cache.get_or_load_many(["k"], loader)
+    assert await cache.get_or_load("k", lambda: 1) == 1  # nobody has a lease that nobody fulfils
+
+
+async def test_async_loader_of_a_blocking_client(server: Server) -> None:
+    """It has no loop to run it in, and says so, instead of naming a coroutine as the value that cannot be stored."""
+
+    async def load() -> int:
+        return 1
+
+    with threads.CacheClient(server.address, timeout_s=10) as client:
+        with pytest.raises(InvalidArgument, match="loader: must not be async here"):
+            await asyncio.to_thread(client.get_or_load, "k", load)
+        assert await asyncio.to_thread(client.get_or_load, "k", lambda: 2) == 2
+
+
+async def test_one_text_in_place_of_several_keys(cache: CacheClient) -> None:
+    """It would be taken for keys of one character each, of which none is found."""
+    for keys in ("abc", b"abc"):
+        with pytest.raises(InvalidArgument, match="keys: must be several keys, as in a list, not one"):
+            await cache.get_many(keys)  # type: ignore[type-var]
+        with pytest.raises(InvalidArgument, match="keys: must be several keys"):
+            await cache.get_or_load_many(keys, lambda _: {})  # type: ignore[type-var]

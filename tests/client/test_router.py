@@ -7,12 +7,15 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import grpc
 import pytest
+from grpc import aio
 
 from cachenode.server import Server
 from cachenode_api.ring import Ring
 from cachenode_client import CacheClient, CacheUnavailable
 from cachenode_client._backoff import Schedule
+from cachenode_client._channels import Channels
 from cachenode_client._router import Router
 from tests.support.eventually import eventually
 from tests.support.scripted_node import ScriptedNode, record, scripted_node, view_message
@@ -336,3 +339,35 @@ async def test_idle_session_rests(server: Server) -> None:
         await client.set("k", 1)
         assert rest is not None
         assert rest.done()
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ("(Trying to connect an http1.x server (HTTP status 400))", "talks HTTP, as a node's other port does"),
+        ("connect: Connection refused (111)", "nothing listens there"),
+        ("errors resolving no.such.host:7401: address lookup failed", "the name cannot be looked up"),
+        ("WRONG_VERSION_NUMBER", "TLS: the node does not talk TLS"),
+        ("something new", "UNAVAILABLE"),
+    ],
+)
+def test_why_nothing_answers(seen: str, said: str) -> None:
+    """To gRPC all of it is a node that is not there; people learn which of the usual mistakes it is."""
+    none = aio.Metadata()
+    error = aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, details=f"failed to connect: {seen}")
+    assert said in Channels().status(error)
+
+
+async def test_port_for_http_is_named() -> None:
+    """Whoever takes a node's HTTP port for the other one is told so."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as port:
+        address = f"127.0.0.1:{port.sockets[0].getsockname()[1]}"
+        async with CacheClient(address, timeout_s=2) as cache:
+            with pytest.raises(CacheUnavailable, match="talks HTTP"):
+                await cache.get("k")
