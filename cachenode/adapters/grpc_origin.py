@@ -13,6 +13,7 @@ from cachenode.adapters.secret_files import secrets_of
 from cachenode.adapters.value_format import ValueFormat
 from cachenode.errors import ConfigError, OriginError
 from cachenode.origins import ABSENT, Loaded, Write
+from cachenode_api.tracing import carried
 from cachenode_api.v1 import origin_pb2, origin_pb2_grpc
 
 __all__ = ["GrpcOrigin"]
@@ -82,6 +83,9 @@ class GrpcOrigin:
                 self._channel = aio.insecure_channel(self._target, options=self._options)
         return origin_pb2_grpc.OriginServiceStub(self._channel)
 
+    def _sent(self) -> tuple[tuple[str, str], ...]:
+        return (*self._metadata, *carried().items())
+
     async def load(self, key: str | bytes) -> object:
         """Return the value of a key.
 
@@ -101,7 +105,7 @@ class GrpcOrigin:
         """
         request = origin_pb2.LoadManyRequest(keys=[_raw(key) for key in keys])
         try:
-            answer = await self._service().LoadMany(request, timeout=self._timeout_s, metadata=self._metadata)
+            answer = await self._service().LoadMany(request, timeout=self._timeout_s, metadata=self._sent())
         except aio.AioRpcError as error:
             raise _told(error) from None
         if len(answer.values) != len(keys):
@@ -161,7 +165,7 @@ class GrpcOrigin:
             return failures
         request = origin_pb2.WriteManyRequest(writes=[write for _, write in ready])
         try:
-            answer = await self._service().WriteMany(request, timeout=self._timeout_s, metadata=self._metadata)
+            answer = await self._service().WriteMany(request, timeout=self._timeout_s, metadata=self._sent())
         except aio.AioRpcError as error:
             raise _told(error, writes=True) from None
         if len(answer.outcomes) != len(ready):

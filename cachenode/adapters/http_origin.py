@@ -25,6 +25,7 @@ from cachenode.adapters.secret_files import secrets_of
 from cachenode.adapters.value_format import ValueFormat
 from cachenode.errors import ConfigError, OriginError
 from cachenode.origins import ABSENT, Loaded, Write
+from cachenode_api.tracing import carried
 
 __all__ = ["HttpOrigin"]
 
@@ -165,7 +166,7 @@ class HttpOrigin:
         url = self._url.replace(_MARK, quote(str(part), safe=""))
         try:
             async with self._session.request(
-                method, _as_it_is(url), headers=headers, data=body, allow_redirects=False
+                method, _as_it_is(url), headers={**headers, **carried()}, data=body, allow_redirects=False
             ) as response:
                 found = await self._read(response)
         except aiohttp.ClientConnectorError as error:

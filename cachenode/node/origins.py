@@ -105,7 +105,10 @@ class Origin:
         """
         assert self._writes is not None, "only an origin with a sink is written"
         try:
-            await self._writes.ask(write, priority, allowed)
+            writing = self._writes.ask(write, priority, allowed)
+            if switch.tracer is not None and recording():
+                writing = spanned(writing, "origin write", "client", {"cachenode.origin": self.name})
+            await writing
         except OriginError as error:
             self._uncertain += error.maybe_done
             self._refused += not error.maybe_done

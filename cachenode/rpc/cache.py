@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from grpc import aio
 
+from cachenode import traced
 from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.core.events import Invalidation
 from cachenode.core.failures import UNKNOWN_NAMESPACE
@@ -24,6 +26,7 @@ from cachenode_api.reasons import Reason
 from cachenode_api.records import DEPENDENT, HEADER, HEADER_BYTES, STALE, TAGGED
 from cachenode_api.selectors import EVERYTHING, SelectorKind
 from cachenode_api.tags import canonical_tags, pack_tags, tags_length
+from cachenode_api.tracing import brought, switch
 from cachenode_api.v1 import cache_pb2 as pb
 from cachenode_api.v1 import cache_pb2_grpc, common_pb2
 
@@ -50,7 +53,8 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:  # noqa: N802
         """Read one value."""
         namespace, key = request.namespace or DEFAULT_NAMESPACE, request.key
-        record, now_s = (b"", 0.0) if request.slide else self._node.hit(namespace, key)
+        asked = request.slide or (switch.tracer is not None and _parent(context))
+        record, now_s = (b"", 0.0) if asked else self._node.hit(namespace, key)
         layer: int = common_pb2.LAYER_L1
         if not record:
             batch = Batch(Operation.GET, namespace, [key], slide=request.slide, slide_ms=request.slide_ms)
@@ -164,9 +168,12 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
         """Act on an event."""
         left_s = context.time_remaining() or 0.0
         try:
-            published = await self._events.publish(
+            publishing = self._events.publish(
                 request.name, request.payload, "api", event_id=request.event_id, timeout_s=left_s
             )
+            if switch.tracer is not None and (parent := _parent(context)):
+                publishing = traced.published(parent, self._node.placement.me.id, publishing)
+            published = await publishing
         except EventRefused as error:
             await abort(context, Failure(error.reason, str(error)))
         return pb.PublishEventResponse(
@@ -278,12 +285,21 @@ class CacheService(cache_pb2_grpc.CacheServiceServicer):
     async def _execute(self, batch: Batch, context: Context) -> BatchResult:
         batch.timeout_s = context.time_remaining() or 0.0
         parts: list[BatchResult] = []
-        rest = self._node.execute(batch, parts.append)
+        if switch.tracer is not None and (parent := _parent(context)):
+            execute = partial(self._node.execute, batch)
+            rest = traced.execute_traced(parent, self._node.placement.me.id, batch, parts.append, execute)
+        else:
+            rest = self._node.execute(batch, parts.append)
         if rest is not None:
             await rest
         if len(parts) == 1 and parts[0].indices is None:
             return parts[0]
         return joined(parts, len(batch.keys), is_get=batch.operation.gives_records)
+
+
+def _parent(context: Context) -> str:
+    """Return the traceparent of a call inside a trace that is being recorded, else nothing."""
+    return brought(context.invocation_metadata())
 
 
 def joined(parts: Sequence[BatchResult], count: int, *, is_get: bool) -> BatchResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AUTHORIZATION_KEY", "BEARER", "INCARNATION_KEY", "REASON_KEY", "SEQUENCE_KEY"]
+__all__ = ["AUTHORIZATION_KEY", "BEARER", "INCARNATION_KEY", "REASON_KEY", "SEQUENCE_KEY", "TRACEPARENT_KEY"]
 
 AUTHORIZATION_KEY = "authorization"
 """Metadata of a call: who makes it, as `BEARER` and a token."""
@@ -14,3 +14,5 @@ INCARNATION_KEY = "cachenode-incarnation"
 """Initial metadata of a Watch: the incarnation of the node that tells."""
 SEQUENCE_KEY = "cachenode-sequence"
 """Initial metadata of a Watch: the number after which it begins."""
+TRACEPARENT_KEY = "traceparent"
+"""Metadata of a call, and header of a request to an origin: the span that it belongs to (W3C Trace Context)."""

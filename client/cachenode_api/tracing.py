@@ -11,22 +11,37 @@ Attributes are closed sets, names of namespaces, nodes and origins, and counts; 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from cachenode_api.metadata import TRACEPARENT_KEY
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-__all__ = ["Kind", "Served", "disable", "enable", "recording", "root", "span", "spanned", "switch", "traceparent"]
+__all__ = [
+    "Kind",
+    "Served",
+    "brought",
+    "carried",
+    "disable",
+    "enable",
+    "recording",
+    "span",
+    "spanned",
+    "switch",
+    "traceparent",
+]
 
 T = TypeVar("T")
 Kind = Literal["internal", "server", "client"]
 
 _LENGTH = 55
 """Of a traceparent of version 00, the only one there is."""
-_FIELD = "traceparent"
+_SAMPLED = 1
+"""The flag that says that the trace is being recorded."""
 
 
 class _Switch:
@@ -80,6 +95,20 @@ def traceparent() -> str:
     return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
 
 
+def carried() -> dict[str, str]:
+    """Return what a request takes along as headers or metadata, so that what it causes belongs to the present span."""
+    parent = traceparent()
+    return {TRACEPARENT_KEY: parent} if parent else {}
+
+
+def brought(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """Return the traceparent that a call brings in its metadata; empty if there is none that is being recorded."""
+    for name, value in metadata or ():
+        if name == TRACEPARENT_KEY and isinstance(value, str) and _recorded(value):
+            return value
+    return ""
+
+
 @contextmanager
 def span(name: str, kind: Kind, attributes: Mapping[str, Any]) -> Iterator[Span]:
     """Make the block a span below the present one. What it raises is told by its kind alone: texts may hold keys."""
@@ -101,16 +130,6 @@ async def spanned(rest: Awaitable[T], name: str, kind: Kind, attributes: Mapping
     """Await something inside a span."""
     with span(name, kind, attributes):
         return await rest
-
-
-@contextmanager
-def root(name: str, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Make the block a span of the client, the first of a trace if there is none: its sampler decides. May be off."""
-    if switch.tracer is None:
-        yield
-        return
-    with span(name, "client", attributes):
-        yield
 
 
 def fail(begun: Span, kind: str) -> None:
@@ -165,16 +184,27 @@ class Served:
         finally:
             context.detach(token)
 
-    async def finish(self, rest: Awaitable[None]) -> None:
+    async def finish(self, rest: Awaitable[T]) -> T:
         """Await what is left inside the span, which ends with it."""
         from opentelemetry import context
 
         token = context.attach(self._context)
         try:
-            await rest
+            return await rest
+        except Exception as error:
+            if self._span.is_recording():
+                fail(self._span, type(error).__name__)
+            raise
         finally:
             context.detach(token)
             self.end()
+
+
+def _recorded(parent: str) -> bool:
+    try:
+        return len(parent) == _LENGTH and bool(int(parent[-2:], 16) & _SAMPLED)
+    except ValueError:
+        return False
 
 
 def _extracted(parent: str) -> Context:
@@ -182,5 +212,5 @@ def _extracted(parent: str) -> Context:
     from opentelemetry.context import Context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    carrier = {_FIELD: parent} if len(parent) == _LENGTH else {}
+    carrier = {TRACEPARENT_KEY: parent} if len(parent) == _LENGTH else {}
     return TraceContextTextMapPropagator().extract(carrier, Context())

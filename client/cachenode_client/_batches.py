@@ -44,13 +44,13 @@ _LEASE_MASK = (1 << LEASE_BITS) - 1
 KEY_OVERHEAD = 24
 """Most bytes that a key costs in a frame besides itself and its value: lengths, flags, TTL."""
 
-Group = tuple[int, str, float, bool, int, bool, bytes]
+Group = tuple[int, str, float, bool, int, bool, bytes, *tuple[str, ...]]
 """What calls must share to leave in one batch: operation, namespace, timeout in seconds, whether layers are wanted, and
 a number: of a LEASE the milliseconds it is to last, and above `LEASE_BITS` those of its soft timeout, of a SET the
 version to match, of an INCR what is added, of a GET the milliseconds of the life that it gives what it finds, 0 for
 none and `SLIDE` for the namespace's, of an INVALIDATE and BARRIER 1 to expire; and whether the owner's part is enough:
 copies elsewhere may be served for as long as their leases; and the block of what the values depend on, of a SET, LEASE
-and FULFILL."""
+and FULFILL. Inside a span that is being recorded, and only there, one more: its traceparent (see `tracing`)."""
 
 
 class Waiter(Protocol):
@@ -87,7 +87,6 @@ class PendingBatch:
         "sent",
         "size",
         "tokens",
-        "traceparent",
         "ttls_ms",
         "values",
     )
@@ -105,7 +104,6 @@ class PendingBatch:
         self.left = 0
         self.sent = False
         self.deadline = 0.0
-        self.traceparent = ""
 
     def measure(self) -> int:
         """Return about how many bytes the batch takes in a frame, rather more than less."""
@@ -116,7 +114,7 @@ class PendingBatch:
         """Return the message, and take note that the batch is sent."""
         self.sent = True
         self.left = len(self.keys)
-        operation, namespace, timeout_s, _, number, owner_only, parents = self.group
+        operation, namespace, timeout_s, _, number, owner_only, parents, *span = self.group
         return pb.Batch(
             id=self.id,
             operation=operation,  # type: ignore[arg-type]
@@ -139,7 +137,7 @@ class PendingBatch:
             else pb.INVALIDATION_MODE_UNSPECIFIED,
             acknowledgement=pb.ACKNOWLEDGEMENT_OWNER if owner_only else pb.ACKNOWLEDGEMENT_UNSPECIFIED,
             depends_on=[parents] if parents else (),
-            traceparent=self.traceparent,
+            traceparent=span[0] if span else "",
         )
 
     def take(self, reply: pb.Reply) -> bool:
@@ -173,7 +171,7 @@ class EachBatch(PendingBatch):
     def split(self) -> EachBatch:
         """Give up the later half of the keys, before the batch is sent; return it, with the same deadline."""
         later, half = EachBatch(self.group), len(self.keys) // 2
-        later.deadline, later.traceparent = self.deadline, self.traceparent
+        later.deadline = self.deadline
         for name in ("keys", "waiters", "values", "flags", "ttls_ms"):
             column = getattr(self, name)
             setattr(later, name, column[half:])

@@ -167,6 +167,10 @@ def _showing(metadata: tuple[tuple[str, str], ...]) -> list[aio.ClientIntercepto
     return [_UnaryToken(metadata), _StreamToken(metadata)] if metadata else []
 
 
+def _with(details: Any, metadata: tuple[tuple[str, str], ...]) -> Any:
+    return details._replace(metadata=aio.Metadata(*(details.metadata or ()), *metadata))
+
+
 class _UnaryToken(aio.UnaryUnaryClientInterceptor):
     """Adds metadata to calls with one answer."""
 
@@ -174,7 +178,7 @@ class _UnaryToken(aio.UnaryUnaryClientInterceptor):
         self._metadata = metadata
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(client_call_details._replace(metadata=aio.Metadata(*self._metadata)), request)
+        return await continuation(_with(client_call_details, self._metadata), request)
 
 
 class _StreamToken(aio.UnaryStreamClientInterceptor):
@@ -184,4 +188,4 @@ class _StreamToken(aio.UnaryStreamClientInterceptor):
         self._metadata = metadata
 
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(client_call_details._replace(metadata=aio.Metadata(*self._metadata)), request)
+        return await continuation(_with(client_call_details, self._metadata), request)

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, ParamSpec, Self
 
 from cachenode_api.records import HEADER_BYTES
-from cachenode_api.tracing import root, switch
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import AfterCommit, Pending
@@ -42,7 +41,6 @@ from cachenode_client._core import (
     K,
     many_keys,
     many_values,
-    traits_of,
 )
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
@@ -614,9 +612,6 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
-        if switch.tracer is not None:
-            with root("cachenode.get_or_load", traits_of(group)):
-                return await self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
         return await self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
 
     async def get_or_load_many(

@@ -153,6 +153,11 @@ class ClientCore:
             b"" if depends_on is None else checked_parents(depends_on, namespace),
         )
 
+    def _traits_of(self, operation: str, namespace: str | None) -> dict[str, str]:
+        """Return what a span says of a call."""
+        name = self._namespace if namespace is None else checked_namespace(namespace)
+        return {"db.system.name": "cachenode", "db.namespace": name, "db.operation.name": operation}
+
     # The near cache.
 
     def _near_entry(self, key: Key, namespace: str | None) -> NearEntry | None:
@@ -237,8 +242,8 @@ class ClientCore:
         number = max(1, lease_ms)
         if soft_timeout_s is not None:
             number |= round(1_000 * checked_timeout(soft_timeout_s, field="soft_timeout_s")) << LEASE_BITS
-        operation, namespace, *_, parents = self._group(LEASE, namespace, None, depends_on=depends_on)
-        return (operation, namespace, waits_s, False, number, False, parents)
+        group = self._group(LEASE, namespace, None, depends_on=depends_on)
+        return (*group[:2], waits_s, False, number, False, group[6])
 
     def encoded(self, value: object, tags: Iterable[str] | None = None) -> Encoded:
         """Return a value's bytes and flags, tags included."""
@@ -338,11 +343,6 @@ class ClientCore:
         if not self._misses_on_error or is_callers_fault(error):
             raise error
         return instead
-
-
-def traits_of(group: Group) -> dict[str, str]:
-    """Return what a span says of a call."""
-    return {"db.system.name": "cachenode", "db.namespace": group[1], "db.operation.name": "get_or_load"}
 
 
 def is_callers_fault(error: CacheError) -> bool:

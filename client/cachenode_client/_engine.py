@@ -14,7 +14,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachenode_api.keys import MAX_KEY_BYTES, seat_of
-from cachenode_api.tracing import recording, switch
 from cachenode_client._backoff import RetryBudget, Schedule
 from cachenode_client._batches import (
     INCR,
@@ -157,11 +156,7 @@ class Engine:
         session = self.router.route(raw)
         if session is None:
             return False
-        if switch.tracer is not None and recording():  # a batch of its own, for the batch has one parent
-            session.part(group)
-            session.submit(group, raw, waiter, ttl_ms=ttl_ms, **_columns(session, encoded))
-            session.part(group)
-        elif encoded is None:
+        if encoded is None:
             session.submit(group, raw, waiter, ttl_ms=ttl_ms)
         else:
             check_frame(session, len(encoded[0]))
@@ -511,13 +506,6 @@ def _end_batch(end: FlightEnd, part: list[int], future: asyncio.Future[ManyResul
     if any(end.ttls_ms):
         batch.ttls_ms = [end.ttls_ms[index] for index in part]
     return batch
-
-
-def _columns(session: Session, encoded: Encoded | None) -> dict[str, Any]:
-    if encoded is None:
-        return {}
-    check_frame(session, len(encoded[0]))
-    return {"value": encoded[0], "flags": encoded[1]}
 
 
 def _doubt(error: CacheError | None) -> CacheError | None:

@@ -21,6 +21,7 @@ from cachenode_api.keys import seat_of
 from cachenode_api.metadata import REASON_KEY
 from cachenode_api.reasons import Reason
 from cachenode_api.selectors import Selector, make_selector
+from cachenode_api.tracing import carried
 from cachenode_api.v1 import cache_pb2 as pb
 from cachenode_api.v1 import cache_pb2_grpc, common_pb2
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable, InvalidArgument, NodeError, from_reason
@@ -118,8 +119,11 @@ async def publish(engine: Engine, request: pb.PublishEventRequest, timeout_s: fl
 async def _tell(channels: Channels, session: Session, request: pb.PublishEventRequest, left_s: float) -> Published:
     async with channels.open(session.address, showing_token=True) as channel:
         stub: Any = cache_pb2_grpc.CacheServiceStub(channel)
+        metadata = tuple(carried().items())
         try:
-            answer: pb.PublishEventResponse = await stub.PublishEvent(request, timeout=max(0.01, left_s))
+            answer: pb.PublishEventResponse = await stub.PublishEvent(
+                request, timeout=max(0.01, left_s), metadata=metadata
+            )
         except aio.AioRpcError as error:
             _raise(channels, error)
     try:

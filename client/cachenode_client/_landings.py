@@ -115,7 +115,7 @@ class Landings:
         for lead in found:
             by_parents.setdefault(_parents_of(loaded[lead[0]], group), []).append(lead)
         for parents, some in by_parents.items():
-            end = self._end(FULFILL, (*group[:-1], parents), some)
+            end = self._end(FULFILL, (*group[:6], parents), some)
             values = [loaded[key] for key, _, _ in some]
             end.encoded = [self._encoded_load(value, tags) for value in values]
             end.ttls_ms = [_life_of(value, ttl_ms) for value in values]
@@ -146,7 +146,7 @@ class Landings:
         return self._end(ABANDON, group, leads)
 
     def _end(self, operation: int, group: Group, leads: list[Lead[K]]) -> FlightEnd:
-        settled = (operation, group[1], self.timeout_s, False, 0, False, group[-1] if operation == FULFILL else b"")
+        settled = (operation, group[1], self.timeout_s, False, 0, False, group[6] if operation == FULFILL else b"")
         return FlightEnd(settled, [raw for _, raw, _ in leads], [token for _, _, token in leads])
 
     def told(self, failures: dict[int, CacheError]) -> None:
@@ -170,8 +170,8 @@ def any_stale(outcomes: Iterable[object]) -> bool:
 def _parents_of(loaded: object, group: Group) -> bytes:
     """Return the block of what a loaded value depends on: what it says itself, and what the call says."""
     if not isinstance(loaded, Loaded) or not loaded.depends_on:
-        return group[-1]
-    return checked_parents(loaded.depends_on, group[1], group[-1])
+        return group[6]
+    return checked_parents(loaded.depends_on, group[1], group[6])
 
 
 def _life_of(loaded: object, ttl_ms: int) -> int:

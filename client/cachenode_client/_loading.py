@@ -26,6 +26,7 @@ from cachenode_client._loads import (
     check_loader,
     checked_batch,
     renew_values,
+    run_loader,
     value_of,
 )
 from cachenode_client.errors import CacheError, CacheTimeout
@@ -141,7 +142,7 @@ class Loading:
         self, group: Group, raw: bytes, token: int, loader: Loader, ttl_ms: int, tags: Iterable[str] | None
     ) -> Any:
         async def batch_loader(_keys: list[bytes]) -> dict[bytes, Any]:
-            return {raw: await call_loader(loader)}
+            return {raw: await run_loader(loader)}
 
         loaded = await self._load_many(group, [(raw, raw, token)], batch_loader, ttl_ms, tags)
         return loaded.get(raw, ABSENT)

@@ -22,6 +22,7 @@ from cachenode_client._loads import (
     alone_values,
     check_loader,
     checked_batch,
+    loading,
     renew_values,
     value_of,
 )
@@ -66,7 +67,8 @@ class BlockingLoading:
             outcome = thread.call(group, raw)
         except CacheError as error:
             landings.must_load_alone(error)
-            value = loader()
+            with loading():
+                value = loader()
         else:
             if isinstance(outcome, Due):
                 renewal = self._renew(group, [(raw, raw, outcome.token)], lambda _: {raw: loader()}, ttl_ms, tags)
@@ -122,7 +124,8 @@ class BlockingLoading:
                 renew_values(values, due, renewal.result(max(0.0, until - engine.loop.time())))
         alone = [keys[at] for at in landings.to_load_alone(errors)]
         if alone:
-            values |= alone_values(batch_loader(alone))
+            with loading():
+                values |= alone_values(batch_loader(alone))
         return {keys[at]: error for at, error in errors.items()}
 
     def _renew(
@@ -167,7 +170,8 @@ class BlockingLoading:
         landings = self._landings
         landings.stats.loads += 1
         try:
-            loaded = checked_batch(batch_loader([key for key, _, _ in leads]))
+            with loading():
+                loaded = checked_batch(batch_loader([key for key, _, _ in leads]))
             ends = landings.landed(group, leads, loaded, ttl_ms, tags)
         except BaseException as error:
             self._tell(landings.failed(group, leads, error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from cachenode_api.tracing import recording, spanned, switch
+from cachenode_api.tracing import recording, span, switch
 from cachenode_client._checks import DependsOn
 from cachenode_client.errors import CacheError, InvalidArgument
 
@@ -32,7 +33,9 @@ __all__ = [
     "call_loader",
     "check_loader",
     "checked_batch",
+    "loading",
     "renew_values",
+    "run_loader",
     "value_of",
 ]
 
@@ -92,12 +95,19 @@ class FlightEnd:
 
 async def call_loader(loader: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a loader returns; one that is no async function runs in a thread, so that it may block."""
-    if switch.tracer is not None and recording() and not arguments:
-        return await spanned(_call(loader), "cachenode.loader", "internal", {})
-    return await _call(loader, *arguments)
+    with loading():
+        return await run_loader(loader, *arguments)
 
 
-async def _call(loader: Callable[..., Any], *arguments: Any) -> Any:
+def loading() -> contextlib.AbstractContextManager[object]:
+    """Return what a loader runs in: a span, if that is wanted."""
+    if switch.tracer is not None and recording():
+        return span("cachenode.loader", "internal", {})
+    return contextlib.nullcontext()
+
+
+async def run_loader(loader: Callable[..., Any], *arguments: Any) -> Any:
+    """Do as `call_loader`, inside of something that has the loader's span already."""
     if _is_async(loader):
         return await loader(*arguments)
     result = await asyncio.to_thread(loader, *arguments)

@@ -41,7 +41,6 @@ from grpc import aio
 from cachenode_api.errors import InvalidSelector
 from cachenode_api.keys import MAX_KEY_BYTES
 from cachenode_api.selectors import make_selector
-from cachenode_api.tracing import switch, traceparent
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 from cachenode_client._batches import (
     CHANGES,
@@ -199,10 +198,6 @@ class Session:
         if len(batch.keys) >= self._batch_keys:
             del self._open[group]
 
-    def part(self, group: Group) -> None:
-        """Let nobody join the open batch of a group any more, if there is one."""
-        self._open.pop(group, None)
-
     def _add_ttl(self, batch: PendingBatch, ttl_ms: int) -> None:
         before = len(batch.keys) - 1 - len(batch.ttls_ms)
         if before:
@@ -223,8 +218,6 @@ class Session:
             self._queue.append(batch)
             self._loop.call_soon(self._fail_all)
             return
-        if switch.tracer is not None:
-            batch.traceparent = traceparent()
         self._waits += batch.group[0] == LEASE
         batch.deadline = deadline = self._loop.time() + batch.group[2]
         if deadline < self._timer_at:

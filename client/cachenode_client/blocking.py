@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
-from cachenode_api.tracing import root, switch
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
 from cachenode_api.view import View
 from cachenode_client._after_commit import BlockingAfterCommit, Pending
@@ -32,7 +31,7 @@ from cachenode_client._checks import (
     checked_watch,
     sdk_version,
 )
-from cachenode_client._core import ClientCore, K, many_keys, many_values, traits_of
+from cachenode_client._core import ClientCore, K, many_keys, many_values
 from cachenode_client._decorator import Cached
 from cachenode_client._engine import Engine
 from cachenode_client._events import Published, encoded_fields, publish
@@ -87,7 +86,7 @@ class CacheClient(ClientCore):
         if timeout_s is not None or namespace is not None:
             group = self._group(GET, namespace, timeout_s)
         try:
-            return self._found(self._call(group, raw), default)
+            return self._found(self._thread.call(group, raw), default)
         except CacheError as error:
             return self._missed(error, default)
 
@@ -104,7 +103,7 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         group = self._group(GET, namespace, timeout_s, number=checked_ttl(ttl_s) or SLIDE)
         try:
-            return self._found(self._call(group, raw), default)
+            return self._found(self._thread.call(group, raw), default)
         except CacheError as error:
             return self._missed(error, default)
 
@@ -114,7 +113,7 @@ class CacheClient(ClientCore):
             return self._near_lookup(entry)
         raw = checked_key(key)
         try:
-            return self._looked_up(self._call(self._group(GET, namespace, timeout_s, detailed=True), raw))
+            return self._looked_up(self._thread.call(self._group(GET, namespace, timeout_s, detailed=True), raw))
         except CacheError as error:
             return self._missed(error, Lookup(found=False))
 
@@ -124,7 +123,7 @@ class CacheClient(ClientCore):
             return True
         raw = checked_key(key)
         try:
-            return bool(self._call(self._group(GET, namespace, timeout_s), raw))
+            return bool(self._thread.call(self._group(GET, namespace, timeout_s), raw))
         except CacheError as error:
             return self._missed(error, instead=False)
 
@@ -134,7 +133,7 @@ class CacheClient(ClientCore):
             return self._near_time_left(entry)
         raw = checked_key(key)
         try:
-            return self._time_left(self._call(self._group(GET, namespace, timeout_s, detailed=True), raw))
+            return self._time_left(self._thread.call(self._group(GET, namespace, timeout_s, detailed=True), raw))
         except CacheError as error:
             return self._missed(error, None)
 
@@ -182,7 +181,7 @@ class CacheClient(ClientCore):
             number = checked_version(if_version)
             group = self._group(SET, namespace, timeout_s, number=number, ack=ack, depends_on=depends_on)
         try:
-            version: int = self._call(group, raw, encoded, ttl_ms)
+            version: int = self._thread.call(group, raw, encoded, ttl_ms)
         except CacheError as error:
             return 0 if self._condition_failed(error) else self._missed(error, 0)
         self._stats.sets += 1
@@ -225,7 +224,7 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._group(INCR, namespace, timeout_s, number=checked_delta(delta))
-        record = self._call(group, raw, None, ttl_ms)
+        record = self._thread.call(group, raw, None, ttl_ms)
         number: int = self._decode(record)
         return number
 
@@ -264,7 +263,7 @@ class CacheClient(ClientCore):
         """Remove a key's value. Return True if there was one (see the asyncio client)."""
         raw = checked_key(key)
         try:
-            return bool(self._call(self._group(DELETE, namespace, timeout_s, ack=ack), raw))
+            return bool(self._thread.call(self._group(DELETE, namespace, timeout_s, ack=ack), raw))
         except CacheError as error:
             return self._missed(error, instead=False)
 
@@ -287,7 +286,7 @@ class CacheClient(ClientCore):
         if raws:
             group = self._group(INVALIDATE, namespace, timeout_s, number=number, ack=ack)
             if len(raws) == 1:
-                found = int(bool(self._call(group, raws[0])))
+                found = int(bool(self._thread.call(group, raws[0])))
             else:
                 found = self._invalidated(raws, *self._run(engine.many(group, raws), group[2]))
         if texts:
@@ -328,7 +327,7 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         try:
-            return bool(self._call(self._group(TOUCH, namespace, timeout_s), raw, None, ttl_ms))
+            return bool(self._thread.call(self._group(TOUCH, namespace, timeout_s), raw, None, ttl_ms))
         except CacheError as error:
             return self._missed(error, instead=False)
 
@@ -358,9 +357,6 @@ class CacheClient(ClientCore):
         raw = checked_key(key)
         ttl_ms = checked_ttl(ttl_s)
         group = self._lease_group(namespace, timeout_s, lease_s, depends_on, soft_timeout_s)
-        if switch.tracer is not None:
-            with root("cachenode.get_or_load", traits_of(group)):
-                return self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
         return self._loading.one(group, raw, loader, default, ttl_ms, tags, soft_timeout_s)
 
     def get_or_load_many(
@@ -498,7 +494,9 @@ class CacheClient(ClientCore):
         ttl_ms = checked_ttl(ttl_s)
         encoded = self.encoded(value)
         try:
-            version: int = self._call(self._group(SET, namespace, timeout_s, number=expected), raw, encoded, ttl_ms)
+            version: int = self._thread.call(
+                self._group(SET, namespace, timeout_s, number=expected), raw, encoded, ttl_ms
+            )
         except CacheError as error:
             return 0 if self._condition_failed(error) else self._missed(error, 0)
         self._stats.sets += 1
@@ -506,7 +504,6 @@ class CacheClient(ClientCore):
 
     def _equip(self) -> None:
         self._thread = LoopThread(self._check_usable, self._make_engine)
-        self._call = self._thread.call
         self._run = self._thread.run
         self._started = self._thread.started
         self._loading = BlockingLoading(self._landings, self._thread)

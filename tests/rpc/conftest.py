@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from grpc import aio
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cachenode.config import load_config
 from cachenode.server import Server
 from cachenode_api.v1 import admin_pb2_grpc, cache_pb2_grpc, session_pb2_grpc
+from cachenode_client import tracing
 
 StartServer = Callable[..., Awaitable[Server]]
 
@@ -65,3 +69,13 @@ def sessions(channel: aio.Channel) -> Any:
 def admin(channel: aio.Channel) -> Any:
     """The stub of admin calls."""
     return admin_pb2_grpc.AdminServiceStub(channel)
+
+
+@pytest.fixture
+def exporter() -> Iterator[InMemorySpanExporter]:
+    """Gets all spans of the process: the client's, and those of its nodes."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.enable(provider)
+    yield exporter
+    tracing.disable()

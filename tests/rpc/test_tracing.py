@@ -3,80 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
-from cachenode import server as server_module
-from cachenode.adapters.clock import BootClock
-from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.adapters.logs import _name_trace
-from cachenode.cli.ports import free_ports
 from cachenode.server import Server
 from cachenode_api.tracing import recording, switch, traceparent
 from cachenode_client import CacheClient, LoadFailed, tracing
 from cachenode_client.blocking import CacheClient as Blocking
 from tests.rpc.conftest import StartServer
 from tests.support.eventually import eventually
+from tests.support.spans import tree, two_nodes
 
 KEY = "a secret key"
-
-
-@pytest.fixture
-def exporter() -> Iterator[InMemorySpanExporter]:
-    """Gets all spans of the process: the client's, and those of its nodes."""
-    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.enable(provider)
-    yield exporter
-    tracing.disable()
-
-
-async def two_nodes(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> list[Server]:
-    """Two nodes in one view, with an L2 in this process, and a namespace that they load from an origin."""
-    shared = MemoryL2(BootClock())
-    monkeypatch.setattr(server_module, "make_l2", lambda _config: shared)
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    servers = []
-    for number, address in enumerate(addresses):
-        options = {
-            "node.id": f"n{number}",
-            "node.listen": address,
-            "node.http_listen": "",
-            "cluster.discovery": "static",
-            "cluster.seeds": addresses,
-            "cluster.bootstrap_wait_s": 0.0,
-            "origins.names.loader": "tests.support.loaders:load",
-            "namespaces.through.origin": "names",
-        }
-        servers.append(await start_server(options, joined=False))
-    for each in servers:
-        await asyncio.wait_for(each.joined.wait(), 20)
-    await eventually(lambda: all(len(each.node.placement.view.members) == 2 for each in servers))
-    await eventually(lambda: not any(each.node.placement.unsettled for each in servers))
-    return servers
-
-
-def tree(exporter: InMemorySpanExporter) -> dict[str, list[str]]:
-    """Return the names of the spans with those of their children; all must be of one trace, and name no key."""
-    spans = exporter.get_finished_spans()
-    assert len({each.context.trace_id for each in spans if each.context}) == 1
-    names = {each.context.span_id: name_of(each) for each in spans if each.context}
-    children: dict[str, list[str]] = {}
-    for each in sorted(spans, key=lambda each: each.start_time or 0):
-        children.setdefault(names[each.parent.span_id] if each.parent else "", []).append(name_of(each))
-        assert KEY not in each.to_json()
-    return children
-
-
-def name_of(span: ReadableSpan) -> str:
-    node = (span.attributes or {}).get("service.instance.id", "")
-    return f"{span.name} at {node}" if node else span.name
 
 
 def elsewhere(servers: list[Server]) -> Any:
@@ -102,7 +45,7 @@ async def test_load_at_another_node(
         over_the_first(client)
         exporter.clear()
         assert await client.get_or_load(key, lambda: "v") == "v"
-    found = tree(exporter)
+    found = tree(exporter, KEY)
     assert found[""] == ["cachenode.get_or_load"]
     assert found["cachenode.get_or_load"] == ["cachenode.lease at n0", "cachenode.loader", "cachenode.fulfill at n0"]
     assert found["cachenode.lease at n0"] == ["cachenode.forward lease"]
@@ -125,9 +68,9 @@ async def test_read_through_past_l2(
         with switch.tracer.start_as_current_span("request"):
             assert await client.get(key) == f"value of {key!r}"
     await eventually(lambda: any(each.name == "l2 write" for each in exporter.get_finished_spans()))
-    monkeypatch.setattr("tests.rpc.test_tracing.KEY", "value of")
-    found = tree(exporter)
-    assert found["request"] == ["cachenode.get at n1"]
+    found = tree(exporter, "value of")
+    assert found["request"] == ["cachenode.get"]
+    assert found["cachenode.get"] == ["cachenode.get at n1"]
     assert found["cachenode.get at n1"][:2] == ["l2 read", "origin load"]
 
 
@@ -152,7 +95,7 @@ async def test_blocking_client(start_server: StartServer, exporter: InMemorySpan
             assert client.get_or_load("k", lambda: "v") == "v"
 
     await asyncio.to_thread(use)
-    found = tree(exporter)
+    found = tree(exporter, KEY)
     assert found[""] == ["cachenode.get_or_load"]
     assert found["cachenode.get_or_load"][0] == "cachenode.lease at n0"
 
