@@ -44,7 +44,8 @@ def drain(
 
     It is not ready from then on, ends what is under way, gives its lease back and stays up without doing anything, so
     that SIGTERM ends it at once. A second call sees the same. There is no way back but a restart. Ctrl-C ends only the
-    display. With -o json each step is a line. Exit code 3: no member of the view has this id.
+    display. Queued writes that have not reached their origin by then are not lost: the other nodes, or those that come
+    later, bring them. With -o json each step is a line. Exit code 3: no member of the view has this id.
     """
     flush_s = 0.0 if flush.strip() == "0" else _flush_of(flush)
     last = asyncio.run(_follow(address, node, flush_s, timeout, output, wait=wait))
@@ -107,6 +108,6 @@ def _summary(step: pb.DrainProgress, *, wait: bool) -> str:
     if not wait and step.stage != "done":
         return f"{name} leaves. See it with `cachenode drain --node {name}`."
     parts = [f"{name} has left in {step.seconds:.1f} s: {count(step.handed_over)} entries handed over"]
-    parts += [f"{count(step.unwritten)} queued writes stay in the queue"] if step.unwritten else []
+    parts += [f"{count(step.unwritten)} queued writes stay in the queue, for the other nodes"] if step.unwritten else []
     parts += [f"cut short: {', '.join(step.unfinished)}"] if step.unfinished else []
     return f"{', '.join(parts)}. It can be stopped now."

@@ -155,6 +155,8 @@ class Drain:
             by_origin.setdefault(lane.namespace.policy.origin, []).append(lane)
         self._origins = [_Origin(outlets[name], lanes) for name, lanes in by_origin.items()]
         self._task: asyncio.Task[None] | None = None
+        self._left_behind = 0
+        """How many keys waited when the shards were given back: whoever made this node leave is to hear of them."""
 
     def counters(self, namespace: str) -> DrainCounters | None:
         """Return what is counted of a namespace, None if it does not write behind."""
@@ -162,8 +164,8 @@ class Drain:
         return next((lane.counters(coalesced) for lane in self._lanes if lane.name == namespace), None)
 
     def waiting(self) -> int:
-        """Return how many keys wait in the shards of this node, as far as it has looked."""
-        return sum(shard.waiting for lane in self._lanes for shard in lane.shards)
+        """Return how many keys wait in the shards of this node, or did when it stopped, as far as it has looked."""
+        return self._left_behind + sum(shard.waiting for lane in self._lanes for shard in lane.shards)
 
     def start(self) -> None:
         """Begin."""
@@ -175,6 +177,7 @@ class Drain:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.gather(*(call for origin in self._origins for call in origin.calls), return_exceptions=True)
+        self._left_behind = self.waiting()
         held = [(lane, shard) for lane in self._lanes for shard in lane.shards if shard.usable_until]
         await asyncio.gather(*(self._give_back(lane, shard) for lane, shard in held))
 

@@ -127,8 +127,8 @@ def _spanned(name: str, call: _Method) -> _Method:
 def _span(name: str, client: ClientCore, arguments: Sequence[Any], named: Mapping[str, Any]) -> Iterator[None]:
     wanted = switch.tracer is not None if name in _BEGIN else recording()
     namespace, key = named.get("namespace"), arguments[0] if arguments else named.get("key", "")
-    if not wanted or (name in _NEAR and client._near_entry(key, namespace) is not None):
+    if not wanted or (name in _NEAR and client._near_entry(key, namespace) is not None):  # noqa: SLF001 - stands in it
         yield
         return
-    with span(f"cachenode.{name}", "client", client._traits_of(name, namespace)):
+    with span(f"cachenode.{name}", "client", client._traits_of(name, namespace)):  # noqa: SLF001
         yield
