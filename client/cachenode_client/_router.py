@@ -83,7 +83,7 @@ class Router:
         self._sessions: dict[Session, asyncio.Task[Any] | None] = {}
         """Each with the dialler that holds it."""
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
-        self._last_error = "no node has answered yet"
+        self._last_error = "No node has answered yet"
 
     def start(self) -> None:
         """Begin to dial the seeds."""
@@ -190,7 +190,7 @@ class Router:
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
             except OSError as error:
-                self._last_error = f"DNS look-up failed: {error.strerror or type(error).__name__}"
+                self._last_error = f"The DNS look-up failed: {error.strerror or type(error).__name__}"
                 found = []
             hosts = [str(address[0]) for *_, address in found]
             named = [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in hosts]

@@ -206,10 +206,13 @@ class ClientClosed(CacheError):
 class ForkedClient(CacheError):
     """The client was used in a process that was forked after it had connected.
 
-    Connections do not survive a fork: two processes would read from one socket.
+    Connections do not survive a fork: two processes would read from one socket. Nor does gRPC itself, so that a new
+    client in this process need not work either: use none before the fork.
     """
 
-    default_text = "The client was created before this process was forked; create one in each process."
+    default_text = (
+        "The client was used before this process was forked, which gRPC does not survive; connect only after the fork."
+    )
     reason = "forked_client"
 
 

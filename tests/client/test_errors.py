@@ -113,7 +113,7 @@ CLASSES = [
         (CacheError,),
         "forked_client",
         False,
-        "The client was created before this process was forked; create one in each process.",
+        "The client was used before this process was forked, which gRPC does not survive; connect only after the fork.",
     ),
     (NodeError, (CacheError,), "internal", False, "The node reported a failure; its log tells more."),
 ]

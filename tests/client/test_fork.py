@@ -83,5 +83,5 @@ async def test_forked_client_is_refused(server: Server, tmp_path: Path, kind: st
     assert told["parent"] == "v"
     assert len(told["children"]) == 3
     for outcome, seconds in told["children"]:
-        assert outcome.startswith("ForkedClient: The client was created before this process was forked")
+        assert outcome.startswith("ForkedClient: The client was used before this process was forked")
         assert seconds < 1

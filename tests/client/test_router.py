@@ -68,7 +68,7 @@ async def test_server_starts_after_the_client() -> None:
     async with CacheClient(f"127.0.0.1:{port}", timeout_s=20) as client:
         call = asyncio.create_task(client.get("k", "absent"))
         await eventually(lambda: client._engine)
-        await eventually(lambda: router_of(client)._last_error != "no node has answered yet")
+        await eventually(lambda: router_of(client)._last_error != "No node has answered yet")
         async with running_server(node__listen=f"127.0.0.1:{port}"):
             assert await call == "absent"
 

@@ -6,6 +6,7 @@ __all__ = ["NO_POLICIES"]
 
 NO_POLICIES = {
     "console",
+    "frameworks",
     "limits",
     "logs",
     "membership",
