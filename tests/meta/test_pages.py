@@ -42,7 +42,7 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"\bcachenode (?:--\w+ )?([a-z][a-z-]*)(?![\w/])((?: +[^|;&>)`\n]+)?)")
 _METRIC = re.compile(r"\b(?:cache|cachenode)_(?!client\b|api\b)[a-z0-9_]+\b(?![.(=])")
-_SHORT_METRIC = re.compile(r"_[a-z0-9_]+\Z")
+_SHORT_METRIC = re.compile(r"_[a-z][a-z0-9_]*\Z")
 _SETTING = re.compile(r"(?!.*\.(?:crt|json|key|py|toml)\Z)[a-z0-9_]+(?:\.[a-z0-9_<>]+)+\Z")
 _OPTION = re.compile(r"--?[a-z]")
 _METHOD = re.compile(r"\bcache\.([a-z_]+)\(")
@@ -104,6 +104,7 @@ def metrics() -> set[str]:
     families = list(NodeCollector(lambda: zeros(NodeStats)).collect())
     endings = {"counter": ["_total"], "histogram": ["", "_bucket", "_count", "_sum"]}
     labels = {label for each in families for sample in each.samples for label in sample.labels}
+    labels.add("cachenode_certificate_expiry_timestamp_seconds")  # only where there is a certificate
     return labels | {each.name + ending for each in families for ending in endings.get(each.type, [""])}
 
 
@@ -153,6 +154,24 @@ def unknown_metrics(text: str, metrics: set[str]) -> set[str]:
     return unknown
 
 
+def named_metrics(text: str, metrics: set[str]) -> set[str]:
+    """Return the metrics that a text names, also those whose beginning it leaves out."""
+    named = {found for found in _METRIC.findall(text) if found in metrics}
+    before: list[str] = []
+    for span in spans(text):
+        if span in metrics:
+            before = span.split("_")
+        elif _SHORT_METRIC.match(span):
+            named |= {"_".join(before[:end]) + span for end in range(len(before))} & metrics
+    return named
+
+
+def family_of(metric: str, metrics: set[str]) -> str:
+    """Return what the samples of a histogram belong to, and any other metric as it is."""
+    family = re.sub(r"_(?:bucket|count|sum)\Z", "", metric)
+    return family if family in metrics else metric
+
+
 def unknown_methods(text: str) -> set[str]:
     """Return what is called of a client that not both clients have."""
     methods = set(_METHOD.findall(text))
@@ -179,6 +198,32 @@ def test_readmes_name_what_exists(name: str) -> None:
 def test_runbook_asks_for_metrics_that_there_are(name: str, metrics: set[str]) -> None:
     """Who follows it at night finds what it names."""
     assert unknown_metrics((TOP / name).read_text(encoding="utf-8"), metrics) == set()
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_names_what_exists(name: str, metrics: set[str]) -> None:
+    """Settings, commands, metrics and methods are there, as in pages."""
+    text = (TOP / name).read_text(encoding="utf-8")
+    assert unknown_settings(text) == set()
+    assert unknown_commands(text) == set()
+    assert unknown_metrics(text, metrics) == set()
+    assert unknown_methods(text) == set()
+
+
+def test_every_command_is_in_the_readme() -> None:
+    """Who looks for a command finds what it does in the table."""
+    tree = typer.main.get_command(app)
+    assert isinstance(tree, TyperGroup)
+    table = "".join(line for line in (TOP / "README.md").read_text(encoding="utf-8").splitlines() if line[:3] == "| `")
+    assert [name for name in tree.commands if f"`{name}`" not in table] == []
+
+
+def test_every_metric_is_explained(metrics: set[str]) -> None:
+    """No node exports what no page and no README names."""
+    texts = [page.text for page in PAGES.values()] + [(TOP / name).read_text(encoding="utf-8") for name in READMES]
+    named = set().union(*(named_metrics(text, metrics) for text in texts))
+    families = {family_of(metric, metrics) for metric in metrics if metric.startswith(("cache_", "cachenode_"))}
+    assert families - {family_of(metric, metrics) for metric in named} == set()
 
 
 @every_page

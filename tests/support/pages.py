@@ -7,6 +7,7 @@ __all__ = ["NO_POLICIES"]
 NO_POLICIES = {
     "console",
     "frameworks",
+    "guarantees",
     "limits",
     "logs",
     "membership",
