@@ -67,6 +67,7 @@ from cachenode.config.live import live_policy, settings
 from cachenode.config.values import is_loopback
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
+from cachenode.core.rates import Rates
 from cachenode.core.stats import EventCounters, NamespaceCounters, NodeStats
 from cachenode.core.store import Store
 from cachenode.core.versions import VersionSource
@@ -151,9 +152,9 @@ class Server:
             )
         self._tls = make_tls(config)
         tokens, self._peer_token = make_tokens(config)
-        self._gate = (
-            Gate(tokens.grants, self._tls.is_peers if self._tls is not None else None) if tokens is not None else None
-        )
+        self._rates = Rates(config.limits.client_keys_per_s)
+        is_peers = self._tls.is_peers if self._tls is not None else None
+        self._gate = Gate(tokens.grants, is_peers, self._rates, self._clock.now) if tokens is not None else None
         self._audit_file = AuditFile(config.audit.file, config.node.id)
         self._audit = Audit(self._audit_file.write, config.cluster.name)
         self._call_limits = CallLimits(config.limits.max_calls, config.limits.max_watchers)
@@ -303,6 +304,7 @@ class Server:
                 max_keys=limits.max_session_keys,
             ),
             self._audit,
+            self._rates,
         )
         self._warm = WarmDuties(self._node, [table.plan() for table in config.warm], read_keys)
         self._loops = Loops(self._node, self._sessions.reap, self._warm)
@@ -430,7 +432,11 @@ class Server:
         )
 
     def _refused(self) -> dict[str, int]:
-        who = {"sessions": self._sessions.refused, "identity": self._gate.refused if self._gate is not None else 0}
+        who = {
+            "sessions": self._sessions.refused,
+            "rate": self._rates.refused,
+            "identity": self._gate.refused if self._gate is not None else 0,
+        }
         return self._call_limits.refused() | who | self._http.door.refused()
 
     def _metrics(self) -> CollectorRegistry:

@@ -7,6 +7,7 @@
     sha256 = "9f86d08…"           # of the token, as `cachenode token` writes it
     role = "write"                # read, write, admin or peer
     namespaces = ["users"]        # the only ones; without it all
+    keys_per_s = 2000             # what its bearers may ask a node for; without it limits.client_keys_per_s
 
     [[certificate]]
     name = "billing"
@@ -39,7 +40,8 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.0
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
-_FIELDS = {"name", "role", "namespaces"}
+_FIELDS = {"name", "role", "namespaces", "keys_per_s"}
+_MOST_PER_S = 1_000_000_000
 _KINDS = {"token": "sha256", "certificate": "san"}
 """The tables, and what each is known by."""
 
@@ -120,7 +122,8 @@ def _read(path: Path) -> Grants:
             problems += [f"auth.tokens_file: {kind} {number}: {problem}" for problem in found]
             if not found:
                 role = Role[entry["role"].upper()]
-                grant = Grant(entry["name"], role, frozenset(entry.get("namespaces", ())))
+                names, rate = frozenset(entry.get("namespaces", ())), float(entry.get("keys_per_s", 0))
+                grant = Grant(entry["name"], role, names, rate)
                 grants[kind].append((entry[field], grant))
     if problems:
         raise ConfigError(problems)
@@ -140,6 +143,9 @@ def _problems(entry: Mapping[str, Any], known_by: str) -> list[str]:
     role = entry.get("role")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
         problems.append(f"role: must be one of {', '.join(each.name.lower() for each in Role)}")
+    rate = entry.get("keys_per_s", 0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= _MOST_PER_S:
+        problems.append(f"keys_per_s: must be a number, 0 to {_MOST_PER_S:,}")
     namespaces = entry.get("namespaces", [])
     if not isinstance(namespaces, list) or not all(isinstance(name, str) for name in namespaces):
         return [*problems, "namespaces: must be a list of names"]

@@ -25,6 +25,9 @@ def token(
         list[str] | None,
         typer.Option("--namespace", "-n", metavar="NAME", help="The only one that it is for; may be repeated."),
     ] = None,
+    keys_per_s: Annotated[
+        int, typer.Option(min=0, help="Most keys a second for its bearers at a node; 0: limits.client_keys_per_s.")
+    ] = 0,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a token, and the lines for the nodes' tokens_file that let its bearer in.
@@ -47,8 +50,18 @@ def token(
     secret = secrets.token_urlsafe(_BYTES)
     lines = ["[[token]]", f"name = {json.dumps(name)}", f'sha256 = "{hash_of(secret)}"', f'role = "{role.lower()}"']
     lines += [f"namespaces = {json.dumps(names)}"] if names else []
+    lines += [f"keys_per_s = {keys_per_s}"] if keys_per_s else []
     block = "\n".join(lines)
     if output is Format.JSON:
-        print_json({"token": secret, "sha256": hash_of(secret), "name": name, "role": role, "namespaces": names})
+        print_json(
+            {
+                "token": secret,
+                "sha256": hash_of(secret),
+                "name": name,
+                "role": role,
+                "namespaces": names,
+                "keys_per_s": keys_per_s,
+            }
+        )
         return
     print(f"The token, for its bearer:\n\n{secret}\n\nFor the nodes' tokens_file:\n\n{block}")  # noqa: T201 - the result

@@ -104,6 +104,9 @@ def _auth(config: NodeConfig) -> Iterator[Conflict]:
     if auth.tokens_file and not auth.peer_token_file and not config.tls.verify_clients:
         text = "must be set too: peers ask each other for a token, or for certificates with tls.verify_clients"
         yield Conflict((peer_token, tokens), text)
+    if config.limits.client_keys_per_s and not auth.tokens_file:
+        rate = ("limits", "client_keys_per_s")
+        yield Conflict((rate, tokens), "needs auth.tokens_file: else nobody is asked who they are")
     if config.tls.peer_ca_file and not (auth.tokens_file and config.tls.verify_clients):
         text = "needs auth.tokens_file and tls.verify_clients: else nobody is asked who they are"
         yield Conflict((("tls", "peer_ca_file"), tokens, ("tls", "verify_clients")), text)

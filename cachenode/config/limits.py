@@ -47,6 +47,13 @@ class LimitsConfig(Section):
         10_000, ge=1, le=1_000_000, description="Most loads that one client may have open at a time"
     )
     max_calls: Count = Field(2_000, ge=1, le=1_000_000, description="Most unary calls under way at a time")
+    client_keys_per_s: Count = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Most keys a second that the bearers of one token or certificate ask a node for, if its table does"
+        " not say; 0: any number",
+    )
     max_watchers: Count = Field(
         1_000, ge=0, le=1_000_000, description="Most streams at a time that watch events or the progress of a job"
     )

@@ -35,11 +35,13 @@ class Grant:
         name: Whose it is, for logs.
         role: The most that it allows.
         namespaces: The only ones that it is for; empty for all.
+        keys_per_s: How many keys a second its bearers may ask a node for, all together; 0 for what others may.
     """
 
     name: str
     role: Role
     namespaces: frozenset[str] = frozenset()
+    keys_per_s: float = 0.0
 
     def allows(self, role: Role, namespace: str | None) -> bool:
         """Return True if something may be done that takes a role, in a namespace; None is for all of them at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from cachenode.core.entries import Batch, BatchResult, Failure
@@ -33,6 +34,7 @@ __all__ = [
     "load_failed",
     "load_paused",
     "over_quota",
+    "over_rate",
     "overloaded",
     "queue_unavailable",
     "queue_uncertain",
@@ -88,6 +90,13 @@ def overloaded(retry_after_ms: int) -> Failure:
     """Return the failure of work that is refused because there is too much of it."""
     text = f"the node has too much to do; again in {retry_after_ms:,} ms"
     return Failure(Reason.OVERLOADED, text, retry_after_ms)
+
+
+def over_rate(per_s: float, wait_s: float) -> Failure:
+    """Return the failure of what an identity asks for beyond its rate."""
+    wait_ms = max(1, math.ceil(wait_s * 1_000))
+    text = f"rate: more than {per_s:,g} keys a second of one token or certificate; again in {wait_ms:,} ms"
+    return Failure(Reason.OVERLOADED, text, wait_ms)
 
 
 def over_quota(text: str) -> Failure:

@@ -9,6 +9,7 @@ grant for some namespaces opens no call that concerns others, or all of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -18,6 +19,8 @@ from grpc import aio
 
 from cachenode.core.access import Grant, Grants, Role
 from cachenode.core.entries import Failure
+from cachenode.core.failures import over_rate
+from cachenode.core.rates import Rates
 from cachenode.rpc.status import abort
 from cachenode_api.keys import DEFAULT_NAMESPACE
 from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
@@ -48,6 +51,8 @@ _METHODS = {
     "/cachenode.v1.AdminService/GetStats": Role.READ,  # what /metrics shows to anybody
     "/cachenode.v1.AdminService/Ring": Role.READ,
 }
+_CACHE = "/cachenode.v1.CacheService/"
+_ENDS_LOADS = frozenset({f"{_CACHE}Fulfill", f"{_CACHE}Abandon"})
 _OF_NO_NAMESPACE = frozenset(
     {
         "/cachenode.v1.SessionService/Session",
@@ -75,11 +80,21 @@ class Gate:
     Args:
         grants: Returns the grants in force.
         is_peers: Says whether a chain of certificates is one of peers; None where they need none.
+        rates: How many keys a second each may ask for; None for any number.
+        now: Says the time to them.
     """
 
-    def __init__(self, grants: Callable[[], Grants], is_peers: Callable[[Sequence[bytes]], bool] | None = None) -> None:
+    def __init__(
+        self,
+        grants: Callable[[], Grants],
+        is_peers: Callable[[Sequence[bytes]], bool] | None = None,
+        rates: Rates | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._grants = grants
         self._is_peers = is_peers
+        self._rates = rates
+        self._now = now
         self.refused = 0
         """Calls that were not let in."""
 
@@ -103,6 +118,23 @@ class Gate:
             self.refused += 1
             _log.warning("call_refused", who=grant.name, method=method)
             await abort(context, NOT_ALLOWED)
+        if self._rates is not None and method.startswith(_CACHE):
+            await self._weigh(self._rates, grant, method, request, context)
+
+    async def _weigh(
+        self, rates: Rates, grant: Grant, method: str, request: object, context: aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Return if a call is within its caller's rate; what ends a load always is."""
+        now = self._now()
+        bucket = rates.of(grant, now)
+        if bucket is None:
+            return
+        keys = len(getattr(request, "keys", ()) or getattr(request, "items", ()))
+        wait_s = bucket.take(keys, now, anyway=method in _ENDS_LOADS)
+        if wait_s:
+            rates.refused += 1
+            _log.warning("over_rate", who=grant.name, method=method)
+            await abort(context, over_rate(bucket.per_s, wait_s))
 
     def _grant(self, context: aio.ServicerContext[Any, Any]) -> Grant | None:
         for key, value in context.invocation_metadata() or ():

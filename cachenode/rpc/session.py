@@ -37,7 +37,7 @@ from grpc import aio
 
 from cachenode.core.access import Role
 from cachenode.core.entries import BatchResult, Failure, Operation
-from cachenode.core.failures import failed, too_many
+from cachenode.core.failures import failed, over_rate, too_many
 from cachenode.node.service import Node
 from cachenode.outbox import Outbox
 from cachenode.rpc.gate import GRANT, NOT_ALLOWED
@@ -51,6 +51,7 @@ from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
 if TYPE_CHECKING:
     from cachenode.core.entries import Batch
     from cachenode.core.holders import Holder
+    from cachenode.core.rates import Bucket, Rates
     from cachenode.rpc.audit import Audit
     from cachenode_api.selectors import Selector
     from cachenode_api.view import View
@@ -65,6 +66,7 @@ _SILENCE_S = 60.0
 _MOST_UNSENT = 64
 """Replies, each of at most some megabytes, that may wait before a client that reads slowly is not read from."""
 _MOST_UNTOLD = 10_000
+_ENDS_LOADS = (Operation.FULFILL, Operation.ABANDON)
 _FAREWELL_S = 0.5
 _HOLD_S = 0.001
 """How long the smaller part of a frame's answers may wait for the larger: a round trip to an L2 nearby and its work."""
@@ -98,10 +100,14 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         node: Executes the batches.
         limits: Bounds.
         audit: Takes note of invalidations of more than keys; None for nobody.
+        rates: How many keys a second each identity may ask for; None for any number.
     """
 
-    def __init__(self, node: Node, limits: SessionLimits, audit: Audit | None = None) -> None:
+    def __init__(
+        self, node: Node, limits: SessionLimits, audit: Audit | None = None, rates: Rates | None = None
+    ) -> None:
         self._node = node
+        self._rates = rates
         self._audit = audit
         self._limits = limits
         self._sessions: set[_Session] = set()
@@ -126,7 +132,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             self.refused += 1
             text = f"sessions: the node has its limit of {self._limits.max_sessions:,} open"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-        session = _Session(self._node, self._limits, context, self._audit)
+        session = _Session(self._node, self._limits, context, self._audit, self._rates)
         self._sessions.add(session)
         try:
             await session.run(request_iterator)
@@ -179,6 +185,7 @@ class _Session:
         limits: SessionLimits,
         context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame],
         audit: Audit | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self.heard_at = node.clock.now()
         self.ended = False
@@ -201,6 +208,8 @@ class _Session:
         """At least as many loads as this session has open."""
         self._near: Holder[asyncio.Future[None]] | None = None
         self._grant = GRANT.get()
+        self._rates = rates
+        self._bucket = rates.of(self._grant, self.heard_at) if rates is not None and self._grant is not None else None
         self._invalidations: list[common_pb2.Invalidation] = []
         self._said_goodbye = False
 
@@ -295,7 +304,16 @@ class _Session:
                 self._leases = self._node.loads.held(self) + len(batch.keys)
             if self._leases > most:
                 return too_many("loads open", self._leases, most)
-        return None
+        return self._over_rate(self._bucket, batch) if self._bucket is not None else None
+
+    def _over_rate(self, bucket: Bucket, batch: Batch) -> Failure | None:
+        """Return why a batch is beyond its caller's rate; None if it is not. What ends a load never is."""
+        wait_s = bucket.take(len(batch.keys), self._node.clock.now(), anyway=batch.operation in _ENDS_LOADS)
+        if not wait_s or self._rates is None or self._grant is None:
+            return None
+        self._rates.refused += 1
+        _log.warning("over_rate", who=self._grant.name, method="Session")
+        return over_rate(bucket.per_s, wait_s)
 
     def _expose(self, batch: Batch, result: BatchResult, near: Holder[asyncio.Future[None]]) -> None:
         namespace = self._node.namespaces.get(batch.namespace)

@@ -21,6 +21,11 @@ def test_file_is_read(tmp_path: Path) -> None:
     grant = TokenFile(str(file)).grants().of("s")
     assert grant is not None
     assert (grant.name, grant.role, grant.namespaces) == ("shop", Role.WRITE, frozenset({"users"}))
+    assert grant.keys_per_s == 0
+    file.write_text(GOOD + "keys_per_s = 7.5\n")
+    limited = TokenFile(str(file)).grants().of("s")
+    assert limited is not None
+    assert limited.keys_per_s == 7.5
     file.write_text("")
     assert len(TokenFile(str(file)).grants()) == 0
 
@@ -28,7 +33,10 @@ def test_file_is_read(tmp_path: Path) -> None:
 def test_every_problem_is_told(tmp_path: Path) -> None:
     """Tables are named by their number, and no hash is repeated."""
     file = tmp_path / "tokens.toml"
-    file.write_text(GOOD + '[[token]]\nsha256 = "ABC"\nrole = "king"\nnamespaces = ["no such!"]\nnmae = 1\n[other]\n')
+    file.write_text(
+        GOOD
+        + '[[token]]\nsha256 = "ABC"\nrole = "king"\nnamespaces = ["no such!"]\nnmae = 1\nkeys_per_s = -1\n[other]\n'
+    )
     with pytest.raises(ConfigError) as caught:
         TokenFile(str(file))
     assert list(caught.value.problems) == [
@@ -37,6 +45,7 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
         "auth.tokens_file: token 2: name: must be a text",
         "auth.tokens_file: token 2: sha256: must be 64 hexadecimal digits in lower case",
         "auth.tokens_file: token 2: role: must be one of read, write, admin, peer",
+        "auth.tokens_file: token 2: keys_per_s: must be a number, 0 to 1,000,000,000",
         "auth.tokens_file: token 2: namespaces: holds what is no namespace's name",
     ]
     for content in ("token = 1", "[[token", "\x00"):
