@@ -29,6 +29,7 @@ FAILURES = (RedisError, OSError, TimeoutError)
 """What a call through a client may raise when the server or the way to it fails."""
 
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+_PROTECTED = "the server is in protected mode, and refuses other machines: give it a password, or protected-mode no"
 
 
 def check_cluster(name: str) -> str:
@@ -124,5 +125,5 @@ def reason(error: BaseException) -> str:
     if isinstance(error, MovedError):
         return "the server is a node of a Cluster: its URL must begin with redis+cluster"
     if isinstance(error, ResponseError):
-        return type(error).__name__
+        return _PROTECTED if str(error).startswith("DENIED ") else type(error).__name__
     return str(error) or type(error).__name__

@@ -128,6 +128,7 @@ def test_takes_cluster_names() -> None:
 def test_reasons_hold_no_arguments() -> None:
     """A server's complaint about a command is reduced to its kind; what is wrong with the connection is said."""
     assert reason(ResponseError("unknown command, with args beginning with: 'secret'")) == "ResponseError"
+    assert "protected mode" in reason(ResponseError("DENIED Running in protected mode because …"))
     assert reason(RedisConnectionError("Error 111 connecting to cache:6379.")) == "Error 111 connecting to cache:6379."
     assert reason(AuthenticationError("invalid username-password pair")) == "invalid username-password pair"
     assert reason(TimeoutError()) == "TimeoutError"
