@@ -32,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 test test-core test-sim test-integration test-rest test-coherence cov: export PYTHONWARNINGS := default
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence fuzz fuzz-quick audit test-integration cov fmt fmt-check lint types arch proto proto-check \
+.PHONY: help setup demo cluster test test-core test-sim test-coherence soak-sim soak-coherence fuzz fuzz-quick audit sbom test-integration cov fmt fmt-check lint types arch proto proto-check \
 	k8s-check alerts-check image-check bench bench-quick bench-policies dist constraints ci clean distclean
 
 help:  ## List the targets
@@ -171,6 +171,14 @@ audit: setup  ## Ask the public advisories about what is installed, where they c
 		$(AUDIT_VENV)/bin/python -m pip install --quiet 'pip-audit>=2.9'; } || \
 		{ echo "pip-audit cannot be installed here: nothing was asked. tests/meta/test_known_bad.py checks what was known."; exit 0; }
 	@$(PY) -m tests.support.audit $(AUDIT_VENV)/bin/pip-audit
+
+SBOM_VENV := build/sbom-venv
+
+sbom: setup  ## Write what each distribution brings along, as CycloneDX, into build/sbom
+	@test -x $(SBOM_VENV)/bin/cyclonedx-py || { $(PYTHON) -m venv $(SBOM_VENV) && \
+		$(SBOM_VENV)/bin/python -m pip install --quiet 'cyclonedx-bom>=7'; } || \
+		{ echo "cyclonedx-bom cannot be installed here: nothing was written."; exit 1; }
+	@$(PY) -m tests.support.sbom $(SBOM_VENV)/bin/cyclonedx-py build/sbom
 
 # --- measure, build, check all ----------------------------------------------------------------------------------------
 
