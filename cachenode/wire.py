@@ -84,6 +84,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         ("details", details, (0, count if operation is Operation.ABANDON else 0)),
         ("if_versions", if_versions, (0, 1, count) if operation is Operation.SET else (0,)),
         ("deltas", deltas, (1, count) if operation is Operation.INCR else (0,)),
+        ("latest_ms", message.latest_ms, (0, count) if operation is Operation.HAND_OVER else (0,)),
         ("depends_on", message.depends_on, _parents_allowed(operation, count)),
     ):
         if len(column) not in allowed:
@@ -110,6 +111,7 @@ def batch_from_wire(message: pb.Batch, *, max_keys: int) -> Batch:
         batch.epoch = message.epoch
     if operation in _HANDOVERS:
         batch.epoch, batch.position, batch.since_s = message.epoch, message.position, message.since_s
+        batch.latest_ms = list(message.latest_ms)
     return batch
 
 
@@ -160,6 +162,7 @@ def batch_to_wire(batch: Batch, batch_id: int) -> pb.Batch:
         slide_ms=batch.slide_ms,
         depends_on=batch.depends_on,
         region=batch.region,
+        latest_ms=batch.latest_ms,
     )
 
 

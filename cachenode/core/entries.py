@@ -157,8 +157,8 @@ class Batch:
     stale, where its namespace allows that. `near` never travels: the holder of copies who asks, if it is one.
     `region` says, between nodes, from which region a declaration of untruth comes: it is not told to any other.
     `slide` says of a GET that it renews the lives of what it finds, to `slide_ms`, 0 for what a write would give.
-    `epoch` belongs to OFFER, HAND_OVER, LINK and BEQUEATH, `position` and `since_s` to HAND_OVER. `depends_on` has a
-    block of references per key, or one for all (`cachenode_api.dependencies`).
+    `epoch` belongs to OFFER, HAND_OVER, LINK and BEQUEATH, `position`, `since_s` and `latest_ms` to HAND_OVER.
+    `depends_on` has a block of references per key, or one for all (`cachenode_api.dependencies`).
     """
 
     operation: Operation
@@ -185,6 +185,7 @@ class Batch:
     slide_ms: int = 0
     depends_on: Sequence[bytes] = ()
     region: str = ""
+    latest_ms: Sequence[int] = ()
 
 
 class Failure(NamedTuple):

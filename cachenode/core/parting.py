@@ -24,12 +24,14 @@ class Parcel(NamedTuple):
     """One entry to be handed over.
 
     `position` is that of its namespace's newest barrier when it was taken out of memory: no older one covers it.
+    `latest` is the time beyond which no read may prolong it, None if that is not known.
     """
 
     namespace: str
     key: bytes
     record: bytes
     position: int
+    latest: float | None = None
 
     @property
     def size(self) -> int:

@@ -4,9 +4,9 @@ An end is moved only if that makes it later by at least a tenth of the TTL: so a
 written ten times in a TTL and not a thousand times a second, and lives for nine tenths of a TTL after its last read, or
 longer. An end is never moved to an earlier time.
 
-However often an entry is read, it ends `max_life_s` after it began, as far as its owner knows: an entry that was stored
-before this node owned its key, or that came back from L2, is taken to have begun one TTL before the end that it had
-when it was first read here.
+However often an entry is read, it ends `max_life_s` after it began, as far as its owner knows. Who hands an entry over
+says when that is (`latest`, `inherit`). One that was not handed over when its key moved, or that came back from L2, is
+taken to have begun one TTL before the end that it had when it was first read here.
 """
 
 from __future__ import annotations
@@ -60,17 +60,28 @@ class Slides:
     def _latest(
         self, key: bytes, version: int, deadline: float, ttl_s: float, present: Callable[[bytes], bool]
     ) -> float:
+        known = self.latest(key, version)
+        return self._note(key, version, deadline - ttl_s + self.max_life_s, present) if known is None else known
+
+    def latest(self, key: bytes, version: int) -> float | None:
+        """Return beyond which time no read moves an entry's end, None if that is not known."""
         known = self._last.get(key)
-        if known is not None and known[0] == version:
-            return known[1]
+        return known[1] if known is not None and known[0] == version else None
+
+    def inherit(self, key: bytes, version: int, latest: float, present: Callable[[bytes], bool]) -> None:
+        """Take what a former owner knew."""
+        if not math.isinf(self.max_life_s):
+            self._note(key, version, latest, present)
+
+    def _note(self, key: bytes, version: int, latest: float, present: Callable[[bytes], bool]) -> float:
         self._last.pop(key, None)
         for _ in range(min(_LOOKED_AT, len(self._last))):
             oldest = next(iter(self._last))
             note = self._last.pop(oldest)
             if present(oldest):
                 self._last[oldest] = note
-        self._last[key] = version, deadline - ttl_s + self.max_life_s
-        return self._last[key][1]
+        self._last[key] = version, latest
+        return latest
 
     def __len__(self) -> int:
         return len(self._last)

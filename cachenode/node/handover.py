@@ -29,7 +29,8 @@ Interleavings, each forced by a test in ``tests/node/test_handover.py``:
    (``test_answered_from_l2_is_not_overtaken``); or it reads it in order to keep it
    (``test_key_that_is_being_filled_is_not_taken``).
 7. An entry waits for long on its way: its life ends when it would have ended
-   (``test_time_on_the_way_counts``).
+   (``test_time_on_the_way_counts``), and so does the time until which reads may prolong it
+   (``test_longest_life_goes_with_the_entry``).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -143,9 +144,11 @@ class Handover:
             return
         if namespace.sweep.active and not (record := namespace.sweep.judge(key, record, now)):
             return
-        if namespace.tombstones.covers(key, HEADER.unpack_from(record)[2], now):
+        version = HEADER.unpack_from(record)[2]
+        if namespace.tombstones.covers(key, version, now):
             return
-        parcel = Parcel(namespace.policy.name, key, record, namespace.barriers.position)
+        latest = namespace.slides.latest(key, version)
+        parcel = Parcel(namespace.policy.name, key, record, namespace.barriers.position, latest)
         self._parting.add(owner, parcel, namespace.store.heat(record))
 
     def tick(self, now: float) -> None:
@@ -222,7 +225,7 @@ class Handover:
         namespace = self._node.namespaces.get(name)
         assert namespace is not None, "namespaces stay"
         mine, theirs = clocks
-        keys, values, flags, versions, ttls_ms, positions = [], [], [], [], [], []
+        keys, values, flags, versions, ttls_ms, latest_ms, positions = [], [], [], [], [], [], []
         for parcel in parcels:
             _, flag, version, deadline = HEADER.unpack_from(parcel.record)
             value, left_s = parcel.record[HEADER_BYTES:], deadline - mine
@@ -233,6 +236,7 @@ class Handover:
             flags.append(flag)
             versions.append(version)
             ttls_ms.append(NO_TTL_MS if math.isinf(left_s) else max(1, int(left_s * 1_000)))
+            latest_ms.append(0 if parcel.latest is None else max(1, int((parcel.latest - mine) * 1_000)))
             positions.append(parcel.position)
         return Batch(
             Operation.HAND_OVER,
@@ -245,6 +249,7 @@ class Handover:
             epoch=epoch,
             position=min(positions, default=0),
             since_s=theirs,
+            latest_ms=latest_ms if any(latest_ms) else (),
         )
 
     # The new owner.
@@ -293,11 +298,24 @@ class Handover:
                 and namespace.store.put(key, value, flags=flags, version=version, deadline=deadline, now=now)
             )
             versions.append(version if taken else 0)
+        if batch.latest_ms:
+            self._inherit_lives(batch, namespace, versions, since, now)
         node.namespaces.memory.make_room(namespace.policy.name)
         taken_in = sum(map(bool, versions))
         self.accepted += taken_in
         self.refused += count - taken_in
         reply(BatchResult(range(count), versions=versions))
+
+    @staticmethod
+    def _inherit_lives(batch: Batch, namespace: Namespace, taken: Sequence[int], since: float, now: float) -> None:
+        """Take from a former owner when entries are over however often they are read."""
+
+        def present(key: bytes) -> bool:
+            return namespace.store.peek(key, now) is not None
+
+        for key, version, latest_ms in zip(batch.keys, taken, batch.latest_ms, strict=True):
+            if version and latest_ms:
+                namespace.slides.inherit(key, version, since + latest_ms / 1_000, present)
 
     def _takes(self, namespace: Namespace, key: bytes, version: int, now: float) -> bool:
         """Return True if this node has gained the key with its view, and has done nothing for it since."""

@@ -66,3 +66,16 @@ def test_longest_life_is_of_a_version() -> None:
         slides.end(b"%d" % number, 1, 30.0, TTL_S, 20.0, lambda key: key == b"k")
     assert len(slides) == 2  # k, and the newest
     assert slides.end(b"k", 2, 38.0, TTL_S, 37.0, present) == pytest.approx(45.0)
+
+
+def test_what_a_former_owner_knew() -> None:
+    """It counts for the version that was handed over; without a longest life nothing is noted."""
+    former, heir = Slides(25.0), Slides(25.0)
+    former.end(b"k", 1, TTL_S, TTL_S, 8.0, present)
+    assert former.latest(b"k", 1) == 25
+    assert former.latest(b"k", 2) is former.latest(b"other", 1) is None
+    heir.inherit(b"k", 1, 25.0, present)
+    assert heir.end(b"k", 1, 24.0, TTL_S, 23.0, present) == 25
+    free = Slides()
+    free.inherit(b"k", 1, 25.0, present)
+    assert len(free) == 0

@@ -8,6 +8,7 @@ import pytest
 
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.core.entries import Batch, BatchResult, Operation
+from cachenode.core.policy import NamespacePolicy
 from cachenode.node import handover as handover_module
 from cachenode.node.handover import HANDOVER_S, WINDOW_S
 from cachenode.node.namespaces import Namespace
@@ -17,7 +18,18 @@ from cachenode_api.ring import Ring
 from cachenode_api.selectors import SelectorKind, make_selector
 from cachenode_api.view import View
 from tests.support.clock import ManualClock
-from tests.support.cluster import DirectPeers, HeldL2, drop, fetch, new_node, owned_by, put, run, version_of, view_of
+from tests.support.cluster import (
+    DirectPeers,
+    HeldL2,
+    drop,
+    fetch,
+    new_node,
+    owned_by,
+    put,
+    run,
+    version_of,
+    view_of,
+)
 from tests.support.eventually import eventually
 
 BOTH = view_of(2, "a", "b")
@@ -666,3 +678,33 @@ async def test_stopped_hand_over_sends_nothing_more() -> None:
     assert sending is not None
     await asyncio.wait([sending])
     assert (sending.cancelled(), pair.a.handover._sending) == (True, None)
+
+
+async def test_longest_life_goes_with_the_entry() -> None:
+    """However often it is read, and whoever its owner is: also after some time on its way."""
+    clock, peers = ManualClock(100.0), HeldPeers()
+    policy = NamespacePolicy(
+        name="n", ttl_s=10.0, max_value_bytes=100, sliding=True, max_life_s=30.0, l2=False, share=1.0
+    )
+    a = new_node("a", clock, peers=peers, policies=[policy])
+    key = owned_by(BOTH, "b", 1)[0]
+    await put(a, key, b"v", namespace="n")
+    for _ in range(3):
+        clock.advance(7.0)
+        assert await fetch(a, key, namespace="n") == b"v"
+    b = new_node("b", clock, peers=peers, view=BOTH, policies=[policy])
+    a.placement.apply(BOTH)
+    peers.gate.clear()
+    walk(a)
+    a.handover.tick(clock.now())
+    await eventually(lambda: peers.held)
+    clock.advance(1.0)
+    peers.gate.set()
+    await ended(a)
+    assert b.handover.accepted == 1
+    clock.advance(5.0)
+    assert await fetch(b, key, namespace="n") == b"v"
+    clock.advance(2.9)
+    assert await fetch(b, key, namespace="n") == b"v"
+    clock.advance(0.2)
+    assert await fetch(b, key, namespace="n") is None

@@ -73,6 +73,7 @@ COLUMNS: dict[Operation, dict[str, Any]] = {
         "epoch": 8,
         "position": 2**64 - 1,
         "since_s": 9.5,
+        "latest_ms": [0, 2**64 - 1],
     },
     Operation.LINK: {
         "flags": [0, 4],

@@ -520,6 +520,7 @@ class Batch(google.protobuf.message.Message):
     SOFT_TIMEOUT_MS_FIELD_NUMBER: builtins.int
     TRACEPARENT_FIELD_NUMBER: builtins.int
     REGION_FIELD_NUMBER: builtins.int
+    LATEST_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the sender, unique on its stream."""
     operation: Global___Operation.ValueType
@@ -605,6 +606,12 @@ class Batch(google.protobuf.message.Message):
         little-endian (see cachenode_api.dependencies). In a LEASE it is what is likely. LINK: a reference per key.
         """
 
+    @property
+    def latest_ms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """HAND_OVER: in how many milliseconds each entry is over however often it is read, counted as ttls_ms is; 0 if that is not
+        known; none at all if nothing is.
+        """
+
     def __init__(
         self,
         *,
@@ -633,8 +640,9 @@ class Batch(google.protobuf.message.Message):
         soft_timeout_ms: builtins.int = ...,
         traceparent: builtins.str = ...,
         region: builtins.str = ...,
+        latest_ms: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "depends_on", b"depends_on", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "region", b"region", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "traceparent", b"traceparent", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledgement", b"acknowledgement", "deltas", b"deltas", "depends_on", b"depends_on", "details", b"details", "epoch", b"epoch", "flags", b"flags", "id", b"id", "if_versions", b"if_versions", "keys", b"keys", "latest_ms", b"latest_ms", "lease_ms", b"lease_ms", "mode", b"mode", "namespace", b"namespace", "operation", b"operation", "position", b"position", "region", b"region", "since_s", b"since_s", "slide", b"slide", "slide_ms", b"slide_ms", "soft_timeout_ms", b"soft_timeout_ms", "stand_in", b"stand_in", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "traceparent", b"traceparent", "ttls_ms", b"ttls_ms", "values", b"values"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
