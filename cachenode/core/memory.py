@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from cachenode.core.negatives import Absences
 from cachenode.core.quotas import Quota
 from cachenode.core.store import Meter, Store
 
@@ -33,10 +34,12 @@ class Memory:
         max_bytes: The budget.
     """
 
-    __slots__ = ("_giver", "_left", "_meter", "_quotas", "_shares", "_stores", "_total_shares")
+    __slots__ = ("_giver", "_left", "_meter", "_quotas", "_shares", "_stores", "_total_shares", "absences")
 
     def __init__(self, max_bytes: int) -> None:
         self._meter = Meter(max_bytes)
+        self.absences = Absences(self._meter)
+        """Known absences of all namespaces: a part of the budget, for which entries make room."""
         self._stores: dict[str, Store] = {}
         self._shares: dict[str, float] = {}
         self._quotas: dict[str, Quota] = {}
@@ -51,7 +54,7 @@ class Memory:
 
     @property
     def used_bytes(self) -> int:
-        """What all entries cost, bookkeeping included."""
+        """What all entries and known absences cost, bookkeeping included."""
         return self._meter.used
 
     def add(self, name: str, store: Store, *, share: float, quota: Quota | None = None) -> None:
@@ -108,4 +111,4 @@ class Memory:
         return self._stores[name].used_bytes / self._shares[name]
 
     def _beyond_share(self, name: str) -> bool:
-        return self._use(name) * self._total_shares > self._meter.max_bytes
+        return self._use(name) * self._total_shares > self._meter.max_bytes - self.absences.used

@@ -5,6 +5,9 @@ with whatever could make it untrue. A write or removal of the key ends it (`void
 and a new view ends all, since writes of a moved key are ordered elsewhere. Nobody knows which tags a value would have
 had, so a barrier by tag ends all.
 
+Whoever makes keys up has no end of them. So the absences of all namespaces have a part of the memory's budget, beside
+which entries make room for them, and no more: when that is used up, the namespace with most forgets its oldest.
+
 Interleavings, each forced by a test in ``tests/node/test_read_through.py``:
 
 1. The key is written while the load that finds nothing is under way: the load came off its key, so nothing is noted
@@ -15,10 +18,47 @@ Interleavings, each forced by a test in ``tests/node/test_read_through.py``:
 
 from __future__ import annotations
 
-__all__ = ["Negatives"]
+from itertools import islice
+from operator import attrgetter
 
-_OVERHEAD = 200
-"""About what a key costs beside its bytes: objects, and its place in the table."""
+from cachenode.core.store import Meter
+
+__all__ = ["Absences", "Negatives"]
+
+_OVERHEAD = 256
+"""What a key costs at most beside its bytes, measured: objects, and its place in a table that is just growing."""
+_PART = 16
+"""Absences get one part of so many of the memory's budget."""
+_AT_ONCE = 64
+"""One part of so many of a namespace's absences is forgotten at once: who looks for the oldest in a dictionary passes
+by all that have gone before, so one by one would take time in proportion to their number, each time."""
+
+
+class Absences:
+    """What the absent keys of all namespaces may cost together.
+
+    Args:
+        meter: Counts them with all that shares the memory's budget.
+    """
+
+    __slots__ = ("_meter", "_sharers", "max_bytes", "used")
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self._meter = meter or Meter()
+        self.max_bytes = self._meter.max_bytes // _PART
+        self.used = 0
+        self._sharers: list[Negatives] = []
+
+    def add(self, sharer: Negatives) -> None:
+        """Let a namespace's absences be among them."""
+        self._sharers.append(sharer)
+
+    def count(self, more_bytes: int) -> None:
+        """Take note of what has been added, or given back. Then some are forgotten if they are too many."""
+        self.used += more_bytes
+        self._meter.used += more_bytes
+        while self.used > self.max_bytes:
+            max(self._sharers, key=attrgetter("used_bytes")).forget_oldest()
 
 
 class Negatives:
@@ -26,15 +66,17 @@ class Negatives:
 
     Args:
         ttl_s: How long an absence is believed; 0: not at all.
-        max_bytes: What they may cost; beyond it the oldest are forgotten: whoever makes keys up has no end of them.
+        absences: What they share with those of other namespaces; None: as much as there is.
     """
 
-    __slots__ = ("_max_bytes", "_until", "_used", "ttl_s")
+    __slots__ = ("_absences", "_until", "ttl_s", "used_bytes")
 
-    def __init__(self, ttl_s: float, *, max_bytes: int = 16 << 20) -> None:
+    def __init__(self, ttl_s: float, absences: Absences | None = None) -> None:
         self.ttl_s = ttl_s
-        self._max_bytes = max_bytes
-        self._used = 0
+        self._absences = absences or Absences()
+        self._absences.add(self)
+        self.used_bytes = 0
+        """What they cost."""
         self._until: dict[bytes, tuple[float, int]] = {}
 
     def change(self, ttl_s: float) -> None:
@@ -49,9 +91,7 @@ class Negatives:
             return
         self.void(key)  # so that the youngest is the last
         self._until[key] = now + self.ttl_s, position
-        self._used += len(key) + _OVERHEAD
-        while self._used > self._max_bytes:
-            self.void(next(iter(self._until)))
+        self._count(len(key) + _OVERHEAD)
 
     def since(self, key: bytes, now: float) -> int | None:
         """Return the position at which a key was found to be absent, None if that is not known or too long ago."""
@@ -71,12 +111,23 @@ class Negatives:
     def void(self, key: bytes) -> None:
         """The key has been written or declared untrue."""
         if self._until.pop(key, None) is not None:
-            self._used -= len(key) + _OVERHEAD
+            self._count(-len(key) - _OVERHEAD)
 
     def void_all(self) -> None:
         """Any key may have a value by now."""
         self._until.clear()
-        self._used = 0
+        self._count(-self.used_bytes)
+
+    def forget_oldest(self) -> None:
+        """Forget some, those first that have been noted first."""
+        oldest = list(islice(self._until, len(self._until) // _AT_ONCE + 1))
+        for key in oldest:
+            del self._until[key]
+        self._count(-sum(map(len, oldest)) - _OVERHEAD * len(oldest))
+
+    def _count(self, more_bytes: int) -> None:
+        self.used_bytes += more_bytes
+        self._absences.count(more_bytes)
 
     def __len__(self) -> int:
         return len(self._until)

@@ -365,6 +365,7 @@ class Loads:
                     gone.append(flight.key)
                 elif not namespace.holdoff.covers(flight.key, (), flight.began):
                     namespace.negatives.note(flight.key, now, flight.position)
+                    self._node.namespaces.memory.make_room()
             namespace.flights.end(flight)
             _resolve(flight, outcome)
         if gone:  # there was a value to be renewed, and the origin has none any more

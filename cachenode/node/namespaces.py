@@ -23,7 +23,7 @@ from cachenode.core.holdoff import Holdoff
 from cachenode.core.load_backoff import LoadBackoff
 from cachenode.core.markers import Markers
 from cachenode.core.memory import Memory
-from cachenode.core.negatives import Negatives
+from cachenode.core.negatives import Absences, Negatives
 from cachenode.core.observed import Observed
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.quotas import Quota
@@ -112,7 +112,12 @@ class Namespace:
     )
 
     def __init__(
-        self, policy: NamespacePolicy, store: Store, gains: Gains | None = None, origin: Origin | None = None
+        self,
+        policy: NamespacePolicy,
+        store: Store,
+        gains: Gains | None = None,
+        origin: Origin | None = None,
+        absences: Absences | None = None,
     ) -> None:
         self.policy = policy
         self.quota = Quota.of(policy, store)
@@ -129,7 +134,7 @@ class Namespace:
         self.holdoff = Holdoff(policy.holdoff_s)
         self.markers = Markers(policy.remote_marker_s, policy.primary_region) if policy.remote_marker_s else None
         """Where what was changed elsewhere is loaded from; None where that makes no difference."""
-        self.negatives = Negatives(policy.negative_ttl_s)
+        self.negatives = Negatives(policy.negative_ttl_s, absences)
         self.bloom = Bloom(policy.bloom_keys, policy.bloom_error) if policy.bloom and self.origin is not None else None
         self.renewals = Renewals(policy, _draw) if Renewals.wanted(policy) else None
         self.demand = Demand(policy) if Demand.wanted(policy) else None
@@ -472,7 +477,9 @@ class Namespaces:
 
     def _add(self, policy: NamespacePolicy) -> Namespace:
         policy = self._fitting(policy)
-        namespace = Namespace(policy, self._new_store(), self.gains, self.origins.get(policy.origin))
+        namespace = Namespace(
+            policy, self._new_store(), self.gains, self.origins.get(policy.origin), self.memory.absences
+        )
         self._by_name[policy.name] = namespace
         self.memory.add(policy.name, namespace.store, share=policy.share, quota=namespace.quota)
         return namespace
