@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
 
 import pytest
 
 from cachenode.adapters.redis_client import connect
+from cachenode.adapters.regions_chaos import ChaosRegions
 from cachenode.adapters.regions_memory import MemoryRegions
 from cachenode.adapters.regions_redis import RedisRegions
 from cachenode.core.regions import Cursor, Outgoing, RegionEntry
+from cachenode.errors import L2Unavailable
 from cachenode.ports import RegionStore
 from tests.support.clock import ManualClock
 from tests.support.redis_server import LEGS
@@ -43,10 +46,10 @@ class Store:
             await self.store.append([RegionEntry("users", (b"%d" % number,))])
 
 
-@pytest.fixture(params=["memory", *LEGS])
+@pytest.fixture(params=["memory", "chaos", *LEGS, "cluster"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Each implementation in turn."""
-    if request.param == "memory":
+    if request.param in {"memory", "chaos"}:
         clock = ManualClock()
         memory = MemoryRegions(clock, ["west", "south"], most=MOST)
 
@@ -56,17 +59,19 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         async def lose() -> None:
             memory.lose()
 
-        yield Store(memory, pass_time, lose)
+        inner = ChaosRegions(memory, Random(1)) if request.param == "chaos" else memory
+        yield Store(inner, pass_time, lose)
         return
     url = request.getfixturevalue("server_urls")(request.param)
     client, cluster = connect(url, timeout_s=5.0, connect_timeout_s=5.0), f"t{secrets.token_hex(6)}"
 
-    async def delete(pattern: str) -> None:
-        names = await client.keys(f"cn:{{{cluster}}}:regions:{pattern}")
-        await client.delete(*names)
+    leases = ["lease:west", "lease:south"]
+
+    async def delete(*names: str) -> None:
+        await client.delete(*(f"cn:{{{cluster}}}:regions:{name}" for name in names))
 
     real = RedisRegions(client, cluster, ["west", "south"], most=MOST, append_timeout_s=5.0, timeout_s=5.0)
-    yield Store(real, lambda: delete("lease:*"), lambda: delete("*"))
+    yield Store(real, lambda: delete(*leases), lambda: delete("outbox", "entries", "paused", "cursors", *leases))
     await real.close()
 
 
@@ -188,3 +193,21 @@ async def test_cursor_moves_only_from_where_it_is_known_to_be(store: Store) -> N
     assert not await store.store.advance("west", first, Cursor("run:1", 5))
     assert await store.store.cursor("west") == second
     assert await store.store.cursor("south") is None
+
+
+async def test_lost_reply_is_not_a_lost_call() -> None:
+    """A caller that gets no answer does not know which of them it was; down nothing is reached."""
+    memory = MemoryRegions(ManualClock(), ["west"], most=MOST)
+    chaos = ChaosRegions(memory, Random(1), lose_reply=1.0)
+    with pytest.raises(L2Unavailable, match="reply"):
+        await chaos.append([KEYS])
+    chaos.lose_reply, chaos.lose_call = 0.0, 1.0
+    with pytest.raises(L2Unavailable, match="call"):
+        await chaos.append([TAG])
+    chaos.lose_call, chaos.down = 0.0, True
+    with pytest.raises(L2Unavailable, match="call"):
+        await chaos.cursor("west")
+    chaos.down = False
+    found = await chaos.fetch("west", "a", lease_s=1.0, after=None, most=9)
+    assert found is not None
+    assert found.entries == ((1, KEYS),)

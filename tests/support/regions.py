@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from cachenode.adapters.l2_memory import MemoryL2
 from cachenode.adapters.regions_memory import MemoryRegions
@@ -13,7 +14,7 @@ from cachenode.core.entries import Loaded
 from cachenode.core.origin_limits import OriginLimits
 from cachenode.core.policy import NamespacePolicy
 from cachenode.core.regions import Cursor, RegionEntry, Shipment
-from cachenode.errors import RegionUnavailable
+from cachenode.errors import L2Unavailable, RegionUnavailable
 from cachenode.node.region_links import RegionLinks
 from cachenode.node.region_receiver import RegionReceiver
 from cachenode.node.region_sender import RegionSender
@@ -63,13 +64,15 @@ class DirectLink:
         return self.receiver
 
     async def position(self) -> Cursor | None:
-        return await self._there().position(*self._names)
+        with _as_over_the_wire():
+            return await self._there().position(*self._names)
 
     async def relay(self, shipment: Shipment) -> Cursor | None:
         await self.gate.wait()
         receiver = self._there()
         self.relayed.append(shipment)
-        cursor = await receiver.take(*self._names, shipment)
+        with _as_over_the_wire():
+            cursor = await receiver.take(*self._names, shipment)
         if self.lose_answer:
             raise RegionUnavailable("the answer is lost on purpose")
         return cursor
@@ -88,6 +91,15 @@ class DirectLink:
 
     async def close(self) -> None:
         pass
+
+
+@contextmanager
+def _as_over_the_wire() -> Iterator[None]:
+    """Say of a store that does not answer there what the service says of it."""
+    try:
+        yield
+    except L2Unavailable as error:
+        raise RegionUnavailable(str(error)) from None
 
 
 class Site:
