@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -337,11 +337,13 @@ def make_membership(config: NodeConfig, placement: Placement, clock: Clock, link
     if url is not None and cluster.discovery != "kubernetes":
         client = _connect(config, url, most=2)
     registry: Registry | None = None
+    changes: Callable[[], AsyncIterator[int]] | None = None
     if cluster.discovery == "redis":
         assert client is not None, "the configuration's checks ask for a URL"
         registry = RedisRegistry(client, cluster.name, lease_s=cluster.lease_s, timeout_s=_CONTROL_TIMEOUT_S)
     elif cluster.discovery == "kubernetes":
-        registry = _lease_registry(cluster, clock)
+        leases = _lease_registry(cluster, clock)
+        registry, changes = leases, leases.changes
     if registry is not None:
         return RegistryMembership(
             registry,
@@ -350,6 +352,7 @@ def make_membership(config: NodeConfig, placement: Placement, clock: Clock, link
             lease_s=cluster.lease_s,
             renew_s=cluster.lease_s / _RENEWALS_PER_LEASE,
             farewell=links.say_leaving,
+            changes=changes,
         )
     epochs = RedisEpochs(client, cluster.name) if client is not None else None
     seeds = DnsSeeds(cluster.dns_name, links.set_seeds) if cluster.discovery == "dns" else None

@@ -6,7 +6,7 @@ registry runs on the API server, in tests and in the simulator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,14 @@ class Leases(Protocol):
 
         Raises:
             LeaseChanged: That one was written or deleted since.
+        """
+
+    def watch(self, name: str) -> AsyncGenerator[Lease | None, None]:
+        """Yield the lease of a name as it is, and whenever it has changed; None where there is none.
+
+        What changes several times in a moment may be yielded once, as it is at the end. Others' changes are not told.
+        It ends where the arbiter cannot tell any more what has happened since: begin anew. `RegistryError` is raised
+        by the iteration.
         """
 
     async def close(self) -> None:

@@ -4,19 +4,34 @@
 update that names an older one, and a deletion whose precondition does, is a conflict (409). Lists ask for no
 resourceVersion, which makes them quorum reads.
 
-The service account needs get, list, create, update and delete on leases in its namespace; see ``deploy/``. No watch:
-a node lists once a renewal, some requests a second for a whole cluster, and hears of changes earlier from its peers.
+The service account needs get, list, watch, create, update and delete on leases in its namespace; see ``deploy/``.
+
+**Watching** is the API's "list, then watch": a list says what there is and as of which resourceVersion, and a watch
+from there on tells each change. It selects the one lease by name, so renewals of members cost it nothing. What goes
+wrong, each with its test in ``tests/adapters/test_leases_kubernetes.py``:
+
+1. A change between the list and the watch is told by the watch (``test_watch_misses_nothing_after_its_list``).
+2. The server ends a watch after a while. It goes on from the newest version it has told, also by a bookmark, which
+   comes when nothing changes for so long that the version of the list is forgotten
+   (``test_watch_goes_on_from_a_bookmark``). One that told nothing is begun anew with a list.
+3. The version is forgotten all the same (410): what happened since is not known, so list anew
+   (``test_forgotten_version_is_listed_anew``).
+4. The connection is lost (``test_watch_that_is_cut_off``), or nothing comes over it, not even the end that the server
+   was asked for (``test_watch_that_falls_silent``): an error, and whoever asked begins anew when it likes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -38,7 +53,11 @@ _ANNOTATION = "cachenode.io/"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _EXISTS = (409,)
 _CONFLICTS = (404, 409)  # gone, or written since
-_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_UNAUTHORIZED, _FORBIDDEN, _GONE = 401, 403, 410
+_WATCH_S = 120
+"""How long a watch may last; the server sends a bookmark about once a minute."""
+_SILENT_S = 30.0
+"""By how much a watch may outlast that before its connection counts as lost."""
 _NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -113,6 +132,54 @@ class KubernetesLeases:
                 lease.name, self._namespace, body=options, _request_timeout=self._timeout_s
             )
 
+    async def watch(self, name: str) -> AsyncGenerator[Lease | None, None]:
+        """Yield the lease of a name as it is, and whenever it has changed; None where there is none.
+
+        Ends when the server has forgotten what came after the last word of it.
+
+        Raises:
+            RegistryError: The API server cannot be reached or refuses, or the connection was lost.
+        """
+        selected = {"field_selector": f"metadata.name={name}"}
+        async with self._request(changed=()) as api:
+            found = await api.list_namespaced_lease(self._namespace, **selected, _request_timeout=self._timeout_s)
+        yield _read(found.items[0]) if found.items else None
+        version, heard = found.metadata.resource_version, True
+        while heard:
+            heard = False
+            async with self._request(changed=()) as api, self._watching(api, selected, version) as response:
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        if event["object"].get("code") == _GONE:
+                            return
+                        raise RegistryError(self._refusal(event["object"].get("code", 0)))
+                    version, heard = event["object"]["metadata"]["resourceVersion"], True
+                    if event["type"] != "BOOKMARK":
+                        yield _read_json(event["object"]) if event["type"] != "DELETED" else None
+
+    @contextlib.asynccontextmanager
+    async def _watching(
+        self, api: k8s.CoordinationV1Api, selected: Mapping[str, str], version: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        limits = aiohttp.ClientTimeout(sock_connect=self._timeout_s, sock_read=_WATCH_S + _SILENT_S)
+        response = await api.list_namespaced_lease(
+            self._namespace,
+            **selected,
+            watch=True,
+            resource_version=version,
+            allow_watch_bookmarks=True,
+            timeout_seconds=_WATCH_S,
+            _preload_content=False,
+            _request_timeout=limits,
+        )
+        try:
+            if response.status != HTTPStatus.OK:
+                raise k8s.ApiException(status=response.status)
+            yield response
+        finally:
+            response.close()
+
     async def close(self) -> None:
         """Close the connections. Safe to call twice."""
         if self._client is not None:
@@ -128,6 +195,8 @@ class KubernetesLeases:
             if error.status in changed:
                 raise LeaseChanged from None
             raise RegistryError(self._refusal(error.status)) from None
+        except (KeyError, TypeError, ValueError) as error:  # a line that was cut off, or somebody else's
+            raise RegistryError(f"the Kubernetes API says what it should not: {type(error).__name__}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RegistryError(f"the Kubernetes API cannot be reached: {type(error).__name__}") from None
 
@@ -136,8 +205,8 @@ class KubernetesLeases:
             return f"the Kubernetes API does not accept the credentials (HTTP {status})"
         if status == _FORBIDDEN:
             return (
-                f"the Kubernetes API refuses (HTTP {status}): give the service account get, list, create, update and "
-                f"delete on leases of coordination.k8s.io in the namespace {self._namespace!r}"
+                f"the Kubernetes API refuses (HTTP {status}): give the service account get, list, watch, create, "
+                f"update and delete on leases of coordination.k8s.io in the namespace {self._namespace!r}"
             )
         return f"the Kubernetes API cannot serve (HTTP {status})"
 
@@ -177,13 +246,21 @@ class KubernetesLeases:
 
 def _read(item: k8s.V1Lease) -> Lease:
     meta, spec = item.metadata or k8s.V1ObjectMeta(), item.spec or k8s.V1LeaseSpec()
+    duration_s, annotations = spec.lease_duration_seconds or 0, meta.annotations or {}
+    return _lease(meta.name or "", spec.holder_identity or "", duration_s, annotations, meta.resource_version or "")
+
+
+def _read_json(item: Mapping[str, Any]) -> Lease:
+    meta, spec = item["metadata"], item.get("spec", {})
+    holder, duration_s = spec.get("holderIdentity", ""), spec.get("leaseDurationSeconds", 0)
+    return _lease(meta["name"], holder, duration_s, meta.get("annotations", {}), meta["resourceVersion"])
+
+
+def _lease(name: str, holder: str, duration_s: float, annotations: Mapping[str, str], version: str) -> Lease:
     content = {
-        name.removeprefix(_ANNOTATION): text
-        for name, text in (meta.annotations or {}).items()
-        if name.startswith(_ANNOTATION)
+        each.removeprefix(_ANNOTATION): text for each, text in annotations.items() if each.startswith(_ANNOTATION)
     }
-    duration_s = float(spec.lease_duration_seconds or 0)
-    return Lease(meta.name or "", spec.holder_identity or "", duration_s, content, meta.resource_version or "")
+    return Lease(name, holder, float(duration_s), content, version)
 
 
 def _context_namespace(kubeconfig: str) -> str:

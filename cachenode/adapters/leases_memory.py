@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from cachenode.adapters.leases import Lease, LeaseChanged
@@ -19,6 +21,8 @@ class MemoryLeases:
     def __init__(self) -> None:
         self.held: dict[str, Lease] = {}
         self._version = 0
+        self._written = asyncio.Event()
+        """Set with the next change, and replaced by another then."""
 
     async def list(self) -> list[Lease]:
         """Return all."""
@@ -51,6 +55,15 @@ class MemoryLeases:
         """
         self._check(lease)
         del self.held[lease.name]
+        self._tell()
+
+    async def watch(self, name: str) -> AsyncGenerator[Lease | None, None]:
+        """Yield the lease of a name as it is, and whenever it has changed; None where there is none. Never ends."""
+        while True:
+            told = self.held.get(name)
+            yield told
+            while self.held.get(name) == told:
+                await self._written.wait()
 
     async def close(self) -> None:
         """Keep everything: other users of this object go on."""
@@ -63,4 +76,9 @@ class MemoryLeases:
     def _put(self, lease: Lease) -> Lease:
         self._version += 1
         self.held[lease.name] = written = replace(lease, version=str(self._version))
+        self._tell()
         return written
+
+    def _tell(self) -> None:
+        self._written.set()
+        self._written = asyncio.Event()

@@ -24,6 +24,9 @@ races between two nodes that do so, each with its test in ``tests/adapters/test_
 5. An answer was lost. The next call finds a lease with its own incarnation, and takes it over as in 2; whose place it
    took is not known any more, so it reports one that it replaced (``test_lost_answer_of_a_join``).
 
+**Changes** are heard by watching the view's lease (`changes`), so that a node acts by a new view sooner than it renews.
+Nothing depends on it: whoever hears nothing learns of the view with its next renewal, a second later at most.
+
 **Lost history**, as when somebody deletes the view's lease or restores an old backup: the members of the view that a
 node knows are taken over, and the epoch jumps (see `registry_redis`). A cluster that is down as a whole while that
 happens begins again with epoch 1: empty its L2, or what it holds is newer than what is written.
@@ -35,9 +38,12 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import random
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any
+
+import structlog
 
 from cachenode.adapters.leases import Lease, LeaseChanged, Leases
 from cachenode.adapters.registry_memory import identity, new_seed, twin_text
@@ -48,9 +54,13 @@ from cachenode_api.view import Member, View
 
 __all__ = ["LeaseRegistry", "lease_name"]
 
+_log = structlog.get_logger(__name__)
+
 _MEMBER, _VIEW = "member", "view"
 _LONGEST_GAP = 0.75
 """Share of a lease: who has not looked for longer cannot tell whether others could have renewed."""
+_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+"""Before a watch that ended begins anew: first and, doubled each time that it ends soon again, at most."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
@@ -121,6 +131,33 @@ class LeaseRegistry:
                 except LeaseChanged:
                     continue
                 return left
+
+    async def changes(self, pause: Callable[[float], Awaitable[object]] = asyncio.sleep) -> AsyncGenerator[int, None]:
+        """Yield the epoch of the view in force, and again as soon as there is another; 0 while there is no view.
+
+        Goes on for ever: a watch that ends, is lost or refused begins anew after a pause.
+
+        Args:
+            pause: Waits for so many seconds.
+        """
+        pause_s, failing = _PAUSE_S, False
+        while True:
+            began = self._clock.now()
+            try:
+                async with contextlib.aclosing(self._leases.watch(lease_name(self._cluster))) as watch:
+                    async for lease in watch:
+                        yield _view(lease).epoch if lease is not None else 0
+                        if failing:
+                            _log.info("registry_watched_again")
+                            failing = False
+            except RegistryError as error:
+                if not failing:
+                    _log.warning("registry_not_watched", detail=str(error))
+                failing = True
+            if self._clock.now() - began > _LONGEST_PAUSE_S:
+                pause_s = _PAUSE_S
+            await pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - or all nodes come back at once
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
@@ -55,6 +55,7 @@ class RegistryMembership:
         lease_s: Length of the lease that the registry gives.
         renew_s: Time between renewals; a quarter of the lease leaves three to be lost.
         farewell: Tells the peers that this node leaves.
+        changes: Yields the epochs of views as the registry hears of them, for ever; None if it does not hear of any.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class RegistryMembership:
         lease_s: float = 4.0,
         renew_s: float = 1.0,
         farewell: Callable[[], Awaitable[None]] | None = None,
+        changes: Callable[[], AsyncIterator[int]] | None = None,
     ) -> None:
         self._registry = registry
         self._placement = placement
@@ -74,7 +76,8 @@ class RegistryMembership:
         self._renew_s = renew_s
         self._farewell = farewell
         self._poke = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._changes = changes
+        self._tasks: list[asyncio.Task[None]] = []
         self._failing = False
         self._linked: set[str] = set()
         self._told: set[int] = set()
@@ -85,14 +88,16 @@ class RegistryMembership:
     async def start(self) -> None:
         """Begin to renew. Returns at once; `Placement.ready` tells when the node is in."""
         self._placement.set_lease(self._clock.now())
-        self._task = asyncio.create_task(self._renew_forever())
+        self._tasks = [asyncio.create_task(self._renew_forever())]
+        if self._changes is not None:
+            self._tasks.append(asyncio.create_task(self._listen(self._changes())))
 
     async def stop(self) -> None:
         """Resign, say farewell, and give the lease back, so that the others need not wait for its end."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+                await task
         joined = self._placement.view is not None
         self._placement.resign()
         if not joined:  # its first renewal may be done, and have ended the lease of a process that still acts by it
@@ -130,6 +135,12 @@ class RegistryMembership:
                 async with asyncio.timeout(pause_s):  # wait_for swallows a cancellation in Python 3.11
                     await self._poke.wait()
             self._poke.clear()
+
+    async def _listen(self, changes: AsyncIterator[int]) -> None:
+        """Renew at once when the registry has a newer view."""
+        async for epoch in changes:
+            if epoch > self._placement.epoch:
+                self._poke.set()
 
     def _take(self, renewal: Renewal, sent_at: float) -> None:
         placement, view = self._placement, renewal.view

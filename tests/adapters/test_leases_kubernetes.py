@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from kubernetes.aio.config import incluster_config
 
 from cachenode.adapters import leases_kubernetes
@@ -16,6 +20,7 @@ from cachenode.adapters.leases import Lease, LeaseChanged
 from cachenode.adapters.leases_kubernetes import KubernetesLeases
 from cachenode.cli.certs import make_certificates
 from cachenode.errors import RegistryError
+from tests.support.eventually import eventually
 from tests.support.lease_api import TOKEN, LeaseApi, lease_api
 
 ONE = Lease("one", "n0/1", 4.5, {"member": '["n0"]'})
@@ -119,6 +124,117 @@ async def test_server_that_is_away(tmp_path: Path) -> None:
         await leases.list()
     await leases.close()
     await leases.close()
+
+
+async def told(watch: AsyncGenerator[Lease | None, None]) -> str | None:
+    """Return what a watch says next: who holds the lease, None if there is none."""
+    async with asyncio.timeout(10.0):
+        lease = await anext(watch)
+    return lease.holder if lease is not None else None
+
+
+async def begun(api: LeaseApi, watch: AsyncGenerator[Lease | None, None]) -> asyncio.Task[str | None]:
+    """Let a watch wait for what comes next, and return once the server has it."""
+    waiting = asyncio.create_task(told(watch))
+    await eventually(lambda: api.watches)
+    return waiting
+
+
+async def test_watch_misses_nothing_after_its_list(api: LeaseApi, leases: KubernetesLeases) -> None:
+    """What is written between the list and the watch is told, once, and so is what comes later."""
+    first = await leases.create(ONE)
+    written: list[Lease] = []
+
+    async def write() -> None:
+        api.before_watch = None
+        written.append(await leases.replace(replace(first, holder="meanwhile")))
+
+    api.before_watch = write
+    async with aclosing(leases.watch("one")) as watch:
+        assert [await told(watch), await told(watch)] == ["n0/1", "meanwhile"]
+        waiting = await begun(api, watch)
+        await leases.delete(written[0])
+        assert await waiting is None
+
+
+async def test_watch_goes_on_from_a_bookmark(api: LeaseApi, leases: KubernetesLeases) -> None:
+    """The server forgets the version of the list, and ends the watch: a bookmark has told of a later one."""
+    first = await leases.create(ONE)
+    async with aclosing(leases.watch("one")) as watch:
+        assert await told(watch) == "n0/1"
+        waiting = await begun(api, watch)
+        await leases.create(replace(ONE, name="another"))
+        api.bookmark()
+        api.forget_changes()
+        lists = api.requests.count(("GET", ""))
+        api.end_watches()
+        await eventually(lambda: api.requests.count(("GET", "")) == lists + 1)
+        await eventually(lambda: api.watches)
+        await leases.replace(replace(first, holder="later"))
+        assert await waiting == "later"
+        assert api.requests.count(("GET", "")) == lists + 1, "a watch, and no list"
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+async def test_forgotten_version_is_listed_anew(api: LeaseApi, leases: KubernetesLeases, forgotten: bool) -> None:
+    """A watch that cannot go on ends, and so does one that told nothing: who asks again gets what there is."""
+    first = await leases.create(ONE)
+    async with aclosing(leases.watch("one")) as watch:
+        assert await told(watch) == "n0/1"
+        waiting = await begun(api, watch)
+        second = await leases.replace(replace(first, holder="second"))
+        assert await waiting == "second"
+        waiting = await begun(api, watch)
+
+        async def forget() -> None:
+            await leases.replace(replace(second, holder="third"))
+            api.forget_changes()
+
+        api.before_watch = forget if forgotten else None
+        api.end_watches()
+        if not forgotten:
+            await eventually(lambda: api.requests.count(("GET", "")) == 3)
+            await eventually(lambda: api.watches)
+            api.end_watches()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+    api.before_watch = None
+    async with aclosing(leases.watch("one")) as watch:
+        assert await told(watch) == ("third" if forgotten else "second")
+
+
+async def test_watch_that_is_cut_off(api: LeaseApi, leases: KubernetesLeases) -> None:
+    """A lost connection is told as one."""
+    async with aclosing(leases.watch("one")) as watch:
+        assert await told(watch) is None
+        waiting = await begun(api, watch)
+        api.cut_watches()
+        with pytest.raises(RegistryError, match="cannot be reached"):
+            await waiting
+
+
+async def test_watch_that_falls_silent(
+    api: LeaseApi, leases: KubernetesLeases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the end comes that was asked for: the connection leads nowhere any more."""
+    monkeypatch.setattr(leases_kubernetes, "_SILENT_S", -leases_kubernetes._WATCH_S + 0.2)
+    async with aclosing(leases.watch("one")) as watch:
+        assert await told(watch) is None
+        with pytest.raises(RegistryError, match="cannot be reached"):
+            await told(watch)
+
+
+async def test_watch_that_is_refused(api: LeaseApi, leases: KubernetesLeases) -> None:
+    """A role of an older release lacks the verb: the refusal names it."""
+
+    async def refuse() -> None:
+        raise web.HTTPForbidden
+
+    api.before_watch = refuse
+    async with aclosing(leases.watch("one")) as watch:
+        assert await told(watch) is None
+        with pytest.raises(RegistryError, match=r"HTTP 403.*watch"):
+            await told(watch)
 
 
 @pytest.mark.parametrize("kubeconfig", ["", "missing"])

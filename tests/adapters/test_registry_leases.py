@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 
+from cachenode.adapters import registry_leases
 from cachenode.adapters.leases import Lease
 from cachenode.adapters.leases_memory import MemoryLeases
 from cachenode.adapters.registry_leases import LeaseRegistry, lease_name
 from cachenode.errors import RegistryError
 from cachenode_api.view import Member, View
 from tests.support.clock import ManualClock
+from tests.support.eventually import eventually
 
 T = TypeVar("T")
 Meanwhile = Callable[[], Awaitable[object]]
@@ -51,6 +55,9 @@ class Way:
 
     async def delete(self, lease: Lease) -> None:
         await self._pass("delete", lambda: self._leases.delete(lease))
+
+    def watch(self, name: str) -> AsyncGenerator[Lease | None, None]:
+        return self._leases.watch(name)
 
     async def close(self) -> None:
         pass
@@ -314,6 +321,117 @@ async def test_slow_arbiter_is_a_registry_that_cannot_be_reached(cluster: Cluste
     with pytest.raises(RegistryError, match="within"):
         await registry.renew(Member("b", "1", "b:1"), None)
     assert (await registry.renew(Member("b", "1", "b:1"), None)).view.epoch == 2
+
+
+class Watches:
+    """Leases whose watches end as a test wants it, and that count them."""
+
+    def __init__(self, leases: MemoryLeases) -> None:
+        self._leases = leases
+        self.begun = 0
+        self.ends = asyncio.Event()
+        self.refuses = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._leases, name)
+
+    async def watch(self, name: str) -> AsyncGenerator[Lease | None, None]:
+        self.begun += 1
+        if self.refuses:
+            raise RegistryError("the registry refuses")
+        async with contextlib.aclosing(self._leases.watch(name)) as watch:
+            while True:
+                waiting = [asyncio.ensure_future(each) for each in (anext(watch), self.ends.wait())]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                ended = self.ends.is_set()
+                for task in waiting:
+                    task.cancel()
+                found = await asyncio.gather(*waiting, return_exceptions=True)
+                if ended:
+                    self.ends.clear()
+                    raise RegistryError("the connection is lost")
+                yield found[0]  # type: ignore[misc]
+
+
+async def test_change_is_heard_before_the_next_renewal(cluster: Cluster) -> None:
+    """A view that another writes is told at once; renewals, which change nothing in it, are not."""
+    await cluster.joined("a")
+    async with contextlib.aclosing(cluster.registries["a"].changes()) as changes:
+        assert await anext(changes) == 1
+        heard = asyncio.ensure_future(anext(changes))
+        await cluster.renew("a")
+        await settle()
+        assert not heard.done()
+        cluster.start("b")
+        await cluster.renew("b")
+        assert await heard == 2
+        heard = asyncio.ensure_future(anext(changes))
+        await settle()
+        del cluster.leases.held[lease_name("tests")]
+        await cluster.leases.create(Lease("any", "", 4.0, {}))
+        assert await heard == 0
+
+
+async def settle() -> None:
+    """Let all run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_watch_that_ends_begins_anew(cluster: Cluster) -> None:
+    """What changed while nobody listened is told by the list of the next watch; the pause before it grows."""
+    pauses: list[float] = []
+    go_on = asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await go_on.wait()
+        await asyncio.sleep(0)
+
+    await cluster.joined("a")
+    watches = Watches(cluster.leases)
+    registry = LeaseRegistry(watches, "tests", cluster.clock)
+    async with contextlib.aclosing(registry.changes(pause)) as changes:
+        assert await anext(changes) == 1
+        heard = asyncio.ensure_future(anext(changes))
+        watches.ends.set()
+        await eventually(lambda: pauses)
+        cluster.start("b")
+        await cluster.renew("b")  # between the watch that was lost and the next list
+        assert not heard.done()
+        watches.refuses = True
+        go_on.set()
+        await eventually(lambda: watches.begun > 10)
+        watches.refuses = False
+        assert await heard == 2
+        assert watches.begun == len(pauses) + 1
+        assert 0.05 <= pauses[0] <= 0.1
+        assert all(5.0 <= pause <= 10.0 for pause in pauses[8:])
+        heard = asyncio.ensure_future(anext(changes))
+        await settle()
+        cluster.clock.advance(60.0)  # it held for long, so the next one begins soon
+        count = len(pauses)
+        watches.ends.set()
+        await heard
+        assert pauses[count] <= 0.1
+
+
+async def test_watch_that_fails_is_told_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says once that changes are not heard, and once that they are again."""
+    monkeypatch.setattr(registry_leases, "_PAUSE_S", 0.0)
+    watches = Watches(cluster.leases)
+    watches.refuses = True
+    with capture_logs() as logs:
+        async with contextlib.aclosing(LeaseRegistry(watches, "tests", cluster.clock).changes()) as changes:
+            heard = asyncio.ensure_future(anext(changes))
+            await eventually(lambda: watches.begun > 3)
+            watches.refuses = False
+            assert await heard == 0
+            heard = asyncio.ensure_future(anext(changes))
+            await settle()
+            await cluster.joined("a")
+            assert await heard == 1
+    assert [line["event"] for line in logs] == ["registry_not_watched", "registry_watched_again"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", '{"epoch": 1}', '{"epoch": "x", "seed": "", "members": []}'])

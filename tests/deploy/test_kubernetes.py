@@ -232,7 +232,7 @@ def test_leases_in_the_api_server(with_leases: str, release: str, tmp_path: Path
         {
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
-            "verbs": ["get", "list", "create", "update", "delete"],
+            "verbs": ["get", "list", "watch", "create", "update", "delete"],
         }
     ]
     assert found["RoleBinding"]["subjects"][0]["name"] == found["ServiceAccount"]["metadata"]["name"]

@@ -169,6 +169,27 @@ async def test_peers_news_are_asked_for_at_once(
     await eventually(lambda: placement.epoch == 2)
 
 
+async def test_registry_that_hears_of_changes(registry: Registry, placement: Placement, clock: ManualClock) -> None:
+    """A newer view at the registry is asked for at once; the one that is known, or an older one, is not."""
+    heard: asyncio.Queue[int] = asyncio.Queue()
+
+    async def changes() -> AsyncIterator[int]:
+        while True:
+            yield await heard.get()
+
+    membership = RegistryMembership(registry, placement, clock, renew_s=3_600.0, changes=changes)
+    await membership.start()
+    await eventually(lambda: placement.epoch == 1)
+    for epoch in (0, 1):
+        heard.put_nowait(epoch)
+    await eventually(heard.empty)
+    assert len(registry.known) == 1
+    registry.view = view_of(2, "a", "b")
+    heard.put_nowait(2)
+    await eventually(lambda: placement.epoch == 2)
+    await membership.stop()
+
+
 async def test_stop_gives_the_lease_back(registry: Registry, new: NewMembership) -> None:
     """A node that stops leaves, so that the others need not wait for the end of its lease."""
     membership = new()

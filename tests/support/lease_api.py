@@ -1,5 +1,8 @@
 """The part of a Kubernetes API server that keeps Leases, over HTTP, with its rules and its refusals.
 
+A watch tells each change after a resourceVersion, in order, as lines of JSON; it ends in time, and says with an ERROR
+of code 410 that changes after that version are forgotten ("Efficient detection of changes").
+
 As the server does (API conventions, "Concurrency Control and Consistency"): each write gives the object a new
 resourceVersion, of one counter for all; a PUT that names another than the present one, and a DELETE whose precondition
 does, is answered with 409 and a Status; a POST of what exists with 409 too, and what does not exist with 404. Objects
@@ -8,11 +11,12 @@ are checked like coordination.k8s.io/v1 checks them, and unknown fields are refu
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import ssl
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +51,8 @@ class LeaseApi:
         requests: Method and name of each request.
         status: Answer everything with this instead, unless 0.
         kubeconfig: A file that leads here.
+        before_watch: Called when a watch has been asked for, before it is begun.
+        watches: How many are open.
     """
 
     def __init__(self) -> None:
@@ -54,7 +60,42 @@ class LeaseApi:
         self.requests: list[tuple[str, str]] = []
         self.status = 0
         self.kubeconfig = ""
+        self.before_watch: Callable[[], Awaitable[object]] | None = None
         self._version = 1000
+        self._events: list[tuple[int, str, dict[str, Any]]] = []
+        self._forgotten = 1000
+        self._watches: set[_Watch] = set()
+
+    @property
+    def watches(self) -> int:
+        return len(self._watches)
+
+    @property
+    def renewals(self) -> int:
+        """How many writes of leases were asked for."""
+        return sum(method == "PUT" for method, _ in self.requests)
+
+    def forget_changes(self) -> None:
+        """Forget what has changed until now: etcd's compaction, after which a watch must not begin from before it."""
+        self._forgotten, self._events = self._version, []
+
+    def bookmark(self) -> None:
+        """Tell each watch how far it has got."""
+        for watch in self._watches:
+            meta = {"resourceVersion": str(self._version), "creationTimestamp": None}
+            lease = {"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": meta, "spec": {}}
+            watch.lines.put_nowait({"type": "BOOKMARK", "object": lease})
+
+    def end_watches(self) -> None:
+        """End each in good order, as when its time is over."""
+        for watch in self._watches:
+            watch.lines.put_nowait(None)
+
+    def cut_watches(self) -> None:
+        """Cut the connection of each."""
+        for watch in self._watches:
+            if watch.request.transport is not None:
+                watch.request.transport.abort()
 
     def app(self) -> web.Application:
         """Return the application."""
@@ -80,20 +121,51 @@ class LeaseApi:
             return _status(*refused.args)
         return answer
 
-    async def _list(self, request: web.Request) -> web.Response:
-        unknown = set(request.query) - {"labelSelector"}
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        known = {"labelSelector", "fieldSelector"}
+        if request.query.get("watch") in {"true", "True", "1"}:
+            known |= {"watch", "resourceVersion", "allowWatchBookmarks", "timeoutSeconds"}
+        unknown = set(request.query) - known
         if unknown:
             raise _Refused(400, "BadRequest", f"not known here: {unknown}")
-        wanted = [term.split("=") for term in request.query.get("labelSelector", "").split(",") if term]
-        items = [
-            lease
-            for lease in self.leases.values()
-            if all(lease["metadata"].get("labels", {}).get(name) == value for name, value in wanted)
-        ]
+        if "watch" in request.query:
+            return await self._watch(request)
+        items = [lease for lease in self.leases.values() if _selected(lease, request.query)]
         meta = {"resourceVersion": str(self._version)}
         return web.json_response(
             {"kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1", "metadata": meta, "items": items}
         )
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        if self.before_watch is not None:
+            await self.before_watch()
+        since = int(request.query["resourceVersion"])  # without one it would begin with what there is: not used here
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        if since < self._forgotten:
+            gone = {"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410}
+            await response.write(_line({"type": "ERROR", "object": gone | {"message": "too old resource version"}}))
+            return response
+        watch = _Watch(request)
+        for version, kind, lease in self._events:
+            if version > since:
+                watch.tell(kind, lease)
+        self._watches.add(watch)
+        try:
+            async with asyncio.timeout(float(request.query.get("timeoutSeconds", "1800"))):
+                while (event := await watch.lines.get()) is not None:
+                    await response.write(_line(event))
+        except TimeoutError:
+            pass
+        finally:
+            self._watches.discard(watch)
+        return response
+
+    def _note(self, kind: str, lease: dict[str, Any]) -> None:
+        told = json.loads(json.dumps(lease))
+        self._events.append((self._version, kind, told))
+        for watch in self._watches:
+            watch.tell(kind, told)
 
     async def _create(self, request: web.Request) -> web.Response:
         lease = _checked(await request.json())
@@ -124,6 +196,7 @@ class LeaseApi:
             raise _Refused(409, "Conflict", "Precondition failed: ResourceVersion in precondition")
         self._version += 1
         del self.leases[present["metadata"]["name"]]
+        self._note("DELETED", present | {"metadata": present["metadata"] | {"resourceVersion": str(self._version)}})
         return web.json_response({"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
     def _find(self, request: web.Request) -> dict[str, Any]:
@@ -135,8 +208,39 @@ class LeaseApi:
     def _put(self, lease: dict[str, Any], uid: str) -> dict[str, Any]:
         self._version += 1
         lease["metadata"] |= {"namespace": NAMESPACE, "uid": uid, "resourceVersion": str(self._version)}
+        kind = "MODIFIED" if lease["metadata"]["name"] in self.leases else "ADDED"
         self.leases[lease["metadata"]["name"]] = lease
+        self._note(kind, lease)
         return lease
+
+
+class _Watch:
+    """An open watch, and what is still to be sent to it."""
+
+    def __init__(self, request: web.Request) -> None:
+        self.request = request
+        self.lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    def tell(self, kind: str, lease: dict[str, Any]) -> None:
+        """Send what it has asked for."""
+        if _selected(lease, self.request.query):
+            self.lines.put_nowait({"type": kind, "object": lease})
+
+
+def _selected(lease: dict[str, Any], query: Mapping[str, str]) -> bool:
+    """Return whether selectors by equality select a lease."""
+    terms = [term.split("=") for term in query.get("labelSelector", "").split(",") if term]
+    labels = lease["metadata"].get("labels", {})
+    field, _, name = query.get("fieldSelector", "").partition("=")
+    if field not in {"", "metadata.name"}:
+        raise _Refused(400, "BadRequest", f"field label not supported: {field}")
+    return all(labels.get(label) == value for label, value in terms) and (
+        not field or lease["metadata"]["name"] == name
+    )
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return json.dumps(event).encode() + b"\n"
 
 
 class _Refused(Exception):
@@ -172,7 +276,7 @@ def _status(code: int, reason: str, message: str) -> web.Response:
 async def lease_api(folder: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[LeaseApi]:
     """Run one on a free port, with a kubeconfig in the folder."""
     api = LeaseApi()
-    runner = web.AppRunner(api.app())
+    runner = web.AppRunner(api.app(), handler_cancellation=True)  # a watch ends with its caller
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
@@ -191,4 +295,5 @@ async def lease_api(folder: Path, tls: ssl.SSLContext | None = None) -> AsyncIte
     try:
         yield api
     finally:
+        api.end_watches()
         await runner.cleanup()
