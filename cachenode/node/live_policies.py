@@ -62,6 +62,7 @@ class LivePolicies:
         self._live: dict[str, LivePolicy] = {}
         self._refused: dict[str, LivePolicy] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._away = False
 
     @property
     def live(self) -> Mapping[str, LivePolicy]:
@@ -152,8 +153,11 @@ class LivePolicies:
         try:
             found = await store.read()
         except RegistryError as error:
-            _log.info("policies_unknown", error=str(error))
+            # A wrong URL is found here first, where nothing else asks L2 yet; what lasts is not said so loudly again.
+            (_log.info if self._away else _log.warning)("policies_unknown", error=str(error))
+            self._away = True
             return
+        self._away = False
         for name, policy in found.items():
             self._follow(name, policy)
         for name, policy in self._live.items():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from cachenode.adapters.policies_memory import MemoryPolicies
 from cachenode.core.entries import Batch, Operation
@@ -237,3 +238,14 @@ async def test_change_that_this_node_cannot_follow() -> None:
     store.down = True
     assert not await rig.live.keep("carts")
     assert not await Rig().live.keep("carts")
+
+
+async def test_store_that_cannot_be_reached_is_said_once_aloud() -> None:
+    """Who has misspelled a URL sees a warning; a store that stays away does not fill the log with them."""
+    rig = Rig(store := MemoryPolicies())
+    levels = []
+    for store.down in (True, True, False, True):
+        with capture_logs() as logs:
+            await rig.live._look(store)
+        levels.append([line["log_level"] for line in logs if line["event"] == "policies_unknown"])
+    assert levels == [["warning"], ["info"], [], ["warning"]]
