@@ -632,7 +632,9 @@ class PublishEventRequest(google.protobuf.message.Message):
     payload: builtins.bytes
     """Its fields: a JSON object in UTF-8; empty for none."""
     event_id: builtins.str
-    """Unique to this event, so that a node which hears of it twice acts once; empty if it may be told twice. Up to 128 bytes."""
+    """Unique to this event, so that a node which hears of it twice acts once, as long as it is among the last 10,000 that it has
+    acted on; another node acts once more, which is never wrong. Empty if it may be told twice. Up to 128 bytes.
+    """
     def __init__(
         self,
         *,
