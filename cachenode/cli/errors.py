@@ -148,7 +148,12 @@ def _of_client(error: Exception, address: str) -> CliError | None:
     from cachenode_client import CacheError, CacheTimeout, CacheUnavailable, InvalidArgument
 
     if isinstance(error, InvalidArgument):
-        return CliError(str(error), code=ExitCode.USAGE)
+        hint = (
+            "--tls-ca, --tls-cert and --tls-key, before the command, name the files."
+            if str(error)[:4] == "tls:"
+            else ""
+        )
+        return CliError(str(error), hint=hint, code=ExitCode.USAGE)
     if isinstance(error, CacheTimeout):
         text = "no answer in time; a write may or may not have happened"
         return CliError(text, hint="--timeout gives the cluster longer.", code=ExitCode.UNREACHABLE)

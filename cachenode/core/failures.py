@@ -107,7 +107,9 @@ def over_quota(text: str) -> Failure:
 def too_large(size: int, limit: int) -> Failure:
     """Return the failure of a value over its namespace's limit."""
     return Failure(
-        Reason.VALUE_TOO_LARGE, f"value: {size:,} bytes exceed the limit of {limit:,} bytes of the namespace"
+        Reason.VALUE_TOO_LARGE,
+        f"value: {size:,} bytes exceed the limit of {limit:,} bytes of the namespace; store less, or raise its "
+        "max_value_bytes",
     )
 
 

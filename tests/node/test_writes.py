@@ -112,7 +112,9 @@ async def test_each_key_fails_alone() -> None:
         2: Reason.INVALID_KEY,
         3: Reason.INVALID_KEY,
     }
-    assert result.failures[1].detail == "value: 5 bytes exceed the limit of 4 bytes of the namespace"
+    assert result.failures[1].detail == (
+        "value: 5 bytes exceed the limit of 4 bytes of the namespace; store less, or raise its max_value_bytes"
+    )
     assert result.versions[0] > 0
     assert await fetch(node, b"ok", "tiny") == b"1234"
 
