@@ -1,8 +1,10 @@
 """Leases in Kubernetes (coordination.k8s.io/v1), through the official client.
 
-``kubectl get leases -l cachenode.io/cluster`` shows who is a member. An object's `resourceVersion` is the version: an
-update that names an older one, and a deletion whose precondition does, is a conflict (409). Lists ask for no
-resourceVersion, which makes them quorum reads.
+``kubectl get leases -l cachenode.io/cluster`` shows who is a member. An object's `resourceVersion` and `uid` are the
+version: an update that names an older one, and a deletion whose precondition does, is a conflict (409). The uid is
+needed, since the server makes a lease that is gone anew when it is updated (``AllowCreateOnUpdate``), whatever
+resourceVersion the update names: a renewal would bring back a member that was given up
+(``test_write_by_compare_and_swap``). Lists ask for no resourceVersion, which makes them quorum reads.
 
 The service account needs get, list, watch, create, update and delete on leases in its namespace; see ``deploy/``.
 
@@ -127,7 +129,8 @@ class KubernetesLeases:
             RegistryError: The API server cannot be reached or refuses.
         """
         async with self._request(changed=_CONFLICTS) as api:
-            options = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(resource_version=lease.version))
+            version, _, uid = lease.version.partition("/")
+            options = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(resource_version=version, uid=uid))
             await api.delete_namespaced_lease(
                 lease.name, self._namespace, body=options, _request_timeout=self._timeout_s
             )
@@ -228,11 +231,13 @@ class KubernetesLeases:
         return self._api
 
     def _body(self, lease: Lease) -> k8s.V1Lease:
+        version, _, uid = lease.version.partition("/")
         now = datetime.now(UTC)  # for people: nobody decides by it
         return k8s.V1Lease(
             metadata=k8s.V1ObjectMeta(
                 name=lease.name,
-                resource_version=lease.version or None,
+                resource_version=version or None,
+                uid=uid or None,  # a PUT of a lease that is gone would make it anew, but for this precondition
                 labels={_CLUSTER_LABEL: self._label, "app.kubernetes.io/managed-by": "cachenode"},
                 annotations={_ANNOTATION + name: text for name, text in lease.content.items()},
             ),
@@ -247,13 +252,17 @@ class KubernetesLeases:
 def _read(item: k8s.V1Lease) -> Lease:
     meta, spec = item.metadata or k8s.V1ObjectMeta(), item.spec or k8s.V1LeaseSpec()
     duration_s, annotations = spec.lease_duration_seconds or 0, meta.annotations or {}
-    return _lease(meta.name or "", spec.holder_identity or "", duration_s, annotations, meta.resource_version or "")
+    return _lease(
+        meta.name or "", spec.holder_identity or "", duration_s, annotations, f"{meta.resource_version}/{meta.uid}"
+    )
 
 
 def _read_json(item: Mapping[str, Any]) -> Lease:
     meta, spec = item["metadata"], item.get("spec", {})
     holder, duration_s = spec.get("holderIdentity", ""), spec.get("leaseDurationSeconds", 0)
-    return _lease(meta["name"], holder, duration_s, meta.get("annotations", {}), meta["resourceVersion"])
+    return _lease(
+        meta["name"], holder, duration_s, meta.get("annotations", {}), f"{meta['resourceVersion']}/{meta['uid']}"
+    )
 
 
 def _lease(name: str, holder: str, duration_s: float, annotations: Mapping[str, str], version: str) -> Lease:

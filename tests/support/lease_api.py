@@ -5,8 +5,10 @@ of code 410 that changes after that version are forgotten ("Efficient detection 
 
 As the server does (API conventions, "Concurrency Control and Consistency"): each write gives the object a new
 resourceVersion, of one counter for all; a PUT that names another than the present one, and a DELETE whose precondition
-does, is answered with 409 and a Status; a POST of what exists with 409 too, and what does not exist with 404. Objects
-are checked like coordination.k8s.io/v1 checks them, and unknown fields are refused, so that a client's mistake shows.
+does, is answered with 409 and a Status, as is a PUT that names another uid; a PUT of what does not exist makes it, with
+whatever resourceVersion; a POST of what exists is answered with 409, a GET or DELETE of what does not with 404.
+Objects are checked like coordination.k8s.io/v1 checks them, and unknown fields are refused, so that a client's mistake
+shows.
 """
 
 from __future__ import annotations
@@ -180,7 +182,12 @@ class LeaseApi:
         return web.json_response(self._find(request))
 
     async def _replace(self, request: web.Request) -> web.Response:
-        present, lease = self._find(request), _checked(await request.json())
+        lease = _checked(await request.json())
+        present = self.leases.get(request.match_info["name"])
+        if lease["metadata"].get("uid") not in {None, present and present["metadata"]["uid"]}:
+            raise _Refused(409, "Conflict", "Precondition failed: UID in precondition")
+        if present is None:  # the server allows create on update for leases, whatever version is named
+            return web.json_response(self._put(lease, str(uuid.uuid4())), status=201)
         if lease["metadata"]["name"] != present["metadata"]["name"]:
             raise _Refused(400, "BadRequest", "the name of the object does not match the name on the URL")
         version = lease["metadata"].get("resourceVersion")
