@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +23,8 @@ import structlog
 from grpc import aio
 
 from cachenode.core.failures import too_many
-from cachenode.rpc.status import REASON_KEY, abort
+from cachenode.rpc.status import DEFECT, REASON_KEY, abort, new_request_id
+from cachenode_api.metadata import REQUEST_ID_KEY
 from cachenode_api.reasons import Reason
 
 __all__ = ["CallLimits", "GuardedServer", "Slots"]
@@ -242,10 +242,10 @@ def _audited(call: Callable[..., Awaitable[Any]], note: Note | None) -> Callable
 
 
 async def _hide(error: Exception, context: aio.ServicerContext[Any, Any]) -> NoReturn:
-    request_id = secrets.token_hex(8)
+    request_id = new_request_id()
     _log.error("request_failed", request_id=request_id, error_type=type(error).__name__, exc_info=error)
     await context.abort(
         grpc.StatusCode.INTERNAL,
-        f"a defect in the node; its log has more under request {request_id}",
-        trailing_metadata=((REASON_KEY, Reason.INTERNAL.name),),
+        DEFECT.format(request_id),
+        trailing_metadata=((REASON_KEY, Reason.INTERNAL.name), (REQUEST_ID_KEY, request_id)),
     )

@@ -41,9 +41,11 @@ from cachenode.core.failures import failed, over_rate, too_many
 from cachenode.node.service import Node
 from cachenode.outbox import Outbox
 from cachenode.rpc.gate import GRANT, NOT_ALLOWED
+from cachenode.rpc.status import DEFECT, new_request_id
 from cachenode.traced import execute_traced
 from cachenode.wire import BadBatch, batch_from_wire, invalidation_to_wire, replies_to_wire, view_to_wire
 from cachenode_api.keys import DEFAULT_NAMESPACE
+from cachenode_api.metadata import REQUEST_ID_KEY
 from cachenode_api.reasons import Reason
 from cachenode_api.tracing import switch
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
@@ -145,7 +147,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             if self._gone is not None and not self._gone.done():
                 self._gone.set_result(None)
         if session.ended:
-            await _say_ended(context)
+            await _say_ended(context, session.defect)
 
     def _view_changed(self, _former: View | None, view: View) -> None:
         message = view_to_wire(view)
@@ -189,6 +191,8 @@ class _Session:
     ) -> None:
         self.heard_at = node.clock.now()
         self.ended = False
+        self.defect = ""
+        """What the defect that has ended it is called in the log; empty if none has."""
         self.tasks: set[asyncio.Task[None]] = set()
         self._node = node
         self._limits = limits
@@ -349,7 +353,8 @@ class _Session:
         try:
             await rest  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - a defect: what is unanswered never will be, so let the client know
-            _log.error("batch_failed", error_type=type(error).__name__, exc_info=error)
+            self.defect = new_request_id()
+            _log.error("batch_failed", request_id=self.defect, error_type=type(error).__name__, exc_info=error)
             self.end()
         finally:
             self._pending_keys -= len(batch.keys)
@@ -440,14 +445,22 @@ class _Session:
             task.cancel()
 
 
-async def _say_ended(context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame]) -> None:
+async def _say_ended(
+    context: aio.ServicerContext[session_pb2.ClientFrame, session_pb2.ServerFrame], defect: str
+) -> None:
     """Tell the client that the node has ended the stream: grpc.aio says nothing when a handler is cancelled.
 
     Not for long: the status waits behind what a client that does not read has not taken.
+
+    Args:
+        context: Of the stream.
+        defect: What the defect that has ended it is called in the log; empty for none.
     """
+    text = DEFECT.format(defect) if defect else "the node has ended the session; open a new one"
+    told = ((REQUEST_ID_KEY, defect),) if defect else ()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FAREWELL_S):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the node has ended the session; open a new one")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, text, trailing_metadata=told)
 
 
 def refusal(message: common_pb2.Batch, text: str) -> common_pb2.Reply:

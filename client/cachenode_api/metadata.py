@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["AUTHORIZATION_KEY", "BEARER", "INCARNATION_KEY", "REASON_KEY", "SEQUENCE_KEY", "TRACEPARENT_KEY"]
+__all__ = [
+    "AUTHORIZATION_KEY",
+    "BEARER",
+    "INCARNATION_KEY",
+    "REASON_KEY",
+    "REQUEST_ID_KEY",
+    "SEQUENCE_KEY",
+    "TRACEPARENT_KEY",
+]
 
 AUTHORIZATION_KEY = "authorization"
 """Metadata of a call: who makes it, as `BEARER` and a token."""
@@ -10,6 +18,8 @@ BEARER = "Bearer "
 """What stands before the token (RFC 6750)."""
 REASON_KEY = "cachenode-reason"
 """Trailing metadata of a failed call: the stable reason's name."""
+REQUEST_ID_KEY = "cachenode-request-id"
+"""Trailing metadata of a call or session that a defect of the node has ended: what it is called in the node's log."""
 INCARNATION_KEY = "cachenode-incarnation"
 """Initial metadata of a Watch: the incarnation of the node that tells."""
 SEQUENCE_KEY = "cachenode-sequence"

@@ -14,10 +14,10 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER
+from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER, REQUEST_ID_KEY
 from cachenode_client.errors import CacheUnavailable, InvalidArgument
 
-__all__ = ["CHANNEL_OPTIONS", "Channels", "Tls"]
+__all__ = ["CHANNEL_OPTIONS", "Channels", "Tls", "defect"]
 
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
@@ -148,6 +148,8 @@ class Channels:
         """
         if not isinstance(error, aio.AioRpcError):
             return type(error).__name__
+        if why := defect(error):
+            return why
         details = error.details() or ""
         for sign, meaning in _SIGNS:
             if sign in details:
@@ -157,6 +159,15 @@ class Channels:
         if _AT_ONCE.search(details):
             return f"TLS: {_UNWANTED if self._tls is not None else _EXPECTED}"
         return error.code().name
+
+
+def defect(error: BaseException) -> str:
+    """Return that a defect of the node has ended a call, and what its log calls it; empty if none has."""
+    if isinstance(error, aio.AioRpcError):
+        for key, request_id in error.trailing_metadata() or ():
+            if key == REQUEST_ID_KEY:
+                return f"a defect in the node; its log has more under request {request_id!s:.64}"
+    return ""
 
 
 def _content(file: str | Path | None) -> bytes | None:

@@ -33,6 +33,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -54,7 +55,7 @@ from cachenode_client._batches import (
     give_back,
     malformed,
 )
-from cachenode_client._channels import Channels
+from cachenode_client._channels import Channels, defect
 from cachenode_client._near import MAX_AGE_S, NearCache, Shelf, boot_clock, everything
 from cachenode_client.errors import CacheError, CacheTimeout, CacheUnavailable
 
@@ -152,6 +153,7 @@ class Session:
         self._resting: asyncio.Future[None] | None = None
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._goodbye = False
+        self._defect = ""
         self._heard_at = self._loop.time()
         self._closing = False
         self._draining = False
@@ -294,6 +296,7 @@ class Session:
             for task in done:
                 task.result()
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as error:
+            self._defect = defect(error)
             raise CacheUnavailable(f"The session with a node ended: {self._channels.status(error)}.") from None
         except CacheError:
             raise
@@ -565,7 +568,7 @@ class Session:
         self._timer, self._timer_at = None, math.inf
         self._release()
         for batch in self._sent.values():
-            batch.fail(_lost_after_sending)
+            batch.fail(partial(_lost_after_sending, self._defect))
         for batch in self._queue:
             batch.fail(_lost_before_sending)
         self._sent.clear()
@@ -586,8 +589,9 @@ def _lost_before_sending() -> CacheUnavailable:
     return CacheUnavailable("The session with the node ended before the call was sent.", reason="not_sent")
 
 
-def _lost_after_sending() -> CacheUnavailable:
-    text = "The session with the node ended before it answered; a write may or may not have happened."
+def _lost_after_sending(defect: str) -> CacheUnavailable:
+    why = f" ({defect})" if defect else ""
+    text = f"The session with the node ended before it answered{why}; a write may or may not have happened."
     return CacheUnavailable(text, reason="connection_lost", retryable=False)
 
 

@@ -16,6 +16,7 @@ from cachenode.wire import view_from_wire
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER_BYTES
 from cachenode_api.v1 import common_pb2, session_pb2, session_pb2_grpc
+from cachenode_client import CacheClient, CacheError
 from tests.support.clock import ManualClock
 from tests.support.cluster import new_node, view_of
 from tests.support.eventually import eventually
@@ -261,7 +262,37 @@ async def test_a_defect_while_a_batch_is_under_way_ends_the_session(
             await asyncio.wait_for(call.read(), 10)
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "secret" not in str(ended.value.details())
-    assert [line["error_type"] for line in logs if line["event"] == "batch_failed"] == ["ValueError"]
+    (line,) = [line for line in logs if line["event"] == "batch_failed"]
+    assert line["error_type"] == "ValueError"
+    assert line["request_id"] in str(ended.value.details())
+
+
+async def test_a_client_learns_what_the_defect_is_called(server: Server, monkeypatch: Any) -> None:
+    """Whether a batch fails as it is begun or later: the error has the number that the log has.
+
+    Unless it was not sent, or ran out of time in between tries: then no defect is to be told of.
+    """
+
+    async def later() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("secret")
+
+    def at_once() -> None:
+        raise ValueError("secret")
+
+    for broken in (later, at_once):
+        async with CacheClient(server.address, timeout_s=1.0, near_cache=None) as client:
+            await client.set("k", 1)
+            with monkeypatch.context() as patch, capture_logs() as logs:
+                patch.setattr(server.node, "execute", lambda batch, reply, holder, fails=broken: fails())
+                said = ""
+                for _ in range(5):
+                    with pytest.raises(CacheError) as failed:
+                        await client.get("k")
+                    said += str(failed.value)
+        named = {line["request_id"] for line in logs if line["event"] in {"batch_failed", "request_failed"}}
+        assert [request_id for request_id in named if request_id in said] != []
+        assert "secret" not in said
 
 
 async def test_abandoned_sessions_are_reaped(server: Server, sessions: Any) -> None:
