@@ -45,7 +45,7 @@ async def leave(site: Site, seed: int) -> None:
 
 
 async def test_who_leaves_leaves_nothing(tmp_path: Path) -> None:
-    """After thousands of calls of all services that were given up at any moment all places are free again."""
+    """After many calls of all services that were given up at any moment all places are free again. Scenario 51."""
     (tmp_path / "node.toml").write_text(CONFIG)
     async with Site(tmp_path, ("--config", str(tmp_path / "node.toml"), "--reflection")) as site:
         before, pid = descriptors(site.node.pid), site.node.pid
