@@ -202,3 +202,20 @@ async def test_what_is_not_shared_is_not_loaded(
         with pytest.raises(aio.AioRpcError) as refused:
             await stub.Load(request)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_written_value_is_brought_along(start_server: StartServer, redis: RedisServer, tmp_path: Path) -> None:
+    """West has it before anybody asks, and nobody in west has written it."""
+    wants = {"namespaces.users.region_value_bytes": 100}
+    async with Proxy() as way:
+        west = await start_server(
+            options("west", redis, [{"name": "east", "addresses": way.address}], tmp_path) | wants
+        )
+        east = await start_server(options("east", redis, [{"name": "west", "addresses": west.address}], tmp_path))
+        way.target = east.address
+        await eventually(lambda: west.stats().origin_regions[0].gaps == 1 and west.stats().regions[0].connected)
+        await put(east.node, b"k", b"new", namespace="users", ttl_ms=60_000)
+        await put(east.node, b"l", b"x" * 101, namespace="users")
+        await eventually(lambda: (_users(west).remote_values, _users(west).remote_values_missed) == (1, 1))
+        assert await fetch(west.node, b"k", "users") == b"new"
+        assert await fetch(west.node, b"l", "users") is None
