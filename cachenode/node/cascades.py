@@ -154,7 +154,7 @@ class Cascades:
         return namespace.dependents
 
     async def _open_when(self, opened: asyncio.Event) -> None:
-        await self._node.writes.turned()
+        await self._node.writes.under_way.turned()
         opened.set()
 
     async def _look_up(self, namespace: Namespace, dependents: Dependents, batch: Batch) -> None:

@@ -27,6 +27,7 @@ from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operati
 from cachenode.core.failures import CONDITION_FAILED, NOT_A_COUNTER, NOT_OWNER, UNCERTAIN, failed
 from cachenode.errors import L2Unavailable
 from cachenode.node.filler import new_record
+from cachenode.node.lives import ttls
 from cachenode_api.reasons import Reason
 from cachenode_api.records import HEADER, HEADER_BYTES, INT_FLAGS, STALE
 from cachenode_api.version import ABSENT_VERSION, ANY_VERSION
@@ -90,7 +91,7 @@ class Changes:
         present = max(HEADER.unpack_from(record)[2] if record else 0, namespace.writing.get(key, 0))
         if not _matches(_at(batch.if_versions, index), present):
             return CONDITION_FAILED
-        (ttl_s,) = writes.ttls(batch, namespace, [index])
+        (ttl_s,) = ttls(self._node, batch, namespace, [index])
         flags = batch.flags[index] if batch.flags else 0
         version, position = self._node.versions.next(), namespace.barriers.position
         write = L2Write(key, batch.values[index], flags, version, ttl_s, position)
@@ -115,7 +116,7 @@ class Changes:
         if record and not (batch.ttls_ms and _at(batch.ttls_ms, index)):
             ttl_s = HEADER.unpack_from(record)[3] - now
         else:
-            (ttl_s,) = node.writes.ttls(batch, namespace, [index])
+            (ttl_s,) = ttls(node, batch, namespace, [index])
         value = b"%d" % number
         write = L2Write(key, value, INT_FLAGS, node.versions.next(), ttl_s, namespace.barriers.position)
         stored = await node.writes.put(batch, namespace, 0, write)

@@ -41,6 +41,7 @@ from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.core.failures import NOT_OWNER, NOT_READY, UNREACHABLE, bad_dependencies, failed
 from cachenode.core.holders import DRIFT
 from cachenode.errors import PeerUnavailable
+from cachenode.node.lives import longest
 from cachenode_api.dependencies import MAX_ANCESTORS, parent_of, reference_of, split_references
 from cachenode_api.errors import InvalidDependencies
 from cachenode_api.reasons import Reason
@@ -108,7 +109,7 @@ class Linking:
         """Link keys of this node, write them, and remove what has become untrue meanwhile."""
         node, epoch = self._node, self._node.placement.epoch
         before = {index: self._parents_before(namespace, batch.keys[index]) for index in own}
-        lives = dict(zip(own, node.writes.longest(batch, namespace, own), strict=True))
+        lives = dict(zip(own, longest(node, batch, namespace, own), strict=True))
         batch = replace(batch, ttls_ms=[_left_ms(lives[at]) if at in lives else 0 for at in range(len(batch.keys))])
         made = await self._link_all(batch, namespace, lives)
         failures = {index: outcome for index, outcome in made.items() if isinstance(outcome, Failure)}

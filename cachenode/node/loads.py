@@ -26,6 +26,7 @@ from cachenode.core.origin_limits import Priority
 from cachenode.core.shedding import Work
 from cachenode.errors import PeerUnavailable
 from cachenode.node.filler import fill
+from cachenode.node.lives import ttls
 from cachenode_api.records import HEADER, NOT_KEPT_MS, STALE, TAGGED
 from cachenode_api.tags import split_tags
 
@@ -268,7 +269,7 @@ class Loads:
         failures: dict[int, Failure] = {}
         landing = {index: flight for index in own if (flight := self._landing(batch, namespace, index))}
         try:
-            lives = dict(zip(landing, writes.ttls(batch, namespace, landing), strict=True))
+            lives = dict(zip(landing, ttls(self._node, batch, namespace, landing), strict=True))
             store = [index for index, flight in landing.items() if self._storable(batch, namespace, index, flight)]
             began = min((landing[index].position for index in store), default=0)
             ended, stale_s = self._node.clock.now(), namespace.policy.stale_s

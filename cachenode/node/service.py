@@ -223,7 +223,7 @@ class Node:
     async def close(self) -> None:
         """Begin no more writes, and return when none of this node's own is under way: it is going to resign."""
         self.closing = True
-        await self.writes.ended()
+        await self.writes.under_way.ended()
         await self.cascades.ended(self._call_timeout_s)
         self.closed = True
 

@@ -41,6 +41,7 @@ from cachenode.core.entries import Batch, BatchResult, Failure, Operation
 from cachenode.core.failures import NOT_OWNER, NOT_READY, UNREACHABLE, failed, load_paused
 from cachenode.core.rounds import Place, Round, Rounds, lender_mark
 from cachenode.errors import PeerUnavailable
+from cachenode.node.lives import ttls
 from cachenode.node.loads import DEFAULT_LEASE_S, MAX_LEASE_S, Outcome, ending, loaded_record
 from cachenode_api.reasons import Reason
 
@@ -279,8 +280,8 @@ class StandIns:
     def land(self, batch: Batch, namespace: Namespace, indices: Sequence[int], reply: Reply) -> None:
         """Hand what was loaded to those who share the round, or why it was not. Nothing is stored."""
         now = self._node.clock.now()
-        ttls = self._node.writes.ttls(batch, namespace, indices)
-        for index, ttl_s in zip(indices, ttls, strict=True):
+        lives = ttls(self._node, batch, namespace, indices)
+        for index, ttl_s in zip(indices, lives, strict=True):
             ended = self._rounds.of((namespace.policy.name, batch.keys[index]), batch.tokens[index])
             if ended is None:
                 continue

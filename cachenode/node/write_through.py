@@ -111,7 +111,7 @@ class WriteThrough:
         place = namespace.policy.name, batch.keys[index]
         gone = asyncio.Event()
         work = self._in_turn(part_of(batch, [index]), namespace, self._last.get(place), gone)
-        task = asyncio.get_running_loop().create_task(self._node.writes.counted(work))
+        task = asyncio.get_running_loop().create_task(self._node.writes.under_way.counted(work))
         self._last[place] = task
         task.add_done_callback(lambda _: self._forget(place, task))
         try:

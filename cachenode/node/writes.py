@@ -37,10 +37,8 @@ Interleavings, each forced by a test in ``tests/node/test_writes.py``, 7 in ``te
 from __future__ import annotations
 
 import asyncio
-import math
-import random
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cachenode.core.entries import Batch, BatchResult, Failure, L2Write, Operation, QueuedWrite
 from cachenode.core.failures import (
@@ -49,24 +47,19 @@ from cachenode.core.failures import (
     SUPERSEDED,
     UNCERTAIN,
     UNREACHABLE,
-    bad_key,
     failed,
-    over_quota,
-    too_large,
 )
-from cachenode.core.renewals import spread_ttl
 from cachenode.core.shedding import Work
 from cachenode.errors import PeerUnavailable
 from cachenode.node.cascades import CHANGES
 from cachenode.node.filler import fill, store_entry
-from cachenode_api.errors import InvalidTags
-from cachenode_api.keys import MAX_KEY_BYTES
+from cachenode.node.lives import ttls
+from cachenode.node.under_way import UnderWay
+from cachenode.node.write_checks import beyond_quota, check
 from cachenode_api.reasons import Reason
-from cachenode_api.records import EXTENDED, HEADER, HEADER_BYTES, NO_TTL_MS, NOT_KEPT_MS, STALE, TAGGED
-from cachenode_api.tags import split_tags
+from cachenode_api.records import EXTENDED, HEADER, HEADER_BYTES, STALE
 
 if TYPE_CHECKING:
-    from cachenode.core.quotas import Quota
     from cachenode.node.l2_tier import L2Tier
     from cachenode.node.namespaces import Namespace
     from cachenode.node.service import Node, Reply, Rest
@@ -74,14 +67,9 @@ if TYPE_CHECKING:
 __all__ = ["Writes"]
 
 _NOTHING = (0, 0, 0, 0.0)
-T = TypeVar("T")
 _Write = Callable[[Batch, "Namespace", list[int], "Reply"], "Rest | None"]
-_ADD = frozenset({Operation.SET, Operation.INCR})
-_STORE = _ADD | {Operation.FULFILL}
-_MAY_WAIT = _ADD | {Operation.TOUCH}
+_MAY_WAIT = frozenset({Operation.SET, Operation.INCR, Operation.TOUCH})
 """What is refused under overload; what makes data untrue, or ends a load, is not."""
-_COUNTER_BYTES = 20
-"""A counter's digits at most."""
 _ORIGINAL = frozenset({Operation.SET, Operation.INCR})
 """What brings values that the origin does not have: not so what was loaded from there, or only gets another life."""
 _NOT_DONE = frozenset({Reason.BACKLOG_FULL, Reason.QUEUE_UNAVAILABLE})
@@ -92,41 +80,12 @@ class Writes:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._under_way: dict[int, None] = {}
-        """Numbers of the writes under way, the oldest first."""
-        self._begun = 0
-        self._ended = asyncio.Event()
-
-    async def ended(self) -> None:
-        """Return when no write of this node's own keys is under way. None may begin meanwhile (`Node.closing`)."""
-        await asyncio.sleep(0)  # what has begun in this turn
-        while self._under_way:
-            self._ended.clear()
-            await self._ended.wait()
-
-    async def turned(self) -> None:
-        """Return when no write of this node's own keys is under way that is under way now."""
-        await asyncio.sleep(0)
-        last = self._begun
-        while self._under_way and next(iter(self._under_way)) <= last:
-            self._ended.clear()
-            await self._ended.wait()
-
-    async def counted(self, rest: Coroutine[Any, Any, T]) -> T:
-        """Await something that `ended` waits for."""
-        self._begun += 1
-        number = self._begun
-        self._under_way[number] = None
-        try:
-            return await rest
-        finally:
-            del self._under_way[number]
-            self._ended.set()
+        self.under_way = UnderWay()
 
     def begin(self, batch: Batch, namespace: Namespace, reply: Reply, from_peer: bool) -> Rest | None:
         """Do what needs no waiting; return the rest (see `Node.execute`)."""
         node = self._node
-        failures = self._check(batch, namespace)
+        failures = check(batch, namespace, node.limits)
         own, away = node.split(batch.keys, (i for i in range(len(batch.keys)) if i not in failures))
         if batch.tokens and (lent := node.stand_ins.divert(batch, own, away)):
             node.stand_ins.land(batch, namespace, lent, reply)
@@ -137,7 +96,7 @@ class Writes:
             failures |= node.shed(Work.WRITE, own)
             own = []
         if own and namespace.quota is not None and namespace.quota.refuses:
-            failures |= self._beyond_quota(batch, namespace.quota, own)
+            failures |= beyond_quota(batch, namespace.quota, own, node.clock.now())
             own = [index for index in own if index not in failures]
         if failures:
             if batch.operation is Operation.FULFILL:
@@ -183,7 +142,7 @@ class Writes:
     def now(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
         """Write keys of this node; return the rest."""
         rest = self._own(batch, namespace, own, reply)
-        return self.counted(rest) if rest is not None else None
+        return self.under_way.counted(rest) if rest is not None else None
 
     def _own(self, batch: Batch, namespace: Namespace, own: list[int], reply: Reply) -> Rest | None:
         """Do what needs no waiting for this node's own keys; return the rest."""
@@ -238,61 +197,9 @@ class Writes:
         kept = self._node.placement.kept
         return {at: NOT_OWNER for at, key in enumerate(keys) if not kept(key, epoch)}
 
-    def _check(self, batch: Batch, namespace: Namespace) -> dict[int, Failure]:
-        most = self._node.limits
-        longest = most.key_bytes if batch.operation in _STORE else MAX_KEY_BYTES
-        failures = {i: bad_key(len(key), longest) for i, key in enumerate(batch.keys) if not 0 < len(key) <= longest}
-        limit = namespace.policy.max_value_bytes
-        for index, value in enumerate(batch.values):
-            if len(value) > limit and index not in failures:
-                failures[index] = too_large(len(value), limit)
-        for index, flags in enumerate(batch.flags if batch.values else ()):
-            if flags & TAGGED and index not in failures and (text := _bad_tags(batch.values[index], most.tags)):
-                failures[index] = Failure(Reason.INVALID_REQUEST, text)
-        return failures
-
-    def _beyond_quota(self, batch: Batch, quota: Quota, own: Sequence[int]) -> dict[int, Failure]:
-        """Return failures for what a SET or INCR brings for which there is no room; a load is judged when it lands."""
-        if batch.operation not in _ADD:
-            return {}
-        room = quota.room(self._node.clock.now())
-        sizes = list(map(len, batch.values)) or [_COUNTER_BYTES] * len(batch.keys)
-        refused = {index: text for index in own if (text := room.refusal(batch.keys[index], sizes[index]))}
-        return {index: over_quota(text) for index, text in refused.items()}
-
-    def ttls(self, batch: Batch, namespace: Namespace, indices: Collection[int]) -> list[float]:
-        """Return the lives that a batch gives to some of its keys, in seconds."""
-        lives = self.longest(batch, namespace, indices)
-        if jitter := namespace.policy.ttl_jitter:
-            lives = [spread_ttl(ttl_s, jitter, random.random()) for ttl_s in lives]  # noqa: S311 - not a secret
-        return lives
-
-    def longest(self, batch: Batch, namespace: Namespace, indices: Collection[int]) -> list[float]:
-        """Return the same before they are spread."""
-        default, column = namespace.policy.ttl_s, batch.ttls_ms
-        if not column:
-            lives = [default] * len(indices)
-        elif len(column) == 1:
-            lives = [_seconds(column[0], default)] * len(indices)
-        else:
-            lives = [_seconds(column[index], default) for index in indices]
-        if namespace.demand is not None and namespace.demand.gives_ttls:
-            lives = self._adapted(batch, namespace, indices, lives)
-        return lives
-
-    def _adapted(
-        self, batch: Batch, namespace: Namespace, indices: Collection[int], lives: Sequence[float]
-    ) -> list[float]:
-        """Return lives with those that the batch does not give by how much the keys are wanted."""
-        column = batch.ttls_ms
-        given = [column[0 if len(column) == 1 else index] if column else 0 for index in indices]
-        keys = [batch.keys[index] for index, ttl_ms in zip(indices, given, strict=True) if not ttl_ms]
-        adapted = iter(namespace.adapted(keys, self._node.clock.now()))
-        return [ttl_s if ttl_ms else next(adapted) for ttl_s, ttl_ms in zip(lives, given, strict=True)]
-
     def new(self, batch: Batch, namespace: Namespace, indices: Sequence[int]) -> list[L2Write]:
         """Return the values of a SET with new versions."""
-        lives = self.ttls(batch, namespace, indices)
+        lives = ttls(self._node, batch, namespace, indices)
         return self._versioned(batch, namespace, indices, namespace.barriers.position, lives)
 
     def _versioned(
@@ -487,7 +394,7 @@ class Writes:
         """Return for each key in memory its value with the new TTL, None where there is nothing to touch."""
         now = self._node.clock.now()
         writes: list[L2Write | None] = []
-        for index, ttl_s in zip(indices, self.ttls(batch, namespace, indices), strict=True):
+        for index, ttl_s in zip(indices, ttls(self._node, batch, namespace, indices), strict=True):
             key = batch.keys[index]
             record = self._node.present(namespace, key, now)
             _, flags, there, _ = HEADER.unpack_from(record) if record is not None else _NOTHING
@@ -677,21 +584,6 @@ class Writes:
             return
         result.indices = indices
         reply(result)
-
-
-def _seconds(ttl_ms: int, default: float) -> float:
-    if ttl_ms in {0, NOT_KEPT_MS}:
-        return default
-    return math.inf if ttl_ms == NO_TTL_MS else ttl_ms / 1_000
-
-
-def _bad_tags(value: bytes, most: int) -> str:
-    """Return what is wrong with the tags before a value, empty if nothing."""
-    try:
-        count = len(split_tags(value)[0])
-    except InvalidTags as error:
-        return str(error)
-    return "" if count <= most else f"tags: {count:,} exceed the limit of {most:,}"
 
 
 def _later(namespace: Namespace, key: bytes, version: int, now: float) -> bool:
