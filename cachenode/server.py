@@ -14,16 +14,9 @@ import cachenode_api.transport  # noqa: F401 - before grpc, which looks at its s
 # isort: split
 
 import asyncio
-import gc
-import json
-import os
 import secrets
-import signal
-import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +30,12 @@ from cachenode import __version__
 from cachenode.adapters.audit import AuditFile
 from cachenode.adapters.clock import BootClock
 from cachenode.adapters.copies import PeerCopies
-from cachenode.adapters.descriptors import raise_descriptor_limit
 from cachenode.adapters.http import HttpServer
 from cachenode.adapters.key_files import read_keys
-from cachenode.adapters.logs import configure as configure_logs
+from cachenode.adapters.listening import bind, reachable, reflect
 from cachenode.adapters.logs import levels as log_levels
 from cachenode.adapters.metrics import NodeCollector
 from cachenode.adapters.peer_links import PeerLinks
-from cachenode.adapters.tls import NodeTls
 from cachenode.adapters.traces import start_traces
 from cachenode.adapters.webhook import SecretFile, Webhook
 from cachenode.assembly import (
@@ -68,17 +59,17 @@ from cachenode.config.values import is_loopback
 from cachenode.core.breaker import Breaker
 from cachenode.core.memory import Memory
 from cachenode.core.rates import Rates
-from cachenode.core.stats import EventCounters, NamespaceCounters, NodeStats
+from cachenode.core.stats import EventCounters, NodeStats
 from cachenode.core.store import Store
 from cachenode.core.versions import VersionSource
 from cachenode.errors import ConfigError, L2Unavailable
-from cachenode.node.drain import Drain
+from cachenode.node.counters import counters
 from cachenode.node.events import Events
 from cachenode.node.l2_tier import L2Tier
 from cachenode.node.leaving import Leaving, Step, within
 from cachenode.node.live_policies import LivePolicies
 from cachenode.node.loops import Loops
-from cachenode.node.namespaces import Namespace, Namespaces
+from cachenode.node.namespaces import Namespaces
 from cachenode.node.placement import Placement
 from cachenode.node.service import Node
 from cachenode.node.warm_duties import WarmDuties
@@ -102,14 +93,11 @@ if TYPE_CHECKING:
     from cachenode.adapters.tokens import TokenFile
     from cachenode.config import NodeConfig
 
-__all__ = ["Server", "run"]
+__all__ = ["Server"]
 
 _log = structlog.get_logger(__name__)
 
-_ALL_INTERFACES = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared, not bound
 _STUCK_S = 10.0
-_GC_THRESHOLD = 10_000
-"""New containers between collections of the youngest (Python's own is 700): a busy node has hundreds in flight."""
 _STEP_S = 1.0
 _HAND_OVER_S = 4.0
 """A backstop: the hand-over ends by itself."""
@@ -159,7 +147,7 @@ class Server:
         self._audit = Audit(self._audit_file.write, config.cluster.name)
         self._call_limits = CallLimits(config.limits.max_calls, config.limits.max_watchers)
         self._grpc = aio.server(options=make_options(config.limits))
-        self.address = _bind(self._grpc, config.node.listen, config.node.advertise, self._tls)
+        self.address = bind(self._grpc, config.node.listen, config.node.advertise, self._tls)
         self._http = HttpServer(
             config.node.http_listen,
             ready=lambda: self.ready,
@@ -173,7 +161,7 @@ class Server:
         )
         if config.node.http_listen:
             await self._http.start()
-            self.http_address = _reachable(self._http.address, self.address)
+            self.http_address = reachable(self._http.address, self.address)
         self._build(
             Member(
                 id=config.node.id,
@@ -347,7 +335,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._placement.listeners.append(lambda _former, _view: self._report_health())
         if self.config.node.reflection:
-            _add_reflection(self._grpc)
+            reflect(self._grpc)
 
     def _report_health(self) -> None:
         if self.ready:
@@ -399,7 +387,7 @@ class Server:
             forwarded=node.forwarded,
             view_epoch=self._placement.epoch,
             members=len(view.members) if view is not None else 0,
-            namespaces=tuple(_counters(node, namespace, self._drain) for namespace in node.namespaces),
+            namespaces=tuple(counters(node, namespace, self._drain) for namespace in node.namespaces),
             errors={reason.name.lower(): count for reason, count in node.failures.items()},
             near_holders=len(node.invalidations),
             invalidation_waits=node.invalidations.waits,
@@ -515,184 +503,3 @@ class Server:
             await within(_STEP_S, asyncio.to_thread(self._traces.shutdown))  # exports what waits
         self._audit_file.close()
         _log.info("stopped")
-
-
-def _bloom(namespace: Namespace, wall: float, epoch: int) -> dict[str, Any]:
-    """Return the counters of a namespace's filter under the names that a namespace's counters have for them."""
-    if namespace.bloom is None:
-        return {}
-    found = {f"bloom_{name}": value for name, value in asdict(namespace.bloom.counters(wall, epoch)).items()}
-    return {name: value for name, value in found.items() if name in NamespaceCounters.__dataclass_fields__}
-
-
-def _counters(node: Node, namespace: Namespace, drain: Drain | None) -> NamespaceCounters:
-    epoch, warming = node.placement.epoch, node.warming
-    store, demand, quota = namespace.store, namespace.demand, namespace.quota
-    return NamespaceCounters(
-        name=namespace.policy.name,
-        entries=len(store),
-        used_bytes=store.used_bytes,
-        l1_hits=namespace.l1_hits,
-        l2_hits=namespace.l2_hits,
-        misses=namespace.misses,
-        sets=namespace.sets,
-        deletes=namespace.deletes,
-        evictions=store.evictions,
-        expirations=store.expirations,
-        loads=namespace.loads,
-        load_waits=namespace.load_waits,
-        load_failures=namespace.load_failures,
-        invalidations=namespace.invalidations,
-        stand_in_loads=namespace.stand_in_loads,
-        remote_loads=namespace.remote_loads,
-        remote_load_failures=namespace.remote_load_failures,
-        remote_values=namespace.remote_values,
-        remote_values_missed=namespace.remote_values_missed,
-        remote_markers=namespace.markers.count(node.clock.now()) if namespace.markers is not None else 0,
-        renewals=namespace.renewed,
-        negative_hits=namespace.negative_hits,
-        warmed=warming.loaded[namespace.policy.name],
-        warm_failures=warming.failed[namespace.policy.name],
-        slides=namespace.slides.moved,
-        cascades=namespace.cascades,
-        cascaded_entries=namespace.cascaded,
-        dependents=len(namespace.dependents) if namespace.dependents is not None else 0,
-        expired=namespace.expired + namespace.sweep.expired,
-        policy_version=namespace.policy_version,
-        admitted=demand.admitted if demand is not None else 0,
-        not_admitted=demand.not_admitted if demand is not None else 0,
-        quota_evictions=quota.evictions if quota is not None else 0,
-        quota_refusals=quota.refusals if quota is not None else 0,
-        load_seconds=namespace.observed.load_seconds,
-        landed=namespace.observed.landed,
-        stale_reads=namespace.observed.stale_reads,
-        soft_timeouts=namespace.observed.soft_timeouts,
-        adaptive_ttls=demand.ttls if demand is not None else 0,
-        adaptive_ttl_s=demand.ttl_s if demand is not None else 0.0,
-        **_bloom(namespace, node.wall(), epoch),
-        **_queue(drain, namespace),
-    )
-
-
-def _queue(drain: Drain | None, namespace: Namespace) -> dict[str, Any]:
-    found = None if drain is None else drain.counters(namespace.policy.name)
-    if found is None:
-        return {}
-    return {
-        "queue_waiting": found.waiting,
-        "queue_oldest_s": found.oldest_s,
-        "queue_applied": found.applied,
-        "queue_coalesced": found.coalesced,
-        "queue_retries": found.retries,
-        "queue_dead_letters": found.dead,
-    }
-
-
-def _bind(server: aio.Server, listen: str, advertise: str, tls: NodeTls | None) -> str:
-    """Bind the listener; return the address that others should use."""
-    host, _, port = listen.rpartition(":")
-    try:
-        if tls is None:
-            bound = server.add_insecure_port(listen)
-        else:
-            bound = server.add_secure_port(listen, tls.server_credentials())
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise OSError(
-            f"cannot listen on {listen}: another program has the port, or the address is none of this machine's; "
-            "name another in node.listen (--listen), with port 0 for a free one"
-        )
-    if advertise:
-        name, colon, named = advertise.rpartition(":")
-        return advertise if colon and named != "0" else f"{name or advertise}:{bound}"
-    if host in _ALL_INTERFACES:
-        host = socket.gethostname()
-    return f"{host}:{bound if port == '0' else port}"
-
-
-def _reachable(bound: str, advertised: str) -> str:
-    """Return an address that others can use for a listener on all interfaces: the host they reach the node under."""
-    host, _, port = bound.rpartition(":")
-    if host in _ALL_INTERFACES:
-        host = advertised.rpartition(":")[0]
-    return f"{host}:{port}"
-
-
-def _add_reflection(server: aio.Server) -> None:
-    from grpc_reflection.v1alpha import reflection
-
-    from cachenode_api.v1 import admin_pb2, cache_pb2, session_pb2
-
-    names = [
-        cache_pb2.DESCRIPTOR.services_by_name["CacheService"].full_name,
-        session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
-        admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
-        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-        reflection.SERVICE_NAME,
-    ]
-    reflection.enable_server_reflection(names, server)
-
-
-def run(config: NodeConfig, *, ready_json: bool = False) -> int:
-    """Run a node until a signal stops it. SIGTERM or SIGINT drains it; a second one ends it at once.
-
-    Args:
-        config: Validated configuration.
-        ready_json: Print one JSON line with id, address, http and pid on standard output once the node is in a view.
-
-    Returns:
-        The exit code: 0 after a clean stop, 1 if the node could not start.
-    """
-    raise_descriptor_limit()
-    configure_logs(config.log.level, config.log.format, config.node.id, burst=config.log.burst)
-    return asyncio.run(_run(config, ready_json=ready_json))
-
-
-async def _run(config: NodeConfig, *, ready_json: bool) -> int:
-    server = Server(config)
-    asked = asyncio.Event()
-
-    def on_signal() -> None:
-        if asked.is_set():
-            os._exit(130)
-        asked.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        await server.start()
-    except (OSError, ConfigError) as error:
-        print(f"cachenode: {error}", file=sys.stderr)  # noqa: T201 - the process's last word
-        return 1
-    loop.add_signal_handler(signal.SIGHUP, server.reopen_files)
-    announcing = asyncio.create_task(_announce(server)) if ready_json else None
-    _spare_the_collector()
-    await asked.wait()
-    if announcing is not None:
-        announcing.cancel()
-    await server.stop()
-    return 0
-
-
-def _spare_the_collector() -> None:
-    """Keep garbage collections short: what was loaded at the start stays, and entries are bytes, which it never visits.
-
-    As it comes, the collector looks at every module's objects again and again, several milliseconds each time, in
-    which no call is answered.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 20, 20)
-
-
-async def _announce(server: Server) -> None:
-    await server.joined.wait()
-    line = {
-        "id": server.config.node.id,
-        "address": server.address,
-        "http": server.http_address,
-        "pid": os.getpid(),
-    }
-    print(json.dumps(line), flush=True)  # noqa: T201 - for whoever started the process

@@ -143,6 +143,6 @@ def serve(
         "log.format": log_format,
     }
     settings = load_config(flags=flags, environ=os.environ, file=config, ignore=CLIENT_VARIABLES)
-    from cachenode.server import run
+    from cachenode.process import run
 
     raise typer.Exit(run(settings, ready_json=ready_json))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import cachenode.server
+import cachenode.process
 from cachenode.cli.main import app
 from cachenode.config import FLAGS, NodeConfig
 
@@ -45,7 +45,7 @@ class Started:
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     """A server that is not started."""
     found = Started()
-    monkeypatch.setattr(cachenode.server, "run", found.run)
+    monkeypatch.setattr(cachenode.process, "run", found.run)
     return found
 
 

@@ -25,7 +25,7 @@ def said(program: str, **environ: str) -> str:
 
 @pytest.mark.parametrize(
     "package",
-    ["cachenode_client", "cachenode_client.blocking", "cachenode.server", "cachenode.cli.main, cachenode.server"],
+    ["cachenode_client", "cachenode_client.blocking", "cachenode.process", "cachenode.cli.main, cachenode.server"],
 )
 def test_the_setting_is_there_before_grpc_is_loaded(package: str) -> None:
     """Whoever imports the SDK or the node loads a gRPC that is set up."""
