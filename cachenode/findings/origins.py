@@ -44,8 +44,9 @@ def write_behind(_: Moment, after: Moment) -> Iterator[Finding]:
             yield Finding(severity, "queued writes wait long", name, f"the oldest for {age_s:,.0f} s", remedy)
     for name, count in sorted(dead.items()):
         if count:
-            remedy = "`cachenode writebehind dead` says why; replay them when that is mended."
-            yield Finding(Severity.CRITICAL, "an origin refuses writes", name, f"{count:,} dead letters", remedy)
+            remedy = "`cachenode writebehind dead` shows which are left, and why; replay them when that is mended."
+            evidence = f"{count:,} dead {'letter' if count == 1 else 'letters'} since the nodes have started"
+            yield Finding(Severity.CRITICAL, "an origin refuses writes", name, evidence, remedy)
 
 
 CHECKS = (origins, write_behind)

@@ -89,9 +89,10 @@ export function field(label, input, kind = "") {
   return h("label", { class: kind || null }, label, input);
 }
 
-export function meter(part, label) {
+// How full something is; what is nearly full is red, unless to be full is what is wanted.
+export function meter(part, label, { wanted = false } = {}) {
   const bounded = Math.max(0, Math.min(1, part || 0));
-  return h("span", { class: "meter", role: "img", "aria-label": label }, h("i", { class: bounded > 0.9 ? "high" : null, "width%": (bounded * 100).toFixed(1) }));
+  return h("span", { class: "meter", role: "img", "aria-label": label }, h("i", { class: bounded > 0.9 && !wanted ? "high" : null, "width%": (bounded * 100).toFixed(1) }));
 }
 
 export const silentNote = (nodes) =>

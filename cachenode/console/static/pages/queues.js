@@ -46,14 +46,17 @@ function deadLetters(queue, renew) {
   const rows = h("div", {}, h("p", { class: "muted" }, "Asking…"));
   const name = queue.namespace;
 
+  // The button that had the focus goes with its row: whoever has no mouse goes on at the top of the page.
+  const settled = () => renew().then(() => { if (document.activeElement === document.body) document.getElementById("main").focus(); });
+  const writes = (number) => `${count(number)} ${number === 1 ? "write" : "writes"}`;
   const act = (verb, what, body) => confirm(verb === "replay"
-    ? { heading: "Queue again?", target: what, effect: "The origin is asked once more. What was cached of the keys meanwhile is invalidated.", button: "Queue again", act: async () => { const done = await call("replay", { namespace: name, ...body }); toast(`Queued ${count(done.queued)} again.`); renew(); } }
-    : { heading: "Drop for ever?", target: what, effect: "These writes never reach the origin. This cannot be taken back.", button: "Drop", act: async () => { const done = await call("drop", { namespace: name, ...body }); toast(`Dropped ${count(done.dropped)}.`); renew(); } });
+    ? { heading: "Queue again?", target: what, effect: "The origin is asked once more. What was cached of the keys meanwhile is invalidated.", button: "Queue again", act: async () => { const done = await call("replay", { namespace: name, ...body }); toast(`Queued ${writes(done.queued)} again.`); settled(); } }
+    : { heading: "Drop for ever?", target: what, effect: "What is dropped never reaches the origin. This cannot be taken back.", button: "Drop", act: async () => { const done = await call("drop", { namespace: name, ...body }); toast(`Dropped ${writes(done.dropped)}.`); settled(); } });
 
   async function show() {
     try {
       const found = await call("dead_letters", { namespace: name, limit: 50 });
-      const actions = (letter) => (mayAdmin() ? [h("button", { type: "button", class: "slim", onclick: () => act("replay", letter.key, { ids: [letter.id] }), "aria-label": `Queue ${letter.key} again` }, "Queue again…"), " ", h("button", { type: "button", class: "slim", onclick: () => act("drop", letter.key, { ids: [letter.id] }), "aria-label": `Drop ${letter.key}` }, "Drop…")] : null);
+      const actions = (letter) => (mayAdmin() ? [h("button", { type: "button", class: "slim", onclick: () => act("replay", letter.key, { ids: [letter.id] }), "aria-label": `Queue ${letter.key} again` }, "Queue again…"), h("button", { type: "button", class: "slim", onclick: () => act("drop", letter.key, { ids: [letter.id] }), "aria-label": `Drop ${letter.key}` }, "Drop…")] : null);
       rows.replaceChildren(table("Dead letters", [
         ["key", (letter) => h("span", { class: "key" }, letter.key), "head"], ["write", (letter) => letter.operation], ["size", (letter) => bytes(letter.size), "n"], ["tried", (letter) => count(letter.attempts), "n"], ["given up", (letter) => `${span(letter.age_s)} ago`, "n"], ["why", (letter) => letter.reason], ["", actions, "acts"],
       ], found.letters), found.more ? h("p", { class: "muted small" }, "The first 50 are shown.") : "");
@@ -63,6 +66,6 @@ function deadLetters(queue, renew) {
   }
 
   show();
-  const all = `all ${count(queue.dead_letters)} dead letters of ${name}`;
+  const all = queue.dead_letters === 1 ? `the dead letter of ${name}` : `all ${count(queue.dead_letters)} dead letters of ${name}`;
   return card(`Dead letters of ${name}`, "without their values", mayAdmin() ? h("div", { class: "form" }, h("button", { type: "button", onclick: () => act("replay", all, { all: true }) }, "Queue all again…"), h("button", { type: "button", onclick: () => act("drop", all, { all: true }) }, "Drop all…")) : null, rows);
 }

@@ -64,7 +64,7 @@ function list(jobs, show) {
   return table("Warming jobs", [
     ["namespace", (job) => job.namespace, "head"],
     ["state", (job) => [h("span", { class: `tag ${STATES[job.state] || ""}` }, job.state), job.error ? h("span", { class: "sub" }, job.error) : null]],
-    ["progress", (job) => [job.total ? meter(job.done / job.total, `${count(job.done)} of ${count(job.total)} keys`) : null, h("span", { class: "sub" }, `${count(job.done)}${job.total ? ` of ${count(job.total)}` : " keys"}`)]],
+    ["progress", (job) => [job.total ? meter(job.done / job.total, `${count(job.done)} of ${count(job.total)} keys`, { wanted: true }) : null, h("span", { class: "sub" }, `${count(job.done)}${job.total ? ` of ${count(job.total)}` : " keys"}`)]],
     ["loaded", (job) => count(job.loaded), "n"], ["were there", (job) => count(job.fresh), "n"], ["absent", (job) => count(job.absent), "n"], ["failed", (job) => count(job.failed), "n"],
     ["keys from", (job) => job.source], ["node", (job) => job.node_id],
     ["", (job) => (job.state === "running" && session.may_change ? h("button", { type: "button", class: "slim", onclick: () => stop(job) }, "End…") : null), "acts"],
