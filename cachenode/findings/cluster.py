@@ -37,7 +37,10 @@ def l2(_: Moment, after: Moment) -> Iterator[Finding]:
     for name, stats in sorted(answers.items()):
         if stats.l2_state in {"open", "half_open"}:
             evidence = f"state {stats.l2_state}, {stats.l2_errors:,} calls failed"
-            remedy = "Is Redis up and reached, and quicker than l2.timeout_s? It is tried again every second."
+            remedy = (
+                "Is Redis up and reached, and quicker than l2.timeout_s? Do they believe each other's passwords "
+                "and certificates? The node's log says why, in its line l2_away. It is tried again every second."
+            )
             yield Finding(Severity.CRITICAL, "L2 is not used", name, evidence, remedy)
     if len(answers) > 1 and all(stats.l2_state == "off" for stats in answers.values()):
         remedy = "Set l2.url: without it the values of a node that dies are lost, and loaded again."

@@ -419,8 +419,8 @@ class L2Tier:
                 return False  # the next round sees whether it is still that history, and nothing was missed meanwhile
             if self.must_adopt and self.may_adopt() and not await self._learn():
                 return False
-        except L2Unavailable:
-            self._fail()
+        except L2Unavailable as error:
+            self._fail(str(error))
             return False
         self._breaker.succeeded(self._clock.now())
         return self.available
@@ -455,8 +455,8 @@ class L2Tier:
                     self._remember_all()
                 while self._journal:
                     await self._replay_some()
-        except L2Unavailable:
-            self._fail()
+        except L2Unavailable as error:
+            self._fail(str(error))
             raise
         if lost and newcomer:
             raise L2Unavailable("the shared store is being brought up to date")
@@ -502,8 +502,8 @@ class L2Tier:
     async def _guard(self, call: Awaitable[T]) -> T:
         try:
             result = await call
-        except L2Unavailable:
-            self._fail()
+        except L2Unavailable as error:
+            self._fail(str(error))
             raise
         if self._history != self._store.history:
             raise L2Unavailable("the shared store has lost its history")
@@ -511,9 +511,9 @@ class L2Tier:
             self._breaker.succeeded(self._clock.now())
         return result
 
-    def _fail(self) -> None:
+    def _fail(self, why: str = "") -> None:
         self.errors += 1
         trusted = self.available
         self._breaker.failed(self._clock.now())
         if trusted and not self.available:
-            _log.warning("l2_away", errors=self.errors)
+            _log.warning("l2_away", errors=self.errors, detail=why)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,18 +159,38 @@ async def test_a_changed_password_is_used_without_a_restart(guarded: Guarded, tm
 
 
 async def test_a_server_that_cannot_prove_itself_is_not_talked_to(guarded: Guarded, tmp_path: Path) -> None:
-    """Another authority's server, or none that we show a certificate to, gets neither password nor keys."""
-    if not guarded.access.ca_file:
-        pytest.skip("a plain connection proves nothing")
+    """Another authority's server, or none that we show a certificate to, gets neither password nor keys.
+
+    Nor does one that speaks no TLS where the URL asks for it: there is no way back to a plain connection.
+    """
     make_certificates(tmp_path)
-    shutil.copy(guarded.access.password_file, tmp_path / "password")
-    strangers = RedisAccess("cachenode", str(tmp_path / "password"), ca_file=str(tmp_path / "ca.pem"))
-    unshown = RedisAccess("cachenode", str(tmp_path / "password"), ca_file=guarded.access.ca_file)
-    for access in (strangers, unshown):
-        l2 = RedisL2(guarded.client(access), "c", timeout_s=PATIENT_S)
-        with pytest.raises(L2Unavailable):
+    password = guarded.access.password_file
+    strangers = RedisAccess("cachenode", password, ca_file=str(tmp_path / "ca.pem"))
+    unshown = RedisAccess("cachenode", password, ca_file=guarded.access.ca_file)
+    cases = (
+        [(strangers, "CERTIFICATE_VERIFY_FAILED"), (unshown, ".")]
+        if guarded.access.ca_file
+        else [(strangers, "SSL|Timeout")]
+    )
+    url = guarded.url.replace("redis://", "rediss://")
+    limit_s = (
+        PATIENT_S if guarded.access.ca_file else 0.5
+    )  # a plain server waits for more of what it takes for a command
+    logins(guarded)  # and forget them
+    for access, why in cases:
+        client = connect(url, timeout_s=limit_s, connect_timeout_s=limit_s, access=access)
+        l2 = RedisL2(client, "c", timeout_s=2 * limit_s)
+        with pytest.raises(L2Unavailable, match=why):
             await l2.ping()
         await l2.close()
+    assert logins(guarded) == 0
+
+
+def logins(guarded: Guarded) -> int:
+    """Return how often others than this function have shown the server a password."""
+    found = guarded.process.info().get("cmdstat_auth", {"calls": 0})
+    guarded.process.call("CONFIG", "RESETSTAT")
+    return int(found["calls"]) - 1
 
 
 async def test_what_is_configured_reaches_the_server(guarded: Guarded) -> None:
