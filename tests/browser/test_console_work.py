@@ -179,7 +179,7 @@ async def _loses_a_node(watched: Watched, cluster: LocalCluster) -> None:
         await _readable(watched, "overview-node-gone-2")
     finally:
         cluster.resume("node-1")
-    await expect(page.get_by_role("row", name=re.compile("node-1"))).to_contain_text("up, 1 link", timeout=60_000)
+    await expect(page.get_by_role("row", name=re.compile("^node-1"))).to_contain_text("up, 1 link", timeout=60_000)
     await _readable(watched, "overview-node-back")
 
 

@@ -342,11 +342,11 @@ async def test_tags(open_client: Open) -> None:
     await client.get_or_load("d", lambda: 4, tags=("blue",))
     await client.get_or_load_many(["e"], lambda keys: dict.fromkeys(keys, 5), tags=("green",))
     await client.set("a", 1)
-    await client.get_many("abcde")
+    await client.get_many(list("abcde"))
     await client.invalidate(tags=["red"])
-    assert await client.get_many("abcde") == {"a": 1, "d": 4, "e": 5}
+    assert await client.get_many(list("abcde")) == {"a": 1, "d": 4, "e": 5}
     await client.invalidate(tags=["blue", "green"])
-    assert await client.get_many("abcde") == {"a": 1}
+    assert await client.get_many(list("abcde")) == {"a": 1}
 
 
 async def test_invalidate_counts_keys(open_client: Open) -> None:
