@@ -11,13 +11,13 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 __all__ = ["Postgres", "postgres"]
 
@@ -29,6 +29,18 @@ _SETTINGS = (
     "max_connections=60",
     "shared_buffers=16MB",
 )
+_BECOME = """
+import os, sys
+who, group, *run = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(group))
+os.setuid(int(who))
+os.execv(run[0], run)
+"""
+"""A program that becomes another user and then another program.
+
+With Popen's ``user=`` Python forks, and gRPC's handlers of forks may crash the child where calls are under way.
+"""
 
 
 class Postgres:
@@ -42,11 +54,11 @@ class Postgres:
     """
 
     def __init__(self) -> None:
-        self._as: dict[str, Any] = {}
+        self._as: list[str] = []
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
-            self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            self._as = [sys.executable, "-I", "-S", "-c", _BECOME, str(nobody.pw_uid), str(nobody.pw_gid)]
             os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
         self._bin = self._binaries()
         self._data = self._folder / "data"
@@ -68,23 +80,23 @@ class Postgres:
         assert spec.origin is not None, "a package with code"
         installed = Path(spec.origin).parent / "pginstall"
         with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
-            subprocess.run([installed / "bin/postgres", "--version"], check=True, capture_output=True, **self._as)
+            subprocess.run([*self._as, installed / "bin/postgres", "--version"], check=True, capture_output=True)
             return installed / "bin"
         shutil.copytree(installed, self._folder / "pginstall", symlinks=True)
         return self._folder / "pginstall/bin"
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._bin / program), *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, cwd=self._folder, **self._as)
+        command = [*self._as, str(self._bin / program), *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, cwd=self._folder)
         assert done.returncode == 0, done.stderr.decode(errors="replace")
 
     def start(self) -> None:
         """Start it, and return when it takes connections."""
         settings = [part for setting in _SETTINGS for part in ("-c", setting)]
-        command = [str(self._bin / "postgres"), "-D", str(self._data), "-k", str(self._folder), *settings]
+        command = [*self._as, str(self._bin / "postgres"), "-D", str(self._data), "-k", str(self._folder), *settings]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder, **self._as
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder
             )
         deadline = time.monotonic() + _START_S
         while not self._answers():
