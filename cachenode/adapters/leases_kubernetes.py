@@ -198,10 +198,13 @@ class KubernetesLeases:
             if error.status in changed:
                 raise LeaseChanged from None
             raise RegistryError(self._refusal(error.status)) from None
-        except (KeyError, TypeError, ValueError) as error:  # a line that was cut off, or somebody else's
-            raise RegistryError(f"the Kubernetes API says what it should not: {type(error).__name__}") from None
+        except aiohttp.ClientConnectorCertificateError:  # a ValueError too, as others of these are
+            where = "cluster.kubeconfig" if self._kubeconfig else "the pod's service account"
+            raise RegistryError(f"the Kubernetes API's certificate is not good by the authority of {where}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise RegistryError(f"the Kubernetes API cannot be reached: {type(error).__name__}") from None
+        except (KeyError, TypeError, ValueError) as error:  # a line that was cut off, or somebody else's
+            raise RegistryError(f"the Kubernetes API says what it should not: {type(error).__name__}") from None
 
     def _refusal(self, status: int) -> str:
         if status == _UNAUTHORIZED:
@@ -226,6 +229,9 @@ class KubernetesLeases:
             where = "cluster.kubeconfig" if self._kubeconfig else "the pod's service account"
             raise RegistryError(f"the Kubernetes API cannot be found by {where}: {type(error).__name__}") from None
         self._namespace = self._namespace or found
+        # From Python 3.13 on authorities without a key usage or a key identifier are refused, which many clusters have
+        # (microk8s, older ones of EKS and GKE). The chain and the name are verified all the same.
+        settings.disable_strict_ssl_verification = True
         self._client = k8s.ApiClient(settings)
         self._api = k8s.CoordinationV1Api(self._client)
         return self._api

@@ -144,12 +144,34 @@ def _certificate(
             x509.BasicConstraints(ca=authority is None, path_length=0 if authority is None else None), critical=True
         )
     )
+    # What follows Python asks for from 3.13 on (RFC 5280, 4.2.1.1 to 4.2.1.3), or else refuses the authority.
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    issuer = authority[1].public_key() if authority else key.public_key()
+    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer)
+    builder = builder.add_extension(own, critical=False).add_extension(signer, critical=False)
+    builder = builder.add_extension(_usage(authority=authority is None), critical=True)
     if authority is not None:
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]  # a node is its peers' client, too
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
     return builder.sign(authority[1] if authority else key, hashes.SHA256())
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _name(host: str) -> x509.GeneralName:

@@ -8,11 +8,18 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from kubernetes.aio.config import incluster_config
 
 from cachenode.adapters import leases_kubernetes
@@ -277,4 +284,70 @@ async def test_pod_finds_its_server_namespace_and_token(tmp_path: Path, monkeypa
         token.write_text(TOKEN)
         await leases.close()
         assert await leases.list() == []
+        await leases.close()
+
+
+def _signed(name: str, issuer: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey) -> bytes:
+    """A certificate with no more in it than many clusters' have: no usage, no key identifiers."""
+    signer, owner = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (issuer, name))
+    now, addresses = datetime.now(UTC), [x509.IPAddress(ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder(signer, owner, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=name == issuer, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
+        .sign(by, hashes.SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM)
+
+
+@pytest.fixture
+def old_authority(tmp_path: Path) -> ssl.SSLContext:
+    """A server's certificate; old.pem is its authority's."""
+    authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    (tmp_path / "old.pem").write_bytes(_signed("kubernetes", "kubernetes", authority, authority))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "api.pem").write_bytes(_signed("kube-apiserver", "kubernetes", key, authority) + private)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "api.pem")
+    return tls
+
+
+def _over_tls(api: LeaseApi, authority: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        cluster = config["clusters"][0]["cluster"]
+        cluster["server"] = cluster["server"].replace("http:", "https:")
+        cluster["certificate-authority"] = str(authority)
+
+    edit(api, change)
+
+
+async def test_authority_of_an_old_cluster(
+    tmp_path: Path, old_authority: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python is strict from 3.13 on; the nodes are not, since they cannot choose what the cluster's authority is."""
+
+    def strict(*args: Any, **kwargs: Any) -> ssl.SSLContext:
+        context = of_python(*args, **kwargs)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    of_python = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    async with lease_api(tmp_path, old_authority) as api:
+        _over_tls(api, tmp_path / "old.pem")
+        leases = KubernetesLeases("tests", kubeconfig=api.kubeconfig, timeout_s=5.0)
+        assert await leases.list() == []
+        await leases.close()
+
+
+async def test_authority_of_somebody_else(tmp_path: Path, old_authority: ssl.SSLContext) -> None:
+    """It is said that the certificate is at fault, and by which authority."""
+    make_certificates(tmp_path)
+    async with lease_api(tmp_path, old_authority) as api:
+        _over_tls(api, tmp_path / "ca.pem")
+        leases = KubernetesLeases("tests", kubeconfig=api.kubeconfig, timeout_s=5.0)
+        with pytest.raises(RegistryError, match=r"certificate is not good by the authority of cluster\.kubeconfig"):
+            await leases.list()
         await leases.close()
