@@ -3,6 +3,9 @@
 Fifty namespaces are some 2,500 samples, which take about ten milliseconds to write; written at once they would hold up
 every call meanwhile. The samples are of one moment all the same, since a collector takes the counters when it begins.
 Not in a thread: the interpreter would let the loop wait for five milliseconds each time.
+
+One text is written at a time, and whoever asks meanwhile shares the next one: hundreds who ask at once cost two texts,
+and none is given counters of before it asked (``test_those_who_ask_at_once_share``).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
-__all__ = ["exposition"]
+__all__ = ["Exposition", "exposition"]
 
 _SLICE_S = 0.002
 _END = b"# EOF\n"
@@ -52,3 +55,31 @@ async def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, s
             await asyncio.sleep(0)
             until = now() + _SLICE_S
     return b"".join([*parts, end]), content_type
+
+
+class Exposition:
+    """The metrics of a registry for any number of readers.
+
+    Args:
+        registry: What to show.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._turn = asyncio.Lock()
+        self._next: dict[str, asyncio.Task[bytes]] = {}
+
+    async def text(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics, as they are when it is asked or later, and their content type."""
+        content_type = choose_encoder(accept)[1]
+        shared = self._next.get(content_type)
+        if shared is None:
+            shared = asyncio.get_running_loop().create_task(self._write(accept, content_type))
+            self._next[content_type] = shared
+        return await asyncio.shield(shared), content_type
+
+    async def _write(self, accept: str, content_type: str) -> bytes:
+        async with self._turn:
+            del self._next[content_type]  # who asks from now on wants what is counted from now on
+            body, _ = await exposition(self._registry, accept)
+            return body

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from cachenode.adapters.exposition import exposition
+from cachenode.adapters.exposition import Exposition
 from cachenode.adapters.http_door import Door, HttpLimits
 
 __all__ = ["HttpServer"]
@@ -66,7 +66,7 @@ class HttpServer:
         self._listen = listen
         self._ready = ready
         self._live = live
-        self._metrics = metrics
+        self._metrics = Exposition(metrics)
         self._info = info
         self._posts = posts or {}
         self._add_routes = add_routes or self._add_index
@@ -121,7 +121,7 @@ class HttpServer:
         return web.Response(text=_PAGE.format(**self._info()), content_type="text/html")
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        body, content_type = await exposition(self._metrics, request.headers.get("Accept", ""))
+        body, content_type = await self._metrics.text(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     def _probe(self, healthy: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import ClientSession
 from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from cachenode.adapters import exposition
@@ -130,3 +131,24 @@ async def test_calls_are_answered_between_slices_of_metrics(monkeypatch: pytest.
         turning.cancel()
         assert rounds >= 20
         assert text == encode(registry)
+
+
+async def test_those_who_ask_at_once_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a text is written others wait for the next one, all for the same: it counts what was before they asked."""
+    monkeypatch.setattr(exposition, "_SLICE_S", 0.0)
+    registry = CollectorRegistry()
+    counters = [Counter(f"c{number}", "A counter.", registry=registry) for number in range(20)]
+    texts = exposition.Exposition(registry)
+    first = asyncio.create_task(texts.text("text/plain"))
+    for _ in range(5):  # it has begun
+        await asyncio.sleep(0)
+    counters[0].inc(7)
+    others = [asyncio.create_task(texts.text("text/plain")) for _ in range(50)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    others.pop().cancel()  # who leaves takes it from nobody
+    found = {text for text, _ in await asyncio.gather(*others)}
+    assert found == {generate_latest(registry)}
+    assert len({id(other.result()[0]) for other in others}) == 1
+    assert (await first)[0] != generate_latest(registry)
+    assert await texts.text("text/plain") == (generate_latest(registry), choose_encoder("text/plain")[1])

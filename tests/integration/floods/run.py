@@ -155,8 +155,11 @@ class _Visitor:
         async with ClientSession(timeout=ClientTimeout(total=10), connector=connector) as session:
             while True:
                 for method, path in (("GET", "/metrics"), ("GET", "/readyz"), ("POST", "/ui/api/session")):
-                    problem = await self._ask(session, method, path) and await self._ask(session, method, path)
-                    if problem:  # twice in a row: a kubelet asks three times, and so does who looks at a page
+                    for _ in range(3):  # as a kubelet does, and who looks at a page
+                        problem = await self._ask(session, method, path)
+                        if not problem:
+                            break
+                    else:
                         self.failed.append(f"{path}: {problem}")
                 await asyncio.sleep(0.1)
 
