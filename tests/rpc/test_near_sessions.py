@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from grpc import aio
 from structlog.testing import capture_logs
 
 from cachenode.adapters.l2_memory import MemoryL2
@@ -41,6 +42,9 @@ class Context:
         await self.free.wait()
         self.waiting = False
         self.frames.append(frame)
+
+    async def abort(self, *_what: object, **_told: object) -> NoReturn:
+        raise aio.AbortError
 
 
 class Client:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import pytest
@@ -329,6 +329,9 @@ class Context:
     async def write(self, frame: session_pb2.ServerFrame) -> None:
         await self.free.wait()
         self.frames.append(frame)
+
+    async def abort(self, *_what: object, **_told: object) -> NoReturn:
+        raise aio.AbortError
 
 
 class Held:
