@@ -445,9 +445,8 @@ class Server:
             Step("ending work", _STEP_S, node.blooms.saved.leave),
             Step("ending work", _STEP_S, self._end_regions),
             Step("ending work", half_s, self._end_drain),
-            Step(
-                "ending work", _STEP_S, node.witnesses.bequeath
-            ),  # all its writes have ended, and it still is a member
+            # All its writes have ended, and it still is a member.
+            Step("ending work", _STEP_S, node.witnesses.bequeath),
             Step("leaving the view", half_s, self._membership.stop),
             Step("leaving the view", _STEP_S, node.blooms.saved.left),
             Step("handing over", max(_HAND_OVER_S, half_s) + _STEP_S, self._hand_over),

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
-__all__ = ["Exposition", "exposition"]
+__all__ = ["Exposition"]
 
 _SLICE_S = 0.002
 _END = b"# EOF\n"
@@ -34,15 +34,7 @@ class _One:
         return (self._family,)
 
 
-async def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """Return all metrics in the format that suits who asks, and its content type.
-
-    Args:
-        registry: What to show.
-        accept: The request's Accept header.
-    """
-    encode: Callable[[_One], bytes]
-    encode, content_type = choose_encoder(accept)  # they need no more than collect
+async def _written(registry: CollectorRegistry, encode: Callable[[_One], bytes]) -> bytes:
     now = asyncio.get_running_loop().time
     parts, until = [], now() + _SLICE_S
     end = b""
@@ -54,7 +46,7 @@ async def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, s
         if now() >= until:
             await asyncio.sleep(0)
             until = now() + _SLICE_S
-    return b"".join([*parts, end]), content_type
+    return b"".join([*parts, end])
 
 
 class Exposition:
@@ -70,16 +62,20 @@ class Exposition:
         self._next: dict[str, asyncio.Task[bytes]] = {}
 
     async def text(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics, as they are when it is asked or later, and their content type."""
-        content_type = choose_encoder(accept)[1]
+        """Return all metrics, as they are now or later, in the format that suits who asks, and its content type.
+
+        Args:
+            accept: The request's Accept header.
+        """
+        encode: Callable[[_One], bytes]
+        encode, content_type = choose_encoder(accept)  # they need no more than collect
         shared = self._next.get(content_type)
         if shared is None:
-            shared = asyncio.get_running_loop().create_task(self._write(accept, content_type))
+            shared = asyncio.get_running_loop().create_task(self._write(encode, content_type))
             self._next[content_type] = shared
         return await asyncio.shield(shared), content_type
 
-    async def _write(self, accept: str, content_type: str) -> bytes:
+    async def _write(self, encode: Callable[[_One], bytes], content_type: str) -> bytes:
         async with self._turn:
             del self._next[content_type]  # who asks from now on wants what is counted from now on
-            body, _ = await exposition(self._registry, accept)
-            return body
+            return await _written(self._registry, encode)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+
+from cachenode.defects import new_request_id, told
 
 __all__ = ["Door", "HttpLimits"]
 
@@ -159,9 +160,9 @@ async def _answered(
     except (web.HTTPException, ConnectionError):
         raise
     except Exception as error:  # noqa: BLE001 - the border
-        request_id = secrets.token_hex(8)
+        request_id = new_request_id()
         _log.error("request_failed", request_id=request_id, error_type=type(error).__name__, exc_info=error)
-        response = web.Response(status=500, text=f"a defect in the node; its log has more under request {request_id}\n")
+        response = web.Response(status=500, text=f"{told(request_id)}\n")
     await response.prepare(request)
     await response.write_eof()
     return response

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from cachenode.console.feed import Feeds
 from cachenode.console.guard import HEADERS, Caller, Guard
 from cachenode.console.refusals import Refused
 from cachenode.console.requests import Body, read_body
+from cachenode.defects import new_request_id, told
 
 __all__ = ["Call", "Console"]
 
@@ -114,9 +114,9 @@ class Console:
 
 
 def _defect(error: Exception, path: str) -> Refused:
-    request_id, kind = secrets.token_hex(8), type(error).__name__
+    request_id, kind = new_request_id(), type(error).__name__
     _log.error("console_call_failed", path=path, request_id=request_id, error_type=kind, exc_info=error)
-    return Refused(500, f"a defect in the node; its log has more under request {request_id}")
+    return Refused(500, told(request_id))
 
 
 async def _send(response: web.StreamResponse, kind: str, document: dict[str, Any]) -> None:

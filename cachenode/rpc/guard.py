@@ -23,7 +23,8 @@ import structlog
 from grpc import aio
 
 from cachenode.core.failures import too_many
-from cachenode.rpc.status import DEFECT, REASON_KEY, abort, new_request_id
+from cachenode.defects import new_request_id, told
+from cachenode.rpc.status import REASON_KEY, abort
 from cachenode_api.metadata import REQUEST_ID_KEY
 from cachenode_api.reasons import Reason
 
@@ -246,6 +247,6 @@ async def _hide(error: Exception, context: aio.ServicerContext[Any, Any]) -> NoR
     _log.error("request_failed", request_id=request_id, error_type=type(error).__name__, exc_info=error)
     await context.abort(
         grpc.StatusCode.INTERNAL,
-        DEFECT.format(request_id),
+        told(request_id),
         trailing_metadata=((REASON_KEY, Reason.INTERNAL.name), (REQUEST_ID_KEY, request_id)),
     )

@@ -38,10 +38,10 @@ from grpc import aio
 from cachenode.core.access import Role
 from cachenode.core.entries import BatchResult, Failure, Operation
 from cachenode.core.failures import failed, over_rate, too_many
+from cachenode.defects import new_request_id, told
 from cachenode.node.service import Node
 from cachenode.outbox import Outbox
 from cachenode.rpc.gate import GRANT, NOT_ALLOWED
-from cachenode.rpc.status import DEFECT, new_request_id
 from cachenode.traced import execute_traced
 from cachenode.wire import BadBatch, batch_from_wire, invalidation_to_wire, replies_to_wire, view_to_wire
 from cachenode_api.keys import DEFAULT_NAMESPACE
@@ -456,11 +456,11 @@ async def _say_ended(
         context: Of the stream.
         defect: What the defect that has ended it is called in the log; empty for none.
     """
-    text = DEFECT.format(defect) if defect else "the node has ended the session; open a new one"
-    told = ((REQUEST_ID_KEY, defect),) if defect else ()
+    text = told(defect) if defect else "the node has ended the session; open a new one"
+    named = ((REQUEST_ID_KEY, defect),) if defect else ()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FAREWELL_S):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, text, trailing_metadata=told)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, text, trailing_metadata=named)
 
 
 def refusal(message: common_pb2.Batch, text: str) -> common_pb2.Reply:

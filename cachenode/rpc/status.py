@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any, NoReturn
 
 import grpc
@@ -12,10 +11,7 @@ from cachenode.core.entries import Failure
 from cachenode_api.metadata import REASON_KEY
 from cachenode_api.reasons import GRPC_CODES
 
-__all__ = ["DEFECT", "FINAL", "PUSHBACK_KEY", "REASON_KEY", "abort", "new_request_id"]
-
-DEFECT = "a defect in the node; its log has more under request {}"
-"""What a caller learns of a defect."""
+__all__ = ["FINAL", "PUSHBACK_KEY", "REASON_KEY", "abort"]
 
 FINAL = frozenset(
     {
@@ -30,11 +26,6 @@ FINAL = frozenset(
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """What gRPC's own retries wait for, where a client has them switched on (gRFC A6)."""
-
-
-def new_request_id() -> str:
-    """Return what one defect is called, to its caller and in the log."""
-    return secrets.token_hex(8)
 
 
 async def abort(context: aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER, REQUEST_ID_KEY
+from cachenode_api.metadata import AUTHORIZATION_KEY, BEARER, DEFECT, REQUEST_ID_KEY
 from cachenode_client.errors import CacheUnavailable, InvalidArgument
 
 __all__ = ["CHANNEL_OPTIONS", "Channels", "Tls", "defect"]
@@ -166,7 +166,7 @@ def defect(error: BaseException) -> str:
     if isinstance(error, aio.AioRpcError):
         for key, request_id in error.trailing_metadata() or ():
             if key == REQUEST_ID_KEY:
-                return f"a defect in the node; its log has more under request {request_id!s:.64}"
+                return DEFECT.format(str(request_id)[:64])
     return ""
 
 

@@ -127,7 +127,7 @@ async def test_calls_are_answered_between_slices_of_metrics(monkeypatch: pytest.
     for accept, encode in (("text/plain", generate_latest), ("application/openmetrics-text", generate_openmetrics)):
         rounds = 0
         turning = asyncio.create_task(turn())
-        text, _ = await exposition.exposition(registry, accept)
+        text, _ = await exposition.Exposition(registry).text(accept)
         turning.cancel()
         assert rounds >= 20
         assert text == encode(registry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import replace
 
 import pytest
@@ -15,18 +14,9 @@ from cachenode.node.namespaces import Namespace
 from cachenode_api.records import DEPENDENT, EXTENDED, HEADER, INT_FLAGS, STALE
 from tests.support.cluster import fetch, put, run
 from tests.support.eventually import eventually
-from tests.support.regions import Site, two_sites
+from tests.support.regions import SHARED, DirectLink, Site, two_sites
 
-POLICY = NamespacePolicy(
-    name="shared",
-    ttl_s=math.inf,
-    max_value_bytes=1 << 20,
-    l2=True,
-    share=1.0,
-    regions=True,
-    region_holdoff_s=5.0,
-    region_value_bytes=100,
-)
+POLICY = replace(SHARED, stale_s=0.0, region_value_bytes=100)
 K = b"k"
 
 
@@ -83,6 +73,17 @@ async def test_value_is_there_before_it_is_asked_for(nodes: tuple[str, ...]) -> 
     assert all((held(west, key) or b"").endswith(b"new " + key) for key in keys)
     assert [await fetch(west.node, key, "shared") for key in keys] == [b"new " + key for key in keys]
     assert len(await west.outbox()) == before
+
+
+async def on_its_way(east: Site, west: Site, value: bytes) -> DirectLink:
+    """Write a value in the east, and hold it on its way to the west. Return the link, whose `gate` lets it go on."""
+    link = west.link("east")
+    link.gate.clear()
+    link.asked.clear()
+    await put(east.node, K, value, namespace="shared")
+    await east.send("west")
+    await link.asked.wait()
+    return link
 
 
 async def test_life_and_flags_come_along() -> None:
@@ -148,22 +149,14 @@ async def test_extended_life_is_not_carried_on() -> None:
 async def test_value_on_its_way_is_overtaken() -> None:
     """A second word comes, or a write here: what was on its way is not kept."""
     east, west = await sites()
-    link = west.link("east")
-    link.gate.clear()
-    await put(east.node, K, b"first", namespace="shared")
-    await east.send("west")
-    await link.asked.wait()
+    link = await on_its_way(east, west, b"first")
     await put(east.node, K, b"second", namespace="shared")
     await east.send("west")
     link.gate.set()
     await settled(west)
     assert await fetch(west.node, K, "shared") == b"second"
 
-    link.gate.clear()
-    link.asked.clear()
-    await put(east.node, K, b"third", namespace="shared")
-    await east.send("west")
-    await link.asked.wait()
+    link = await on_its_way(east, west, b"third")
     await put(west.node, K, b"own", namespace="shared")
     link.gate.set()
     await settled(west)
@@ -173,11 +166,7 @@ async def test_value_on_its_way_is_overtaken() -> None:
 async def test_reader_waits_for_the_value() -> None:
     """Who would load it is given it."""
     east, west = await sites()
-    link = west.link("east")
-    link.gate.clear()
-    await put(east.node, K, b"new", namespace="shared")
-    await east.send("west")
-    await link.asked.wait()
+    link = await on_its_way(east, west, b"new")
     lease = Batch(Operation.LEASE, "shared", [K], lease_s=1.0)
     reading = asyncio.ensure_future(run(west.node, lease, holder="caller"))
     await eventually(lambda: shared(west).load_waits == 1)
@@ -224,11 +213,7 @@ async def test_too_many_are_not_brought(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_node_that_stops_gives_its_leases_back() -> None:
     """Nobody waits for what it was going to bring."""
     east, west = await sites()
-    link = west.link("east")
-    link.gate.clear()
-    await put(east.node, K, b"new", namespace="shared")
-    await east.send("west")
-    await link.asked.wait()
+    await on_its_way(east, west, b"new")
     await west.regions["a"].values.close()
     result = await run(west.node, Batch(Operation.LEASE, "shared", [K], lease_s=1.0), holder="caller")
     assert any(result.tokens)
