@@ -31,6 +31,7 @@ the records has kept its own.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -61,6 +62,8 @@ _FORMAT = 1
 _HASH = "blake2b-128"
 _MOST_VIEWS = 32
 _LENGTH = struct.Struct("<H")
+_BITS_PER_HALVING = 1 / math.log(2)
+"""A Bloom filter takes so many bits for each key and each time that its error is halved (Bloom, 1970)."""
 
 
 class BadRecord(ValueError):
@@ -136,7 +139,7 @@ class Head:
             if head["format"] != _FORMAT or head["hash"] != _HASH:
                 raise BadRecord(f"it has format {head['format']} and hash {head['hash']}")
             views = {int(epoch): tuple((one, life) for one, life in lives) for epoch, lives in head["views"].items()}
-            base = Base(**head["base"]) if head["base"] is not None else None
+            base = _base(head["base"]) if head["base"] is not None else None
             life, through, position = (head["life"][0], head["life"][1]), int(head["through"]), int(head["position"])
             return cls(
                 Record(life, through, views, position, base), int(head["bits"]), int(head["bytes"]), int(head["check"])
@@ -196,9 +199,31 @@ class Index:
             if found["format"] != _FORMAT or found["hash"] != _HASH:
                 raise BadRecord(f"it has format {found['format']} and hash {found['hash']}")
             lives = tuple((str(one), str(life)) for one, life in found["lives"])
-            return cls(int(found["room"]), float(found["error"]), lives)
+            return cls(*_sized(int(found["room"]), float(found["error"])), lives)
         except (ValueError, KeyError, TypeError) as error:
             raise error if isinstance(error, BadRecord) else BadRecord("it is damaged") from None
+
+
+def _base(found: Mapping[str, float]) -> Base:
+    """Return what a record's bits are good for, as it says: something else may stand in its place."""
+    room, error = _sized(int(found["room"]), float(found["error"]))
+    return Base(
+        number=int(found["number"]),
+        epoch=int(found["epoch"]),
+        position=int(found["position"]),
+        suspended=bool(found["suspended"]),
+        room=room,
+        error=error,
+        listed=int(found["listed"]),
+        listed_at=float(found["listed_at"]),
+    )
+
+
+def _sized(room: int, error: float) -> tuple[int, float]:
+    """Return the measures of a filter, unless there is none of these, or none that is ever saved."""
+    if not (room > 0 and 0 < error < 1 and room * -math.log2(error) * _BITS_PER_HALVING <= 8 * MOST_BYTES):
+        raise BadRecord("it is damaged")
+    return room, error
 
 
 def lives_of(records: Iterable[Record]) -> set[Life]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -174,6 +174,11 @@ def test_old_views_are_left_out() -> None:
         {"life": []},
         {"views": []},
         {"base": {"number": 1}},
+        {"base": asdict(BASE) | {"error": 1}},
+        {"base": asdict(BASE) | {"error": 0}},
+        {"base": asdict(BASE) | {"room": 0}},
+        {"base": asdict(BASE) | {"room": 10**12}},
+        {"base": asdict(BASE) | {"epoch": "x"}},
         {"through": "x"},
     ],
 )
@@ -204,6 +209,7 @@ def test_index() -> None:
     index = Index(1_000, 0.01, (A, B))
     assert Index.parse(index.save()) == index
     found = json.loads(index.save())
-    for text in (b"", b"[]", json.dumps(found | {"format": 2}).encode(), json.dumps(found | {"lives": 1}).encode()):
+    changes: list[dict[str, object]] = [{"format": 2}, {"lives": 1}, {"error": 1.0}, {"room": -1}]
+    for text in (b"", b"[]", *(json.dumps(found | change).encode() for change in changes)):
         with pytest.raises(BadRecord):
             Index.parse(text)
