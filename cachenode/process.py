@@ -14,6 +14,7 @@ import signal
 import sys
 
 from cachenode.adapters.descriptors import raise_descriptor_limit
+from cachenode.adapters.event_loop import event_loop_factory
 from cachenode.adapters.logs import configure as configure_logs
 from cachenode.config import NodeConfig
 from cachenode.errors import ConfigError
@@ -37,7 +38,13 @@ def run(config: NodeConfig, *, ready_json: bool = False) -> int:
     """
     raise_descriptor_limit()
     configure_logs(config.log.level, config.log.format, config.node.id, burst=config.log.burst)
-    return asyncio.run(_run(config, ready_json=ready_json))
+    try:
+        loop_factory = event_loop_factory(config.node.event_loop)
+    except ConfigError as error:
+        print(f"cachenode: {error}", file=sys.stderr)  # noqa: T201 - as of a server that cannot start, below
+        return 1
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_run(config, ready_json=ready_json))
 
 
 async def _run(config: NodeConfig, *, ready_json: bool) -> int:

@@ -186,7 +186,8 @@ class Server:
         for feed in self._event_feeds:
             feed.start()
         self._redis_checks.start()
-        _log.info("started", id=config.node.id, address=self.address, http=self.http_address)
+        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        _log.info("started", id=config.node.id, address=self.address, http=self.http_address, event_loop=loop)
 
     def _console(self, tokens: TokenFile | None) -> Callable[[web.Application], None] | None:
         """Return what adds the web console to the HTTP port, None if that has none."""

@@ -23,7 +23,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -188,8 +188,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, or not."""
-        assert isinstance(transport, asyncio.Transport)
-        self._raw = transport
+        self._raw = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         if not self._door.admit(self):
             transport.abort()
             return

@@ -74,6 +74,9 @@ class NodeSection(Section):
     insecure: bool = Field(False, description="Allow addresses that others than this machine can reach, without TLS")
     weight: Count = Field(1, ge=1, le=100, description="Share of the keys, relative to the other nodes")
     reflection: bool = Field(False, description="Let gRPC tools list the services")
+    event_loop: Literal["auto", "uvloop", "asyncio"] = Field(
+        "auto", description="What the node's event loop is made by; auto: uvloop where it is installed"
+    )
     durations: bool = Field(
         True, description="Measure how long operations take: cache_operation_duration_seconds, and the alert on its p99"
     )
