@@ -12,8 +12,9 @@ read (``test_who_does_not_read_is_dropped``).
    whatever comes meanwhile (``test_drops_of_a_request_gain_no_time``). A stream has none once it has begun: it must
    keep its own (``test_streams_go_on``).
 3. A handshake is never ended. The connection is counted from the moment it is accepted, and has a deadline like all
-   others (``test_unfinished_handshakes``). What comes in the same breath as the end of the handshake is kept until
-   aiohttp has the connection (``test_the_port_over_tls``).
+   others (``test_unfinished_handshakes``). It begins in the very turn in which the connection is made: uvloop reads
+   from then on, also what was to wait, and a client's first words would be lost (`Begun`). What comes in the same
+   breath as the end of the handshake is kept until aiohttp has the connection (``test_the_port_over_tls``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 
+from cachenode.begun import Begun
 from cachenode.defects import new_request_id, told
 
 __all__ = ["Door", "HttpLimits"]
@@ -195,15 +197,16 @@ class Connection(asyncio.Protocol):
         if self._door.context is None:
             self._serve(transport)
             return
-        transport.pause_reading()  # what comes is the handshake's
-        self._within(self._door.limits.handshake_s)
-        self._shaking = asyncio.get_running_loop().create_task(self._shake_hands(transport, self._door.context))
+        limit_s, loop = self._door.limits.handshake_s, asyncio.get_running_loop()
+        self._within(limit_s)
+        securing = loop.start_tls(
+            transport, self, self._door.context, server_side=True, ssl_handshake_timeout=2 * limit_s
+        )
+        self._shaking = loop.create_task(self._shake_hands(transport, Begun(securing)))
 
-    async def _shake_hands(self, raw: asyncio.Transport, context: ssl.SSLContext) -> None:
+    async def _shake_hands(self, raw: asyncio.Transport, securing: Begun[asyncio.Transport | None]) -> None:
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                raw, self, context, server_side=True, ssl_handshake_timeout=2 * self._door.limits.handshake_s
-            )
+            secured = await securing
         except (OSError, RuntimeError):  # ssl.SSLError is an OSError
             secured = None
         if secured is None or raw.is_closing():

@@ -21,6 +21,8 @@ from cachenode.adapters.http_door import HttpLimits
 from cachenode.cli.main import app
 from tests.support.eventually import eventually
 
+pytestmark = pytest.mark.both_loops
+
 LONG_S = 600.0
 DRIP_S = 0.05
 LARGE = bytes(32 << 20)
