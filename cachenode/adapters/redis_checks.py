@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from redis.exceptions import ResponseError
 
 from cachenode.adapters.redis_client import FAILURES
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 __all__ = ["RedisChecks"]
+
+_log = structlog.get_logger(__name__)
 
 _EVERY_S = 60.0
 _AGAIN_S = 5.0
@@ -82,6 +85,8 @@ class RedisChecks:
                 await self.look()
             except FAILURES:
                 pause_s = _AGAIN_S
+            except Exception as error:  # noqa: BLE001 - a defect, or a reply that nobody foresaw
+                _log.error("redis_look_failed", error_type=type(error).__name__, exc_info=error)
             await asyncio.sleep(pause_s)
 
 

@@ -19,6 +19,7 @@ from redis.exceptions import MovedError, RedisError, ResponseError
 
 from cachenode.adapters.redis_access import NO_ACCESS, RedisAccess
 from cachenode.adapters.redis_cluster_client import ClusterClient
+from cachenode.adapters.redis_connections import noticing
 from cachenode.adapters.redis_sentinel import MasterPool, Sentinels
 from cachenode.core.redis_url import FORMS, RedisAddress, read_redis_url
 from cachenode.errors import ConfigError
@@ -114,7 +115,7 @@ def connect(
         ((host, port),) = address.hosts
         kind, where = SSLConnection if address.tls else Connection, {"host": host, "port": port}
     options = {**where, "db": address.db, **access.login(address), **common}
-    return Redis.from_pool(ConnectionPool(kind, max_connections, **options))
+    return Redis.from_pool(ConnectionPool(noticing(kind), max_connections, **options))
 
 
 def reason(error: BaseException) -> str:

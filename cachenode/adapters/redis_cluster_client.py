@@ -12,6 +12,7 @@ from typing import Any
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 
+from cachenode.adapters.redis_connections import noticing
 from cachenode.core.redis_url import RedisAddress
 
 __all__ = ["ClusterClient"]
@@ -54,14 +55,17 @@ class ClusterClient(RedisCluster):
             ssl=address.tls,
             **{**options, "socket_timeout": timeout_s / 2},  # a frozen node ends its call, and the next draws a new map
         )
+        self._kind = noticing(SSLConnection if address.tls else Connection)
+        self.connection_kwargs["connection_class"] = self._kind
+        for node in self.nodes_manager.startup_nodes.values():
+            node.connection_class = self._kind
 
     def node(self, host: str, port: int, *, asks: bool = False) -> Redis:
         """Return a client for one node; the same each time. Those that ask about the Cluster have their own."""
         client = self._clients.get((host, port, asks))
         if client is None:
-            kind = SSLConnection if self.address.tls else Connection
             most = 4 if asks else self._most
-            pool = ConnectionPool(kind, most, **self._options, host=host, port=port)
+            pool = ConnectionPool(self._kind, most, **self._options, host=host, port=port)
             client = self._clients[host, port, asks] = Redis.from_pool(pool)
         return client
 

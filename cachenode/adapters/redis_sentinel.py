@@ -32,6 +32,8 @@ from redis.asyncio.sentinel import (
 )
 from redis.exceptions import RedisError, ResponseError
 
+from cachenode.adapters.redis_connections import noticing
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
     from redis.asyncio.connection import AbstractConnection
@@ -91,6 +93,9 @@ class Sentinels(Sentinel):
     def __init__(self, hosts: Sequence[tuple[str, int]], limit_s: float, options: Mapping[str, Any]) -> None:
         super().__init__(list(hosts), sentinel_kwargs=dict(options))  # type: ignore[no-untyped-call]
         self._limit_s = limit_s
+        for sentinel in self.sentinels:
+            pool = sentinel.connection_pool
+            pool.connection_class = noticing(pool.connection_class)
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         """Return where the master is.
@@ -131,7 +136,7 @@ class MasterPool(SentinelConnectionPool):
 
     def __init__(self, master: str, sentinels: Sentinels, *, tls: bool, **options: Any) -> None:  # noqa: ANN401 - as there
         kind = SentinelManagedSSLConnection if tls else SentinelManagedConnection
-        super().__init__(master, sentinels, connection_class=kind, **options)  # type: ignore[no-untyped-call]
+        super().__init__(master, sentinels, connection_class=noticing(kind), **options)  # type: ignore[no-untyped-call]
         self._sentinels = sentinels
         self._look_at = 0.0
 

@@ -146,7 +146,10 @@ class LivePolicies:
     async def _look_again(self, store: PolicyStore) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            await self._look(store)
+            try:
+                await self._look(store)
+            except Exception as error:  # noqa: BLE001 - a defect, after which there is a next time
+                _log.error("policies_look_failed", error_type=type(error).__name__, exc_info=error)
 
     async def _look(self, store: PolicyStore) -> None:
         """Follow what the store has, and give it what it lacks."""

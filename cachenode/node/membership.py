@@ -126,6 +126,8 @@ class RegistryMembership:
                     _log.warning("registry_unreachable", detail=str(error))
                 self._failing = True
                 pause_s = _pause_s(self._renew_s, self._clock.now() - sent_at)
+            except Exception as error:  # noqa: BLE001 - a defect, which must not cost the node its lease for good
+                _log.error("renewal_failed", error_type=type(error).__name__, exc_info=error)
             else:
                 if self._failing:
                     _log.info("registry_back", epoch=renewal.view.epoch)

@@ -75,6 +75,8 @@ _SPLIT_KEYS = 32
 _SMALL = 8
 """A frame with fewer keys than an eighth of those that other callers wait for is small: it is held for `_HOLD_S`."""
 _HOLD_S = 0.001
+_TICK_S = 0.0005
+"""What is due so soon is due now: uvloop's clock has milliseconds, and it makes a shorter delay none at all."""
 _BATCH_BYTES = 1 << 20
 _FRAME_BYTES = 2 << 20
 _DEFAULT_FRAME_LIMIT = 4 << 20
@@ -154,11 +156,11 @@ class Session:
         self._heartbeat: common_pb2.Heartbeat | None = None
         self._goodbye = False
         self._defect = ""
-        self._heard_at = self._loop.time()
         self._closing = False
         self._draining = False
         self._nonce = 0
-        self._kept_at = self._asked_since = self._asked_last = -math.inf
+        self._kept_at = self._asked_last = -math.inf
+        self._asked_since = math.inf  # the first question after which nothing was heard
         self._ask_for_lease()
 
     # Calls.
@@ -248,7 +250,7 @@ class Session:
         One timer for all: it goes off at the earliest deadline, which in steady traffic has been met long since, and
         then finds the next.
         """
-        now = self._loop.time()
+        now = self._loop.time() + _TICK_S
         self._timer, self._timer_at = None, math.inf
         late = [batch for batch in self._sent.values() if batch.deadline <= now]
         late += [batch for batch in self._queue if batch.deadline <= now]
@@ -349,7 +351,7 @@ class Session:
         queued = sum([len(batch.keys) for batch in self._queue])
         first = self._queue[0]
         due = first.deadline - first.group[2] + _HOLD_S
-        if queued * _SMALL >= crowd or self._loop.time() >= due:
+        if queued * _SMALL >= crowd or self._loop.time() >= due - _TICK_S:
             return False
         if self._held is None:
             self._held = self._loop.call_at(due, self._hold_no_more)
@@ -417,7 +419,7 @@ class Session:
 
     async def _read(self, call: aio.StreamStreamCall[session_pb2.ClientFrame, ServerFrame]) -> None:
         async for frame in call:
-            self._heard_at = self._loop.time()
+            self._asked_since = math.inf
             doomed = self._drop(frame) if frame.sequence != self._sequence else _NOTHING
             if frame.replies:
                 self._hand_over(frame, doomed)
@@ -491,8 +493,7 @@ class Session:
         nonce, now = self._nonce, self._loop.time()
         self._nonce += 1
         self._asked_last = now
-        if self._asked_since <= self._heard_at:
-            self._asked_since = now
+        self._asked_since = min(self._asked_since, now)
         self._heartbeat = common_pb2.Heartbeat(nonce=nonce)
         self._asked_at = {asked: at for asked, at in self._asked_at.items() if asked > nonce - _QUESTIONS}
         self._asked_at[nonce] = boot_clock()
@@ -533,8 +534,7 @@ class Session:
             else:
                 await asyncio.sleep(HEARTBEAT_S)
             now = self._loop.time()
-            unanswered_s = now - self._asked_since if self._asked_since > self._heard_at else 0.0
-            if now - slept_at < 2 * HEARTBEAT_S and unanswered_s > SILENCE_S - HEARTBEAT_S:
+            if now - slept_at < 2 * HEARTBEAT_S and now - self._asked_since > SILENCE_S - HEARTBEAT_S:
                 raise CacheUnavailable("The node has not been heard from for two seconds.")
             if not self._idle(now) or now - self._asked_last >= _IDLE_HEARTBEAT_S:
                 self._ask_for_lease()
@@ -544,7 +544,7 @@ class Session:
 
     def _idle(self, now: float) -> bool:
         """Return True if nothing is under way, no answer is awaited, and there are no copies whose lease must go on."""
-        under_way = self._sent or self._queue or self._asked_since > self._heard_at
+        under_way = self._sent or self._queue or self._asked_since < math.inf
         return not under_way and (self._near is None or now - self._kept_at > MAX_AGE_S)
 
     async def _rest(self, seconds: float) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -229,25 +230,43 @@ async def test_the_limit_covers_the_wait_for_a_slot() -> None:
     assert await batch.submit([3]) == [6]
 
 
-async def test_a_stuck_loop_is_not_an_outage() -> None:
-    """A reply that arrived while the loop was stuck for longer than the limit is used."""
-    here, there = await _socket_pair()
+@pytest.mark.both_loops
+@pytest.mark.parametrize("where", ["task", "callback", "reading"])
+async def test_a_stuck_loop_is_not_an_outage(where: str) -> None:
+    """A reply that arrived while the loop was stuck for longer than the limit is used, whatever it was stuck in."""
+    here, there = socket.socketpair()
+    wake, waker = socket.socketpair()
+    there.setblocking(False)
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_connection(sock=here)
 
     async def ask(items: list[int]) -> list[int]:
-        here[1].write(b"?")
-        await here[0].readexactly(1)
+        writer.write(b"?")
+        await reader.readexactly(1)
         return items
+
+    def get_stuck() -> None:
+        loop.remove_reader(wake)
+        there.send(b"!")
+        stuck_until = time.monotonic() + 0.1
+        while time.monotonic() < stuck_until:  # the loop must be stuck
+            pass
 
     batch: TurnBatcher[int, int] = TurnBatcher(ask, in_flight=1, limit_s=0.05)
     call = asyncio.create_task(batch.submit([7]))
-    await there[0].readexactly(1)
-    there[1].write(b"!")
-    stuck_until = time.monotonic() + 0.1
-    while time.monotonic() < stuck_until:  # the loop must be stuck
-        pass
+    await loop.sock_recv(there, 1)
+    if where == "task":
+        get_stuck()
+    elif where == "callback":
+        loop.call_soon(get_stuck)
+    else:
+        loop.add_reader(wake, get_stuck)
+        waker.send(b".")
     assert await call == [7]
-    here[1].close()
-    there[1].close()
+    writer.close()
+    await writer.wait_closed()
+    for each in (there, wake, waker):
+        each.close()
 
 
 async def test_close_ends_what_is_under_way() -> None:
@@ -266,13 +285,3 @@ async def test_close_ends_what_is_under_way() -> None:
             await task
     with pytest.raises(L2Unavailable, match="closed"):
         await batch.submit([3])
-
-
-_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def _socket_pair() -> tuple[_Streams, _Streams]:
-    import socket
-
-    left, right = socket.socketpair()
-    return await asyncio.open_connection(sock=left), await asyncio.open_connection(sock=right)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from cachenode.adapters.redis_access import RedisAccess
 from cachenode.adapters.redis_client import FAILURES, RedisAddress, check_cluster, connect, parse_url, reason
 from cachenode.errors import ConfigError
+from tests.support.eventually import eventually
 
 
 @pytest.mark.parametrize(
@@ -111,6 +116,58 @@ async def test_a_server_that_does_not_answer_costs_the_limit() -> None:
     done.set()
     listener.close()
     await listener.wait_closed()
+
+
+class _Resetting(threading.Thread):
+    """A server that answers PONG to anything, and can reset its connections."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.connections: list[socket.socket] = []
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                self.connections.append(connection)
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while connection.recv(4096):
+                connection.sendall(b"+PONG\r\n")
+
+    def reset(self) -> None:
+        for connection in self.connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.shutdown(socket.SHUT_RD)  # ends the thread's wait, which keeps it open
+            connection.close()
+        self.connections.clear()
+
+    def stop(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.reset()
+        self.join()
+
+
+@pytest.mark.both_loops
+async def test_a_connection_that_was_reset() -> None:
+    """While nobody used it: the next call fails as it does when a server is away, and the one after it is answered."""
+    server = _Resetting()
+    server.start()
+    client = connect(f"redis://127.0.0.1:{server.listener.getsockname()[1]}", timeout_s=5, connect_timeout_s=5)
+    assert await client.ping()
+    (connection,) = client.connection_pool._available_connections
+    transport = connection._writer.transport
+    server.reset()
+    await eventually(transport.is_closing)
+    with contextlib.suppress(*FAILURES):
+        await client.ping()
+    assert await client.ping()
+    await client.aclose()
+    server.stop()
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "{a}", "a b", "x" * 65, "-a", "a\n"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -31,10 +32,10 @@ from tests.support.scripted_node import ScriptedNode, record
 READ: Group = (GET, "default", 5.0, False, 0, False, b"")
 
 
-def new_session() -> Session:
+def new_session(address: str = "127.0.0.1:1") -> Session:
     """Return a session that has not been run: its queue is the test's."""
     return Session(
-        "127.0.0.1:1",
+        address,
         client_name="",
         sdk_version="",
         on_frame=lambda *_: None,
@@ -264,6 +265,17 @@ async def test_frozen_node_is_noticed(scripted: ScriptedNode, monkeypatch: pytes
         with pytest.raises(CacheUnavailable) as caught:
             await client.set("k", 1)
         assert caught.value.reason == "connection_lost"
+
+
+@pytest.mark.both_loops
+async def test_node_that_never_answers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes the connection and says nothing, not even a first word, is given up as one that falls silent."""
+    monkeypatch.setattr("cachenode_client._session.HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("cachenode_client._session.SILENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        session = new_session(f"127.0.0.1:{mute.getsockname()[1]}")
+        with pytest.raises(CacheUnavailable, match="not been heard from"):
+            await asyncio.wait_for(session.run(), 5)
 
 
 # What is sent again.

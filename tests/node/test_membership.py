@@ -31,10 +31,13 @@ class Registry:
         self.gate.set()
         self.closed = False
         self.replaced = False
+        self.defect: Exception | None = None
 
     async def renew(self, me: Member, known: View | None) -> Renewal:
         self.known.append(known.epoch if known is not None else 0)
         await self.gate.wait()
+        if self.defect is not None:
+            raise self.defect
         if self.view is None:
             raise RegistryError("registry: away")
         return Renewal(self.view, replaced=self.replaced)
@@ -82,6 +85,17 @@ async def new(registry: Registry, placement: Placement, clock: ManualClock) -> A
     yield make
     for one in made:
         await one.stop()
+
+
+async def test_a_defect_does_not_end_the_renewals(registry: Registry, placement: Placement, new: NewMembership) -> None:
+    """A failure that nobody foresaw is logged, and the node goes on: else it would be out for good."""
+    registry.defect = TypeError("'NoneType' object is not subscriptable")
+    with capture_logs() as logs:
+        await new().start()
+        await eventually(lambda: len(registry.known) > 2)
+    assert {line["event"] for line in logs} == {"renewal_failed"}
+    registry.defect = None
+    await eventually(lambda: placement.epoch == 1)
 
 
 async def test_joins_and_takes_each_new_view(registry: Registry, placement: Placement, new: NewMembership) -> None:
