@@ -262,11 +262,13 @@ async def test_a_stuck_loop_is_not_an_outage(where: str) -> None:
     else:
         loop.add_reader(wake, get_stuck)
         waker.send(b".")
-    assert await call == [7]
-    writer.close()
-    await writer.wait_closed()
-    for each in (there, wake, waker):
-        each.close()
+    try:
+        assert await call == [7]
+    finally:
+        writer.close()
+        await writer.wait_closed()
+        for each in (there, wake, waker):
+            each.close()
 
 
 async def test_close_ends_what_is_under_way() -> None:
