@@ -321,10 +321,10 @@ class Server:
             self._grpc, self._gate, self._call_limits.of, self._audit
         )  # has what the generated functions use of a server
         node = self._node
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
-        cache_pb2_grpc.add_CacheServiceServicer_to_server(
+        cache_pb2_grpc.add_CacheServiceServicer_to_server(  # first: gRPC asks one after the other who knows a method
             CacheService(node, self._events, max_batch_keys=self.config.limits.max_batch_keys), server
         )
+        session_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self._links), server)
         receiver = self._regions.receiver if self._regions is not None else None
         region_pb2_grpc.add_RegionServiceServicer_to_server(RegionService(node, receiver), server)

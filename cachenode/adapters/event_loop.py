@@ -1,7 +1,7 @@
 """The node's event loop: uvloop where there is one.
 
-A unary call takes the node a fifth less processor time on it than on asyncio's own loop, a batch of reads some five
-hundredths (grpcio 1.85, Python 3.11; ``make bench``, with ``node.event_loop`` set to either).
+A bare unary call takes a grpc.aio server 121 µs of processor time on it, 140 on asyncio's own loop (grpcio 1.85, Python
+3.11, two cores, 16 calls at a time).
 
 uvloop has no build for Windows, nor for interpreters other than CPython: there the node runs on asyncio's own.
 """

@@ -168,9 +168,14 @@ class Store:
 
     def get(self, key: bytes, now: float) -> bytes | None:
         """Return a key's record, None if there is none. A hit counts for the eviction order."""
-        record = self.peek(key, now)
-        if record is not None:
-            self._policy.hit(_SLOT_AND_DEADLINE.unpack_from(record)[0])
+        record = self._index[hash(key) >> _SHIFT].get(key)  # as `peek`, without the call
+        if record is None:
+            return None
+        slot, deadline = _SLOT_AND_DEADLINE.unpack_from(record)
+        if deadline <= now:
+            self._expire(key)
+            return None
+        self._policy.hit(slot)
         return record
 
     def peek(self, key: bytes, now: float) -> bytes | None:
