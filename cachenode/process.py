@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 
 from cachenode.adapters.descriptors import raise_descriptor_limit
 from cachenode.adapters.event_loop import event_loop_factory
@@ -22,6 +23,7 @@ from cachenode.server import Server
 
 __all__ = ["run"]
 
+_CLOSE_S = 2.0
 _GC_THRESHOLD = 10_000
 """New containers between collections of the youngest (Python's own is 700): a busy node has hundreds in flight."""
 
@@ -44,7 +46,14 @@ def run(config: NodeConfig, *, ready_json: bool = False) -> int:
         print(f"cachenode: {error}", file=sys.stderr)  # noqa: T201 - as of a server that cannot start, below
         return 1
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_run(config, ready_json=ready_json))
+        code = runner.run(_run(config, ready_json=ready_json))
+        # All is said and done. What the loop's end still waits for (uvloop's for whatever libuv is at, a look-up of a
+        # name for instance) must not keep the process.
+        end = threading.Timer(_CLOSE_S, os._exit, [code])
+        end.daemon = True
+        end.start()
+    end.cancel()
+    return code
 
 
 async def _run(config: NodeConfig, *, ready_json: bool) -> int:
